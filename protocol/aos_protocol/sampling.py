@@ -1,0 +1,153 @@
+"""The sampling rule, version 1: which token follows from logits, a seed and a position.
+
+Anybody who holds the logits of a step can repeat the draw, and position *i* needs no earlier state:
+
+1. `scaled = (logits - max(logits)) / temperature`, in double precision.
+2. A token's weight is `floor(exp(scaled) * 2**40)`, an integer, so that sums of weights are exact in any
+   order. Let Z be their sum.
+3. The nucleus: order tokens by falling weight, then rising id; a token belongs iff the weights before it sum
+   to less than `top_p * Z` (the product rounded to double). With `top_p` 1 every token belongs.
+4. `key` = BLAKE2b with an 8-byte digest, keyed with the sampling seed, over the position (64 bit, little-endian),
+   read little-endian. The uniform of token t is output t of the SplitMix64 stream that starts in state `key`.
+5. The token is the one in the nucleus with the greatest `scaled - log(-log(uniform))` (Gumbel-max: each token
+   wins with its probability within the nucleus); the lowest id wins a tie.
+
+Temperature 0 is argmax: no noise, the lowest id wins a tie. The end-of-sequence token is a token like others.
+"""
+
+import hashlib
+import math
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aos_protocol.errors import InvalidSampling
+
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
+
+RULE_VERSION: Final = 1
+
+_SEED_DOMAIN: Final = b"aos/sampling/1"
+_SEED_BYTES: Final = 32
+_WEIGHT_ONE: Final = 2.0**40  # 2**22 tokens of the greatest weight still sum to less than 2**63
+_MAX_VOCABULARY: Final = 2**22
+
+_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2: Final = np.uint64(0x94D049BB133111EB)
+
+
+def sampling_seed(job_seed: bytes) -> bytes:
+    """The 32-byte sampling seed of a job: SHA-256 over a domain label and the job's seed (any length)."""
+    return hashlib.sha256(_SEED_DOMAIN + job_seed).digest()
+
+
+def position_key(seed: bytes, position: int) -> int:
+    """The 64-bit noise key of output position `position` (0 is the first token that the model writes).
+
+    Raises InvalidSampling for a seed that is not 32 bytes or a position outside 0..2**64-1.
+    """
+    if len(seed) != _SEED_BYTES:
+        raise InvalidSampling(f"The sampling seed must be {_SEED_BYTES} bytes, not {len(seed)}.")
+    if not 0 <= position < 2**64:
+        raise InvalidSampling(f"The position must be in 0..2**64-1, not {position}.")
+    message = position.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8, key=seed).digest(), "little")
+
+
+def uniforms(key: int, token_ids: NDArray[np.integer]) -> FloatArray:
+    """Uniforms of tokens at one position: double precision, shape of `token_ids`, never 0 or 1.
+
+    They are the SplitMix64 outputs (Steele, Lea and Flood, 2014) number `id` of the stream that starts in state
+    `key`. The top 52 bits plus one half are scaled by 2**-52: with 53 bits the half would be rounded away near 1.
+    """
+    z = token_ids.astype(np.uint64)
+    z += np.uint64(1)
+    z *= _GAMMA
+    z += np.uint64(key)
+    z ^= z >> np.uint64(30)
+    z *= _MIX_1
+    z ^= z >> np.uint64(27)
+    z *= _MIX_2
+    z ^= z >> np.uint64(31)
+    z >>= np.uint64(12)
+    u = z.astype(np.float64)
+    u += 0.5
+    u *= 2.0**-52
+    return u
+
+
+def sample(logits: NDArray[np.float32], seed: bytes, position: int, temperature: float, top_p: float) -> int:
+    """Draw the token id of output position `position` by rule version 1.
+
+    `logits` has shape (vocabulary,); minus infinity forbids a token. Raises InvalidSampling for NaN, plus
+    infinity or nothing but minus infinity among the logits, and for parameters out of range.
+    """
+    _check(logits, temperature, top_p)
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = _scaled(logits, temperature)
+    key = position_key(seed, position)
+    if top_p == 1:
+        return int(_scores(scaled, np.arange(scaled.size, dtype=np.int64), key).argmax())
+    return _draw_from_nucleus(scaled, key, top_p)
+
+
+def _check(logits: NDArray[np.float32], temperature: float, top_p: float) -> None:
+    if logits.ndim != 1 or not 0 < logits.size <= _MAX_VOCABULARY:
+        raise InvalidSampling(
+            f"Logits must have one axis of 1..{_MAX_VOCABULARY} tokens, not {logits.shape}."
+        )
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InvalidSampling(f"The temperature must be 0 or more and finite, not {temperature}.")
+    if not 0 < top_p <= 1:
+        raise InvalidSampling(f"top_p must be more than 0 and at most 1, not {top_p}.")
+    greatest = logits.max()  # NaN if any logit is NaN
+    if not math.isfinite(greatest):
+        raise InvalidSampling(f"The greatest logit is {greatest}: the model's output is unusable.")
+
+
+def _scaled(logits: NDArray[np.float32], temperature: float) -> FloatArray:
+    """Logits less their maximum, over the temperature: the greatest is 0, whatever the temperature."""
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max()
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the greatest to minus infinity
+        scaled /= temperature
+    return scaled
+
+
+def _scores(scaled: FloatArray, token_ids: IntArray, key: int) -> FloatArray:
+    """Gumbel-max scores of the tokens: `scaled` (already reduced to `token_ids`) plus their noise."""
+    noise = np.log(uniforms(key, token_ids))
+    np.negative(noise, out=noise)
+    np.log(noise, out=noise)
+    return np.subtract(scaled, noise, out=noise)
+
+
+def _draw_from_nucleus(scaled: FloatArray, key: int, top_p: float) -> int:
+    """The winner within the nucleus, without sorting.
+
+    The tokens before a member weigh less than `limit`, so the member and those after it, at most V tokens none
+    heavier than it, weigh more than Z - limit: a member's weight exceeds (Z - limit) / V. Only such
+    candidates get noise. When their winner is no member, neither is any lighter candidate nor an equal one with
+    a higher id: all of those are struck, and the next winner is looked at.
+    """
+    weights = np.exp(scaled)
+    weights *= _WEIGHT_ONE
+    fixed = weights.astype(np.int64)
+    total = int(fixed.sum())
+    limit = math.ceil(top_p * total)
+    ids = np.flatnonzero(fixed >= (total - limit) // scaled.size)
+    fixed = fixed[ids]
+    scores = _scores(scaled[ids], ids, key)
+    while True:
+        best = int(scores.argmax())
+        heavier = fixed > fixed[best]
+        equal_before = fixed[:best] == fixed[best]
+        before = int(fixed[heavier].sum()) + int(fixed[best]) * int(np.count_nonzero(equal_before))
+        if before < limit:
+            return int(ids[best])
+        heavier[:best] |= equal_before
+        ids, fixed, scores = ids[heavier], fixed[heavier], scores[heavier]
