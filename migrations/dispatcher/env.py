@@ -1,0 +1,5 @@
+"""The dispatcher's alembic environment."""
+
+from aos_service.alembic_env import run
+
+run()

@@ -1,0 +1,28 @@
+"""What can keep a process from starting. Every message says what to do next and holds no secret."""
+
+
+class ServiceError(Exception):
+    """The process cannot start as it is configured."""
+
+
+class SettingsError(ServiceError):
+    """The settings file cannot be used; `problems` lists everything that is wrong with it, one line each.
+
+    A line reads `FILE:LINE: group.key: what is wrong`.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class KeyFileError(ServiceError):
+    """A private key is missing, given twice, malformed, or its keystore does not open."""
+
+
+class DatabaseError(ServiceError):
+    """The database cannot be reached, created or used with these credentials."""
+
+
+class MigrationError(DatabaseError):
+    """The tables cannot be brought to the revision that this program needs."""

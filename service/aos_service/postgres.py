@@ -1,0 +1,83 @@
+"""PostgreSQL's address and its errors, for the modules of this package."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import URL, exc
+from sqlalchemy.engine import make_url
+
+from aos_service.errors import DatabaseError
+
+_SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
+_QUERY = {"host": "host", "port": "port", "sslmode": "ssl", "ssl": "ssl"}
+_EXAMPLE = "postgresql://user:password@127.0.0.1:5432/name or postgresql://user@/name?host=/socket/folder"
+
+CONNECT_TIMEOUT_S = 30.0
+
+
+def database_url(text: str) -> URL:
+    """Read a PostgreSQL address, over TCP or a unix socket (`?host=/folder`), as one for SQLAlchemy on asyncpg.
+
+    Raises:
+        DatabaseError: for any other address; the message never shows a password.
+    """
+    try:
+        url = make_url(text.strip())
+    except (exc.ArgumentError, ValueError):
+        raise DatabaseError(f"the database URL cannot be read: write it like {_EXAMPLE}") from None
+    if url.drivername not in _SCHEMES:
+        raise DatabaseError(f"{url.drivername}:// is no PostgreSQL address: write it like {_EXAMPLE}")
+    if not url.database:
+        raise DatabaseError(f"{describe(url)} names no database: write it like {_EXAMPLE}")
+    unknown = sorted(set(url.query) - set(_QUERY))
+    if unknown:
+        raise DatabaseError(
+            f"{describe(url)}: {', '.join(unknown)} is not understood; allowed: {', '.join(_QUERY)}"
+        )
+    query = {_QUERY[key]: value for key, value in url.query.items()}
+    # An empty password (`postgres:@`) means none: asyncpg would send the empty one and be refused.
+    return url.set(drivername="postgresql+asyncpg", query=query, password=url.password or None)
+
+
+def describe(url: URL) -> str:
+    """The address without its password and driver, for messages."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=True)
+
+
+def connect_arguments(timeout: float = CONNECT_TIMEOUT_S) -> dict[str, Any]:
+    """What every connection is opened with. JIT compiling would cost short statements more than it gains."""
+    return {"timeout": timeout, "server_settings": {"jit": "off", "timezone": "UTC"}}
+
+
+async def connect(url: URL) -> asyncpg.Connection:
+    """A bare asyncpg connection, for what cannot run in a transaction."""
+    _, options = url.get_dialect()().create_connect_args(url)
+    return await asyncpg.connect(**options, timeout=CONNECT_TIMEOUT_S)
+
+
+@asynccontextmanager
+async def reported(url: URL, kind: type[DatabaseError] = DatabaseError) -> AsyncIterator[None]:
+    """Turn what asyncpg and SQLAlchemy raise inside into a DatabaseError that says what to do (`kind`: where SQL fails)."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise DatabaseError(
+            f"{describe(url)} does not answer in time: is a PostgreSQL server there?"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise DatabaseError(
+            f"no PostgreSQL server at {describe(url)} ({reason}): start it, or correct the URL"
+        ) from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:  # a wrong password is one, too
+        raise DatabaseError(
+            f"{describe(url)}: {error}: check user and password, and pg_hba.conf on the server"
+        ) from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise DatabaseError(f"{describe(url)}: {error}: create and migrate it first (`-i URL`)") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise kind(f"{describe(url)}: {error}") from error
+    except exc.DBAPIError as error:
+        raise kind(f"{describe(url)}: {error.orig}") from error
