@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 from pydantic import SecretStr
 
-from aos_protocol.errors import InvalidKey
+from aos_protocol.errors import InvalidKey, ProtocolError
 from aos_protocol.identity import Signer
 from aos_service.errors import KeyFileError
 

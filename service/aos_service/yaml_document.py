@@ -37,18 +37,6 @@ class YamlDocument:
         return at
 
 
-class _NoAliasLoader(yaml.SafeLoader):
-    """A safe loader without aliases: settings need none, and nested ones can grow without bound."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise YamlSyntaxError(
-                "aliases (*name) are not used in settings: write the value out", mark.line + 1
-            )
-        return super().compose_node(parent, index)
-
-
 def parse_yaml(text: str) -> YamlDocument:
     """Read one mapping.
 
@@ -56,7 +44,8 @@ def parse_yaml(text: str) -> YamlDocument:
         YamlSyntaxError: for text that is no YAML, no mapping, or uses aliases, merges, tags or a second document.
     """
     try:
-        loader = _NoAliasLoader(text)
+        _refuse_aliases(text)
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise YamlSyntaxError("the file must hold groups of `key: value` lines", 1)
@@ -74,6 +63,14 @@ def parse_yaml(text: str) -> YamlDocument:
         raise YamlSyntaxError(f"character {error.character:#x} may not stand in YAML", line) from error
     except ValueError as error:  # an impossible date such as 2024-13-01
         raise YamlSyntaxError(f"a value cannot be read: {error}", 1) from error
+
+
+def _refuse_aliases(text: str) -> None:
+    """Settings need no aliases, and nested ones can grow without bound."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1
+            raise YamlSyntaxError("aliases (*name) are not used in settings: write the value out", line)
 
 
 def _index(
