@@ -24,7 +24,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from aos_protocol import canonical, merkle
+from aos_protocol import merkle
+from aos_protocol.canonical import JsonObject, canonical
 from aos_protocol.errors import InvalidTranscript
 
 MAX_TOKENS = 2**20
@@ -80,16 +81,16 @@ class Transcript(BaseModel):
             where = ".".join(str(part) for part in first["loc"]) or "transcript"
             raise InvalidTranscript(f"{where}: {first['msg']}") from error
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> JsonObject:
         """The JSON object that `from_json` reads."""
         return self.model_dump(mode="json")
 
     def leaves(self) -> list[bytes]:
         """The commitment's leaves: the header, then one a step."""
-        header = self.model_dump(mode="json", exclude={"output_tokens"})
+        header: JsonObject = self.model_dump(mode="json", exclude={"output_tokens"})
         header["steps"] = len(self.output_tokens)
         steps = (_STEP.pack(position, token) for position, token in enumerate(self.output_tokens))
-        return [canonical.canonical(header), *steps]
+        return [canonical(header), *steps]
 
     def commitment(self) -> str:
         """The Merkle root over the leaves, 64 hex digits."""
