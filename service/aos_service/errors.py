@@ -26,3 +26,7 @@ class DatabaseError(ServiceError):
 
 class MigrationError(DatabaseError):
     """The tables cannot be brought to the revision that this program needs."""
+
+
+class ChildError(ServiceError):
+    """A child process did not start, or ended when it should not; the message ends with the tail of its log."""

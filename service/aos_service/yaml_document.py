@@ -1,7 +1,7 @@
 """YAML with line numbers, for settings files: plain data and where each key stands."""
 
 from collections.abc import Hashable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import yaml
 
@@ -55,9 +55,7 @@ def parse_yaml(text: str) -> YamlDocument:
         return YamlDocument(loader.construct_document(root), lines, duplicates)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YamlSyntaxError(
-            f"not YAML: {error.problem or error.context}", mark.line + 1 if mark else 1
-        ) from error
+        raise YamlSyntaxError(f"not YAML: {error.problem or error.context}", _line(mark)) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlSyntaxError(f"character {error.character:#x} may not stand in YAML", line) from error
@@ -65,12 +63,22 @@ def parse_yaml(text: str) -> YamlDocument:
         raise YamlSyntaxError(f"a value cannot be read: {error}", 1) from error
 
 
+class _Mark(Protocol):
+    @property
+    def line(self) -> int: ...
+
+
+def _line(mark: _Mark | None) -> int:
+    return mark.line + 1 if mark else 1
+
+
 def _refuse_aliases(text: str) -> None:
     """Settings need no aliases, and nested ones can grow without bound."""
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
-            raise YamlSyntaxError("aliases (*name) are not used in settings: write the value out", line)
+            raise YamlSyntaxError(
+                "aliases (*name) are not used in settings: write the value out", _line(event.start_mark)
+            )
 
 
 def _index(

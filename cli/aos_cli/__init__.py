@@ -1,0 +1,1 @@
+"""`aos`: keys, jobs and the one-machine stack, from the command line."""
