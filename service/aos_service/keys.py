@@ -40,7 +40,7 @@ def load_signer(
             f"{key_name} and a keystore ({keystore}) are both given: keep one, best the keystore"
         )
     if keystore is not None:
-        return _from_keystore(keystore, _password(password_env, password_file, keystore))
+        return open_keystore(keystore, _password(password_env, password_file, keystore))
     if value is None:
         raise KeyFileError(f"no key: give {key_name} (64 hex digits), or a keystore made by `aos keys new`")
     if file is not None:
@@ -57,7 +57,12 @@ def _from_hex(text: str, key_name: str) -> Signer:
         ) from None
 
 
-def _from_keystore(keystore: Path, password: str) -> Signer:
+def open_keystore(keystore: Path, password: str) -> Signer:
+    """Decrypt a V3 keystore file; takes about a second of computing, by design.
+
+    Raises:
+        KeyFileError: when it cannot be read, or this password does not open it.
+    """
     try:
         document = keystore.read_text(encoding="utf-8")
     except OSError as error:
@@ -72,16 +77,27 @@ def _from_keystore(keystore: Path, password: str) -> Signer:
         raise KeyFileError(f"keystore {keystore}: {error}") from error
 
 
+def read_password_file(password_file: Path) -> str:
+    """The first line of a file, without its line end; warns when other users may read it.
+
+    Raises:
+        KeyFileError: when there is none.
+    """
+    try:
+        lines = password_file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise KeyFileError(f"password file {password_file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise KeyFileError(f"password file {password_file} is not UTF-8 text: save it as UTF-8") from error
+    if not lines or not lines[0]:
+        raise KeyFileError(f"password file {password_file} is empty: its first line must be the password")
+    _warn_if_others_read(password_file, "keystore password")
+    return lines[0]
+
+
 def _password(password_env: str, password_file: Path | None, keystore: Path) -> str:
     if password_file is not None:
-        _warn_if_others_read(password_file, "keystore password")
-        try:
-            lines = password_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyFileError(f"password file {password_file} cannot be read: {error}") from error
-        if not lines or not lines[0]:
-            raise KeyFileError(f"password file {password_file} is empty: its first line must be the password")
-        return lines[0]
+        return read_password_file(password_file)
     if password_env not in os.environ:
         raise KeyFileError(
             f"keystore {keystore} needs its password: set {password_env}, or give a password file"
@@ -97,7 +113,7 @@ def _warn_if_shared(file: Path, key: str, key_name: str) -> None:
 
 
 def _warn_if_others_read(file: Path, what: str) -> None:
-    if file.exists() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         _log.warning(
-            "a secret can be read by other users: run chmod 600 on the file", secret_is=what, file=str(file)
+            "a secret can be read by other users: run chmod 600 on the file", holds=what, file=str(file)
         )
