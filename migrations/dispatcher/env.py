@@ -1,5 +1,6 @@
 """The dispatcher's alembic environment."""
 
+from aos_dispatcher.tables import Base
 from aos_service.alembic_env import run
 
-run()
+run(Base.metadata)

@@ -1,0 +1,161 @@
+"""The project-facing HTTP API, with AOS's published paths, fields and formats."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request
+from sqlalchemy import Row
+
+from aos_dispatcher.body import json_body
+from aos_dispatcher.errors import Unauthorized, Unprocessable
+from aos_dispatcher.metrics import JOBS_SUBMITTED
+from aos_dispatcher.openapi import (
+    ERRORS,
+    CancelAnswer,
+    DetailAnswer,
+    JobQuery,
+    ResultAnswer,
+    SubmitAnswer,
+    SubmitBody,
+    json_request,
+)
+from aos_dispatcher.round import stored_result
+from aos_dispatcher.service import Dispatcher
+from aos_dispatcher.tables import JsonObject
+from aos_protocol.errors import InvalidMessage, NotCanonical
+from aos_protocol.evidence import Evidence
+from aos_protocol.messages import M, SubmitRequest, parse_message
+
+router = APIRouter(responses=ERRORS)
+
+
+def dispatcher_of(request: Request) -> Dispatcher:
+    """Return the dispatcher that this application serves."""
+    dispatcher: Dispatcher = request.app.state.dispatcher
+    return dispatcher
+
+
+def bearer(authorization: Annotated[str | None, Header()] = None) -> str | None:
+    """Return the token of `Authorization: Bearer`, if there is one."""
+    if authorization is None:
+        return None
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized("the Authorization header must be 'Bearer <API token>'")
+    return token
+
+
+Service = Annotated[Dispatcher, Depends(dispatcher_of)]
+Token = Annotated[str | None, Depends(bearer)]
+Body = Annotated[JsonObject, Depends(json_body)]
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+@router.post("/api/job/submit", response_model=SubmitAnswer, openapi_extra=json_request(SubmitBody))
+async def submit(service: Service, body: Body, idempotency_key: IdempotencyKey = None) -> JsonObject:
+    """Submit a job. It is stored durably, and its place in the sequence is signed, before the answer."""
+    token = body.pop("verify", None)
+    request = _parse(SubmitRequest, body)
+    await service.projects.authorise(token if isinstance(token, str) else None, request.project)
+    sha256 = await _known_model(service, request)
+    try:
+        receipt = await service.jobs.submit(request, body, sha256, idempotency_key)
+    except NotCanonical as error:
+        raise Unprocessable(str(error)) from None
+    JOBS_SUBMITTED.inc()
+    service.loop.wake()
+    return {"code": 200, "result": receipt.job_id, "receipt": receipt.to_json()}
+
+
+@router.post("/api/job/result", response_model=ResultAnswer, openapi_extra=json_request(JobQuery))
+async def result(service: Service, body: Body, token: Token) -> JsonObject:
+    """Read the verified results of a job: one row for each committee member that answered so far."""
+    job = await _job(service, body, token)
+    rows = await service.store.results(job.id)
+    return {"code": 200, "result": [_result_row(row, job) for row in rows]}
+
+
+@router.post("/api/job/detail", response_model=DetailAnswer, openapi_extra=json_request(JobQuery))
+async def detail(service: Service, body: Body, token: Token) -> JsonObject:
+    """Read a job's request and where it stands."""
+    job = await _job(service, body, token)
+    request = job.request
+    row = {
+        "id": job.id,
+        "from": request["from"],
+        "job": request["job"],
+        "user": job.user_id,
+        "job_type": request["job"]["tag"],
+        "status": job.status,
+        "reason": job.reason,
+        "tag": request.get("tag", ""),
+        "clock": job.clock,
+        "sequence": job.sequence,
+        "created_at": _time(job.created_at),
+        "finished_at": _time(job.finished_at) if job.finished_at else None,
+    }
+    return {"code": 200, "result": row}
+
+
+@router.post("/api/job/cancel", response_model=CancelAnswer, openapi_extra=json_request(JobQuery))
+async def cancel(service: Service, body: Body, token: Token) -> JsonObject:
+    """End a job that nobody waits for any more. Needs the project's token; a finished job stays as it is."""
+    job = await service.jobs.get(_parse(JobQuery, body).job_id)
+    await service.projects.authorise(token, job.project_id)
+    cancelled = await service.jobs.cancel(job.id, await service.clock.tick(job.clock))
+    if cancelled:
+        service.loop.cancel(job.id)
+    return {"code": 200, "result": "cancelled" if cancelled else (await service.jobs.get(job.id)).status}
+
+
+@router.get("/api/job/evidence/{job_id}", response_model=Evidence)
+async def evidence(service: Service, job_id: str, token: Token) -> JsonObject:
+    """Read everything that is needed to check the job without trusting this dispatcher."""
+    return await service.evidence.document(await _job(service, {"job_id": job_id}, token))
+
+
+async def _job(service: Dispatcher, body: JsonObject, token: str | None) -> Row[Any]:
+    job = await service.jobs.get(_parse(JobQuery, body).job_id)
+    await service.projects.may_read(token, job.project_id)
+    return job
+
+
+async def _known_model(service: Dispatcher, request: SubmitRequest) -> str:
+    models = await service.operators.models()
+    for name, job_type, sha256 in models:
+        if (name, job_type) == (request.job.model, request.job.tag):
+            return sha256
+    there_is = ", ".join(f"{name} ({job_type})" for name, job_type, _ in models) or "none yet"
+    raise Unprocessable(
+        f"no operator has announced model {request.job.model!r} for job type {request.job.tag!r}; there is: {there_is}"
+    )
+
+
+def _parse(kind: type[M], body: JsonObject) -> M:
+    try:
+        return parse_message(kind, body)
+    except InvalidMessage as error:
+        raise Unprocessable(str(error)) from None
+
+
+def _result_row(row: Row[Any], job: Row[Any]) -> JsonObject:
+    said = stored_result(row.frame)
+    return {
+        "id": row.id,
+        "job_id": said.job_id,
+        "operator": said.operator,
+        "result": said.result,
+        "verify_id": str(row.round_id),
+        "vrf": said.vrf.to_json(),
+        "clock": said.clock,
+        "signature": said.signature,
+        "job_type": job.request["job"]["tag"],
+        "tag": said.tag,
+        "position": said.position,
+        "role": said.role,
+        "created_at": _time(row.created_at),
+    }
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,133 @@
+"""The HTTP and WebSocket application around a `Dispatcher`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.websockets import WebSocketState
+
+from aos_dispatcher import api
+from aos_dispatcher.errors import ApiError
+from aos_dispatcher.openapi import describe
+from aos_dispatcher.service import Dispatcher
+
+log = structlog.get_logger()
+
+_POLICY_VIOLATION = 1008
+
+
+def create_app(dispatcher: Dispatcher) -> FastAPI:
+    """Return the application; its lifespan runs the dispatch loop."""
+    app = FastAPI(
+        title="AOS dispatcher",
+        version="1",
+        description="Verifiable inference: submit jobs, read signed results, and fetch the evidence to check them.",
+        lifespan=_lifespan,
+    )
+    app.state.dispatcher = dispatcher
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    app.include_router(api.router)
+    app.add_api_route("/healthz", healthz, tags=["service"])
+    app.add_api_route("/readyz", readyz, tags=["service"], response_model=None)
+    app.add_api_route("/metrics", metrics, tags=["service"], response_model=None)
+    app.add_api_websocket_route("/ws", operator_socket)
+    app.exception_handler(ApiError)(_render)
+    app.exception_handler(RequestValidationError)(_render_validation)
+    app.exception_handler(HTTPException)(_render_http)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    dispatcher: Dispatcher = app.state.dispatcher
+    loop = asyncio.create_task(dispatcher.loop.run())
+    loop.add_done_callback(_report_end)
+    try:
+        yield
+    finally:
+        dispatcher.hub.close()
+        loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await loop
+        await dispatcher.database.close()
+
+
+def _report_end(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled() and loop.exception() is not None:
+        log.critical("the dispatch loop ended; restart this dispatcher", exc_info=loop.exception())
+
+
+async def healthz() -> dict[str, str]:
+    """Tell that the process runs."""
+    return {"status": "ok"}
+
+
+async def readyz(request: Request) -> JSONResponse:
+    """Tell whether jobs can be taken: the database answers. Operators may still be missing."""
+    dispatcher: Dispatcher = request.app.state.dispatcher
+    await dispatcher.ping_database()
+    return JSONResponse({"status": "ready", "operators": len(dispatcher.hub)})
+
+
+async def metrics() -> Response:
+    """Show Prometheus metrics."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+class _StarletteSocket:
+    """A `link.Socket` over a WebSocket of the web framework."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+
+    async def receive(self) -> str | bytes | None:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        text: str | bytes | None = message.get("text")
+        return text if text is not None else message["bytes"]
+
+    async def send(self, text: str) -> None:
+        # A peer that has just left is noticed by `receive`; writing to it is no error of ours.
+        if self._websocket.application_state is WebSocketState.CONNECTED:
+            with suppress(RuntimeError, OSError):
+                await self._websocket.send_text(text)
+
+    async def close(self, reason: str) -> None:
+        if self._websocket.application_state is WebSocketState.CONNECTED:
+            with suppress(RuntimeError, OSError):
+                await self._websocket.close(_POLICY_VIOLATION, reason[:120])
+
+
+async def operator_socket(websocket: WebSocket) -> None:
+    """Serve one operator's connection (docs/protocol.md)."""
+    await websocket.accept()
+    dispatcher: Dispatcher = websocket.app.state.dispatcher
+    await dispatcher.link.serve(_StarletteSocket(websocket))
+
+
+def _error(status: int, message: str, retry_after: int | None = None) -> JSONResponse:
+    headers = {"Retry-After": str(retry_after)} if retry_after else None
+    return JSONResponse({"code": status, "message": message}, status, headers)
+
+
+async def _render(request: Request, error: ApiError) -> Response:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request failed", path=request.url.path, why=str(error))
+    return _error(error.status, str(error), error.retry_after)
+
+
+async def _render_validation(_request: Request, error: RequestValidationError) -> Response:
+    said = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+    return _error(HTTPStatus.UNPROCESSABLE_ENTITY, said)
+
+
+async def _render_http(_request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, str(error.detail))

@@ -1,0 +1,47 @@
+"""PostgreSQL as the rest of the dispatcher sees it: transactions that either work or raise `Unavailable`."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from aos_dispatcher.errors import Unavailable
+
+# These tell of a mistake of ours, which another try would only repeat; everything else tells of a server that is away.
+_MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+
+
+class Database:
+    """The boundary where SQLAlchemy's and asyncpg's errors are translated, once."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that commits at the end of the block. Raises `Unavailable`."""
+        with _translated():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for reading. Raises `Unavailable`."""
+        with _translated():
+            async with self._engine.connect() as connection:
+                yield connection
+
+    async def close(self) -> None:
+        """Close every connection of the pool."""
+        await self._engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _MISTAKES:
+        raise
+    except (exc.DBAPIError, exc.TimeoutError, OSError, TimeoutError) as error:
+        raise Unavailable(f"the database does not answer ({type(error).__name__}); try again") from error

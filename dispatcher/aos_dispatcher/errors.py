@@ -1,0 +1,84 @@
+"""Every way a request to the dispatcher can fail; one handler in `app` renders them."""
+
+
+class ApiError(Exception):
+    """Base of what a caller is told: `{"code", "message"}` with the same HTTP status."""
+
+    status = 500
+    retry_after: int | None = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (self.__doc__ or "").split("\n")[0])
+
+
+class Malformed(ApiError):
+    """The body is not one JSON object in UTF-8."""
+
+    status = 400
+
+
+class Unauthorized(ApiError):
+    """The API token is missing or wrong; `dispatcher project create NAME` makes one."""
+
+    status = 401
+
+
+class Forbidden(ApiError):
+    """The API token does not belong to this project."""
+
+    status = 403
+
+
+class NotFound(ApiError):
+    """There is no such job."""
+
+    status = 404
+
+
+class Conflict(ApiError):
+    """The Idempotency-Key was used with another request; use a new key for a new request."""
+
+    status = 409
+
+
+class TooLarge(ApiError):
+    """The body is larger than this dispatcher accepts."""
+
+    status = 413
+
+
+class Unprocessable(ApiError):
+    """The request is well-formed, but cannot be served as it stands."""
+
+    status = 422
+
+
+class Unavailable(ApiError):
+    """The database does not answer; try again."""
+
+    status = 503
+    retry_after = 2
+
+
+class DispatcherError(Exception):
+    """Base of what ends or stops a dispatcher's own work; the message says what to do."""
+
+
+class LeaseLost(DispatcherError):
+    """Another dispatcher has taken this round over; this one must not touch it any more."""
+
+
+class PeerGone(DispatcherError):
+    """The operator's connection closed before it replied."""
+
+
+class ReplyTimeout(DispatcherError):
+    """The operator did not reply in time."""
+
+
+class Refused(DispatcherError):
+    """What an operator sent is refused: `code` and message go into the reply (docs/protocol.md)."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code

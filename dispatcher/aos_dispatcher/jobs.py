@@ -1,0 +1,188 @@
+"""Jobs: taking them in durably, and reading them back.
+
+A job is in PostgreSQL, with its place in the sequence, before its submitter gets an answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, and_, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aos_dispatcher.clock import stamped, take_ticks
+from aos_dispatcher.coalesce import Coalescer
+from aos_dispatcher.database import Database
+from aos_dispatcher.errors import Conflict, NotFound
+from aos_dispatcher.tables import Counter, Job, JsonObject, Round
+from aos_protocol import sortition, vrf
+from aos_protocol.canonical import digest
+from aos_protocol.identity import Signer
+from aos_protocol.messages import Receipt, SubmitRequest
+from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
+
+_SEQUENCE = "jobs"
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A validated request, the same as the JSON that was sent, and what else came with it."""
+
+    request: SubmitRequest
+    body: JsonObject
+    request_digest: str
+    model_sha256: str
+    idempotency_key: str | None
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        """What identifies a repeated submission, if its sender asked for that."""
+        return (self.request.project, self.idempotency_key) if self.idempotency_key else None
+
+
+class Jobs:
+    """The jobs of one dispatcher identity."""
+
+    def __init__(self, database: Database, signer: Signer, domain: Domain, timeout: float) -> None:
+        self._database = database
+        self._signer = signer
+        self._domain = domain
+        self._timeout = timedelta(seconds=timeout)
+        self._intake: Coalescer[Submission, Receipt] = Coalescer(self._store, _BATCH)
+
+    async def submit(
+        self, request: SubmitRequest, body: JsonObject, model_sha256: str, idempotency_key: str | None
+    ) -> Receipt:
+        """Store a job and return its receipt; the same Idempotency-Key returns the first one's.
+
+        Raises `Conflict` when the key was used with another request, `NotCanonical` for a body without
+        an RFC 8785 form.
+        """
+        return await self._intake.submit(
+            Submission(request, body, digest(body), model_sha256, idempotency_key)
+        )
+
+    async def get(self, job_id: str) -> Row[Any]:
+        """Return a job's row. Raises `NotFound`."""
+        async with self._database.connect() as connection:
+            row = (await connection.execute(select(Job.__table__).where(Job.id == job_id))).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no job {job_id} here")
+        return row
+
+    async def cancel(self, job_id: str, clock: dict[str, str]) -> bool:
+        """End a job that is not finished, at this clock; returns False when it had already ended."""
+        open_states = ("created", "dispatched")
+        end = update(Job).where(Job.id == job_id, Job.status.in_(open_states)).returning(Job.id)
+        values = {
+            "status": "cancelled",
+            "reason": "cancelled by the project",
+            "finished_at": datetime.now(UTC),
+        }
+        async with self._database.begin() as connection:
+            ended = await connection.execute(end.values(**values, clock=clock))
+            if ended.scalar() is None:
+                return False
+            rounds = update(Round).where(Round.job_id == job_id, Round.status.in_(open_states))
+            await connection.execute(rounds.values(status="cancelled"))
+        return True
+
+    async def _store(self, batch: Sequence[Submission]) -> list[Receipt | Exception]:
+        async with self._database.begin() as connection:
+            # Locking the counter first puts all writers into one order, so the look-up below sees every earlier key.
+            last = await _lock_sequence(connection)
+            known = await _known_keys(connection, batch)
+            fresh = _first_of_each_key(batch, known)
+            ticks = await take_ticks(connection, len(fresh))
+            rows = [
+                self._row(submission, last + place, tick)
+                for place, (submission, tick) in enumerate(zip(fresh, ticks, strict=True), start=1)
+            ]
+            if rows:
+                await connection.execute(insert(Job), rows)
+                rounds = [_round(row, submission) for row, submission in zip(rows, fresh, strict=True)]
+                await connection.execute(insert(Round), rounds)
+                counter = update(Counter).where(Counter.name == _SEQUENCE)
+                await connection.execute(counter.values(value=last + len(rows)))
+        stored = {id(submission): row for submission, row in zip(fresh, rows, strict=True)}
+        by_key = known | {s.key: stored[id(s)] for s in fresh if s.key}
+        return [self._outcome(s, stored.get(id(s)) or by_key[s.key]) for s in batch]
+
+    def _row(self, submission: Submission, sequence: int, tick: int) -> JsonObject:
+        job_id = sortition.job_id(self._signer.address, sequence, submission.body)
+        proof = vrf.prove(self._signer, sortition.seed_alpha(job_id))
+        claim = ReceiptClaim(job_id, sequence, submission.request_digest)
+        now = datetime.now(UTC)
+        return {
+            "id": job_id,
+            "sequence": sequence,
+            "project_id": submission.request.project,
+            "idempotency_key": submission.idempotency_key,
+            "user_id": submission.request.user,
+            "request": submission.body,
+            "request_digest": submission.request_digest,
+            "receipt": sign_typed(self._signer, self._domain, claim),
+            "seed": vrf.ECVRF_SECP256K1_SHA256_TAI.proof_to_hash(proof).hex(),
+            "seed_proof": proof.hex(),
+            "status": "created",
+            "clock": stamped(tick),
+            "created_at": now,
+            "deadline": now + self._timeout,
+        }
+
+    def _outcome(self, submission: Submission, row: JsonObject) -> Receipt | Exception:
+        if row["request_digest"] != submission.request_digest:
+            return Conflict()
+        return Receipt(
+            job_id=row["id"],
+            sequence=row["sequence"],
+            request_digest=row["request_digest"],
+            dispatcher=self._signer.address,
+            signature=row["receipt"],
+        )
+
+
+async def _lock_sequence(connection: AsyncConnection) -> int:
+    lock = select(Counter.value).where(Counter.name == _SEQUENCE).with_for_update()
+    value = (await connection.execute(lock)).scalar()
+    if value is not None:
+        return value
+    await connection.execute(upsert(Counter).values(name=_SEQUENCE, value=0).on_conflict_do_nothing())
+    return (await connection.execute(lock)).scalar_one()
+
+
+async def _known_keys(connection: AsyncConnection, batch: Sequence[Submission]) -> dict[Any, JsonObject]:
+    keys = {submission.key for submission in batch if submission.key}
+    if not keys:
+        return {}
+    columns = (Job.id, Job.sequence, Job.request_digest, Job.receipt, Job.project_id, Job.idempotency_key)
+    same = [and_(Job.project_id == project, Job.idempotency_key == key) for project, key in keys]
+    rows = (await connection.execute(select(*columns).where(or_(*same)))).mappings()
+    return {(row["project_id"], row["idempotency_key"]): dict(row) for row in rows}
+
+
+def _first_of_each_key(batch: Sequence[Submission], known: dict[Any, JsonObject]) -> list[Submission]:
+    seen = set(known)
+    fresh = []
+    for submission in batch:
+        if submission.key is None or submission.key not in seen:
+            fresh.append(submission)
+            seen.add(submission.key)
+    return fresh
+
+
+def _round(row: JsonObject, submission: Submission) -> JsonObject:
+    request = submission.request
+    return {
+        "job_id": row["id"],
+        "tag": request.tag,
+        "position": "after" if request.tag else "",
+        "job_type": request.job.tag,
+        "model": request.job.model,
+        "model_sha256": submission.model_sha256,
+        "status": "created",
+        "deadline": row["deadline"],
+    }

@@ -1,0 +1,202 @@
+"""`/ws`: the handshake with an operator and the loop that reads its frames (docs/protocol.md).
+
+`Greeting` is the handshake without I/O; `OperatorLink` drives one connection over a `Socket`.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from aos_dispatcher.errors import DispatcherError, Refused, Unavailable
+from aos_dispatcher.hub import Hub, Peer
+from aos_dispatcher.metrics import FRAMES_REFUSED
+from aos_dispatcher.operators import Operators
+from aos_protocol.canonical import JsonObject
+from aos_protocol.errors import ProtocolError
+from aos_protocol.frames import Frame, open_frame, open_object, param_text, seal_reply, seal_request
+from aos_protocol.identity import Signer
+from aos_protocol.messages import Challenge, Connect, Welcome, parse_message
+from aos_protocol.typed_data import Domain
+
+log = structlog.get_logger()
+
+_HANDSHAKE_S = 10.0
+_MOST_REFUSALS = 100
+
+
+class Socket(Protocol):
+    """What a connection must offer; `receive` returns None at its end."""
+
+    async def receive(self) -> str | bytes | None:
+        """Return the next message."""
+
+    async def send(self, text: str) -> None:
+        """Send one text message."""
+
+    async def close(self, reason: str) -> None:
+        """Close, giving the peer a reason."""
+
+
+class Greeting:
+    """One handshake: the challenge that is sent, and the check of what answers it."""
+
+    def __init__(self, signer: Signer, domain: Domain) -> None:
+        self._nonce = secrets.token_hex(32)
+        challenge = Challenge(
+            nonce=self._nonce,
+            dispatcher=signer.address,
+            public_key=signer.public_key.hex(),
+            chain_id=domain.chain_id,
+            registry=domain.registry,
+        )
+        self.frame = seal_request(signer, secrets.token_hex(8), "challenge", [challenge.to_json()])
+
+    def check(self, frame: Frame) -> Connect:
+        """Return the operator's `connect` once its own seal, signer and nonce are good. Raises `ProtocolError`, `Refused`."""
+        if frame.method != "connect" or len(frame.params) != 1:
+            raise Refused(400, "the first frame of an operator must be 'connect' with one parameter")
+        connect = parse_message(Connect, frame.params[0])
+        _, signer = open_object(param_text(frame))
+        if not signer == connect.operator == frame.address:
+            raise Refused(
+                400,
+                f"'connect' speaks for {connect.operator}, but is signed by {signer} in a frame of {frame.address}",
+            )
+        if connect.nonce != self._nonce:
+            raise Refused(400, "'connect' answers another challenge than the one sent on this connection")
+        return connect
+
+
+@dataclass(frozen=True)
+class OperatorLink:
+    """Serves operators' connections.
+
+    `on_result` stores a `job_result` or raises `Refused` with the reply's code; `keep` stores what an
+    operator signed and was refused, with the reason.
+    """
+
+    signer: Signer
+    domain: Domain
+    hub: Hub
+    operators: Operators
+    frame_bytes: int
+    on_result: Callable[[Peer, Frame], Awaitable[None]]
+    keep: Callable[[Frame, str], Awaitable[None]]
+
+    async def serve(self, socket: Socket) -> None:
+        """Run one connection from its challenge to its end."""
+        try:
+            async with asyncio.timeout(_HANDSHAKE_S):
+                peer = await self._welcome(socket)
+        except TimeoutError:
+            await socket.close("no 'connect' within 10 seconds")
+            return
+        if peer is None:
+            return
+        self.hub.add(peer)
+        log.info(
+            "operator connected", operator=peer.address, models=sorted({name for _, name in peer.serves})
+        )
+        reading = asyncio.create_task(self._read(socket, peer))
+        replaced = asyncio.create_task(peer.wait_closed())
+        try:
+            await asyncio.wait({reading, replaced}, return_when=asyncio.FIRST_COMPLETED)
+            if replaced.done() and not reading.done():
+                await socket.close("this connection was replaced or the dispatcher is shutting down")
+        finally:
+            self.hub.remove(peer)
+            for task in (reading, replaced):
+                task.cancel()
+            ended = await asyncio.gather(reading, replaced, return_exceptions=True)
+            log.info("operator left", operator=peer.address)
+        if isinstance(ended[0], Exception):
+            raise ended[0]
+
+    async def _welcome(self, socket: Socket) -> Peer | None:
+        greeting = Greeting(self.signer, self.domain)
+        await socket.send(greeting.frame.text)
+        text = await socket.receive()
+        if text is None:
+            return None
+        request_id = ""
+        try:
+            frame = open_frame(text, max_bytes=self.frame_bytes)
+            request_id = frame.id
+            connect = greeting.check(frame)
+            number, seen = await self.operators.admit(connect.operator, connect.workers, connect.models)
+        except (ProtocolError, DispatcherError) as error:
+            FRAMES_REFUSED.labels("handshake").inc()
+            log.warning("operator refused", why=str(error))
+            refusal: JsonObject = {"code": 400, "message": str(error)}
+            await socket.send(seal_reply(self.signer, request_id, refusal).text)
+            await socket.close("refused: " + str(error)[:100])
+            return None
+        welcome = Welcome(number=number, clock={str(number): str(seen)} if seen else {})
+        await socket.send(seal_reply(self.signer, frame.id, welcome.to_json()).text)
+        return Peer(
+            connect.operator,
+            number,
+            seen=seen,
+            workers=connect.workers,
+            models=connect.models,
+            signer=self.signer,
+            send=socket.send,
+        )
+
+    async def _read(self, socket: Socket, peer: Peer) -> None:
+        refusals = 0
+        while (text := await socket.receive()) is not None:
+            frame: Frame | None = None
+            try:
+                frame = open_frame(text, max_bytes=self.frame_bytes)
+                await self._handle(peer, frame)
+            except (ProtocolError, Refused) as error:
+                refusals += 1
+                await self._refuse(peer, frame, error)
+            except Unavailable as error:
+                log.error(
+                    "database away; the operator will send this again", why=str(error), operator=peer.address
+                )
+                if frame is not None:
+                    await peer.reply(
+                        frame.id, {"code": 503, "message": "the database does not answer; send this again"}
+                    )
+            if refusals >= _MOST_REFUSALS:
+                await socket.close(f"{refusals} frames of this connection were refused")
+                return
+
+    async def _handle(self, peer: Peer, frame: Frame) -> None:
+        if frame.address != peer.address:
+            raise Refused(
+                400, f"this connection belongs to {peer.address}; the frame is signed by {frame.address}"
+            )
+        if frame.result is not None:
+            ticket = frame.result.get("ticket")
+            if isinstance(ticket, dict):
+                peer.observe(ticket.get("clock"), frame)
+            peer.receive_reply(frame)
+        elif frame.method == "job_result" and len(frame.params) == 1:
+            peer.observe(frame.params[0].get("clock"), frame)
+            await self.on_result(peer, frame)
+            await peer.reply(frame.id, {"code": 200, "message": "success"})
+        else:
+            raise Refused(
+                400, f"method {frame.method!r} is not understood here; an operator sends 'job_result'"
+            )
+
+    async def _refuse(self, peer: Peer, frame: Frame | None, error: ProtocolError | Refused) -> None:
+        FRAMES_REFUSED.labels(type(error).__name__).inc()
+        log.warning(
+            "frame refused", operator=peer.address, method=frame.method if frame else None, why=str(error)
+        )
+        if frame is None:
+            return
+        code = error.code if isinstance(error, Refused) else 400
+        if code == 400 and frame.address == peer.address:
+            await self.keep(frame, str(error))
+        if frame.method is not None:
+            await peer.reply(frame.id, {"code": code, "message": str(error)})

@@ -1,0 +1,179 @@
+"""The `dispatcher` command: run the service, and manage its projects, operators and models."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import structlog
+import typer
+import uvicorn
+
+from aos_dispatcher.app import create_app
+from aos_dispatcher.database import Database
+from aos_dispatcher.errors import DispatcherError, Unavailable
+from aos_dispatcher.operators import list_operators, pin_model, register_operator
+from aos_dispatcher.projects import create_project
+from aos_dispatcher.service import assemble
+from aos_dispatcher.settings import DispatcherSettings
+from aos_protocol.errors import ProtocolError
+from aos_protocol.identity import checksum_address
+from aos_protocol.messages import ModelOffer, parse_message
+from aos_service.database import create_engine, database_url, ensure_database
+from aos_service.errors import ServiceError
+from aos_service.keys import load_signer
+from aos_service.logs import configure_logs
+from aos_service.revisions import migrate
+from aos_service.settings import load_settings
+
+log = structlog.get_logger()
+
+app = typer.Typer(
+    name="dispatcher",
+    no_args_is_help=True,
+    help="The AOS dispatcher.\n\nA first start: dispatcher migrate -c config-dispatcher.yaml; dispatcher project create "
+    "my-project -c ...; dispatcher operator add 0x... -c ...; dispatcher run -c config-dispatcher.yaml",
+    pretty_exceptions_enable=False,
+)
+project = typer.Typer(no_args_is_help=True, help="Projects, who submit jobs.")
+operator = typer.Typer(no_args_is_help=True, help="Operators, who may connect and run jobs.")
+model = typer.Typer(no_args_is_help=True, help="What the names of models stand for.")
+app.add_typer(project, name="project")
+app.add_typer(operator, name="operator")
+app.add_typer(model, name="model")
+
+R = TypeVar("R")
+Config = Annotated[
+    Path,
+    typer.Option(
+        "-c", "--config", help="The settings file; docs/template/config-dispatcher.yaml shows all keys."
+    ),
+]
+_SHUTDOWN_S = 5
+
+
+@app.command()
+def run(
+    config: Config,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve HTTP and /ws until SIGTERM or Ctrl-C. Example: dispatcher run -c config-dispatcher.yaml."""
+    configure_logs("dispatcher", level=log_level)
+    with _said_plainly():
+        settings = load_settings(config, DispatcherSettings)
+        identity = settings.identity
+        signer = load_signer(
+            identity.signer_key,
+            keystore=identity.keystore,
+            password_file=identity.keystore_password_file,
+            file=config,
+            key_name="identity.signer_key",
+        )
+        asyncio.run(_migrate(settings))
+        dispatcher = assemble(settings, _database(settings), signer)
+    log.info(
+        "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
+    )
+    uvicorn.run(
+        create_app(dispatcher),
+        host=settings.listen.host,
+        port=settings.listen.port,
+        log_config=None,
+        access_log=False,
+        # Slightly above the frame limit, so that an oversized frame is refused with a reason before the connection is.
+        ws_max_size=2 * settings.limits.frame_bytes,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+
+
+@app.command("migrate")
+def migrate_database(config: Config) -> None:
+    """Create the database if it is missing, and bring its tables up to date; nothing is ever dropped."""
+    with _said_plainly():
+        asyncio.run(_migrate(load_settings(config, DispatcherSettings)))
+    typer.echo("the database is up to date")
+
+
+@project.command("create")
+def project_create(
+    name: Annotated[str, typer.Argument(help="The project's id: what jobs say in 'from'.")],
+    config: Config,
+    private: Annotated[bool, typer.Option("--private", help="Show its results to its token only.")] = False,
+) -> None:
+    """Create a project and print its API token, once. Example: dispatcher project create shop -c config.yaml."""
+    token = _with_database(config, lambda database: create_project(database, name, private=private))
+    typer.echo(token)
+
+
+@operator.command("add")
+def operator_add(
+    address: Annotated[str, typer.Argument(help="The operator's Ethereum address.")],
+    config: Config,
+) -> None:
+    """Put an operator into the registry and print its number. Example: dispatcher operator add 0x1234... -c config.yaml."""
+    with _said_plainly():
+        checked = checksum_address(address)
+    typer.echo(str(_with_database(config, lambda database: register_operator(database, checked))))
+
+
+@operator.command("list")
+def operator_list(config: Config) -> None:
+    """Print every operator's number and address."""
+    for address, number in _with_database(config, list_operators):
+        typer.echo(f"{number}\t{address}")
+
+
+@model.command("pin")
+def model_pin(
+    name: Annotated[str, typer.Argument(help="The model's name, as jobs give it.")],
+    sha256: Annotated[str, typer.Argument(help="SHA-256 of the GGUF file, 64 lower-case hex digits.")],
+    config: Config,
+    job_type: Annotated[str, typer.Option(help="opml or tee.")] = "opml",
+) -> None:
+    """Let a model's name stand for this file from now on. The first operator to announce a name pins it otherwise."""
+    with _said_plainly():
+        offer = parse_message(ModelOffer, {"name": name, "sha256": sha256})
+    _with_database(config, lambda database: pin_model(database, job_type, offer))
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """Turn the errors that a user can mend into one line and exit status 1."""
+    try:
+        yield
+    except (ServiceError, DispatcherError, ProtocolError, Unavailable) as error:
+        typer.echo(f"dispatcher: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _with_database(config: Path, work: Callable[[Database], Awaitable[R]]) -> R:
+    async def use() -> R:
+        database = _database(settings)
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    with _said_plainly():
+        settings = load_settings(config, DispatcherSettings)
+        result = asyncio.run(use())
+    return result  # noqa: RET504 - a with block may swallow, as far as a type checker knows
+
+
+def _database(settings: DispatcherSettings) -> Database:
+    database = settings.database
+    engine = create_engine(
+        database_url(database.url.get_secret_value()),
+        pool_min=database.min_connect_pool,
+        pool_max=database.max_connect_pool,
+        connect_timeout=database.connect_timeout,
+        acquire_timeout=database.acquire_timeout,
+    )
+    return Database(engine)
+
+
+async def _migrate(settings: DispatcherSettings) -> None:
+    url = database_url(settings.database.url.get_secret_value())
+    await ensure_database(url)
+    await migrate(url, "dispatcher")

@@ -1,0 +1,17 @@
+"""What `/metrics` shows, by Prometheus naming rules."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+JOBS_SUBMITTED = Counter("aos_jobs_submitted_total", "Jobs accepted and stored")
+JOBS_ENDED = Counter("aos_jobs_ended_total", "Jobs that reached a terminal status", ["status"])
+JOB_SECONDS = Histogram(
+    "aos_round_seconds",
+    "From leasing a round to closing it",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
+)
+RESULTS_ACCEPTED = Counter("aos_results_accepted_total", "Results that passed every check")
+RESULTS_REJECTED = Counter("aos_results_rejected_total", "Results kept as rejected evidence")
+TICKETS = Counter("aos_tickets_total", "Answers to draws", ["outcome"])
+FRAMES_REFUSED = Counter("aos_frames_refused_total", "Frames refused on /ws", ["why"])
+OPERATORS_CONNECTED = Gauge("aos_operators_connected", "Operators connected to this process")
+ROUNDS_ACTIVE = Gauge("aos_rounds_active", "Rounds that this process holds a lease of")

@@ -1,0 +1,134 @@
+"""What OpenAPI shows: the answers' shapes, the errors, and the submit body with its token."""
+
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from aos_dispatcher.tables import JsonObject
+from aos_protocol.messages import Address, Hex32, Message, Receipt, Role, SubmitRequest, Vrf
+
+
+class Answer(BaseModel):
+    """Base of every successful answer."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    code: Literal[200] = 200
+
+
+class Error(BaseModel):
+    """Every error: the HTTP status once more, and what is wrong."""
+
+    code: int = Field(examples=[422])
+    message: str
+
+
+class SubmitAnswer(Answer):
+    """The job's id, and the dispatcher's signed receipt for it."""
+
+    result: Hex32
+    receipt: Receipt
+
+
+class ResultRow(BaseModel):
+    """One verified result. `id` is `<operator>_<job id>_<tag>`; times are UTC."""
+
+    id: str
+    job_id: Hex32
+    operator: Address
+    result: str
+    verify_id: str
+    vrf: Vrf
+    clock: dict[str, str]
+    signature: str
+    job_type: str
+    tag: str
+    position: str
+    role: Role
+    created_at: str
+
+
+class ResultAnswer(Answer):
+    """The results so far."""
+
+    result: list[ResultRow]
+
+
+class Detail(BaseModel):
+    """A job's request and where it stands."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: Hex32
+    project: str = Field(alias="from")
+    job: JsonObject
+    user: str
+    job_type: str
+    status: Literal["created", "dispatched", "completed", "failed", "cancelled"]
+    reason: str
+    tag: str
+    clock: dict[str, str]
+    sequence: int
+    created_at: str
+    finished_at: str | None
+
+
+class DetailAnswer(Answer):
+    """One job."""
+
+    result: Detail
+
+
+class CancelAnswer(Answer):
+    """`cancelled`, or the status in which the job had already ended."""
+
+    result: str
+
+
+class SubmitBody(SubmitRequest):
+    """A job as a project submits it."""
+
+    verify: str = Field(description="The project's API token.")
+
+
+_SAID = {
+    400: "The body is not a JSON object in UTF-8.",
+    401: "The API token is missing or wrong.",
+    403: "The API token does not belong to this project.",
+    404: "There is no such job.",
+    409: "The Idempotency-Key was used with another request.",
+    413: "The body is too large.",
+    422: "The request cannot be served as it stands; the message names the field, or lists what there is.",
+    503: "The database does not answer; nothing was stored. Try again after Retry-After.",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Error, "description": said} for code, said in _SAID.items()
+}
+
+
+class JobQuery(Message):
+    """The body of every request that names a job."""
+
+    job_id: Hex32 = Field(examples=["5814075a7a4b7bc4db5450e7bc3ee2893562e3b2d9deb66a14da4e99d7276e0a"])
+
+
+def json_request(model: type[BaseModel]) -> JsonObject:
+    """Return the OpenAPI request body of an endpoint that reads its JSON strictly by itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def describe(app: FastAPI) -> JsonObject:
+    """Return the OpenAPI document, with the bodies that `json_request` refers to."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        bodies = [(SubmitBody, "validation"), (JobQuery, "validation")]
+        _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        document["components"]["schemas"] |= schemas["$defs"]
+        app.openapi_schema = document
+    return app.openapi_schema

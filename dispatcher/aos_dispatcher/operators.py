@@ -1,0 +1,135 @@
+"""The local registry: operators with their numbers and ranges, and the models that they announced.
+
+Without a chain, this dispatcher's own table is the registry. Who is not in it cannot connect.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aos_dispatcher.database import Database
+from aos_dispatcher.errors import DispatcherError
+from aos_dispatcher.tables import JsonObject, Model, Operator, Registry
+from aos_protocol.canonical import digest
+from aos_protocol.messages import ModelOffer
+from aos_protocol.sortition import MAX_RANGE, equal_shares
+
+
+@dataclass(frozen=True)
+class RegistrySnapshot:
+    """The registry as one draw saw it: the document that goes into evidence, and its digest."""
+
+    digest: str
+    document: JsonObject
+
+    def range_of(self, operator: str) -> tuple[int, int]:
+        """Return the operator's `[start, end)`; an empty one when it is not registered."""
+        for entry in self.document["operators"]:
+            if entry["operator"] == operator:
+                return entry["start"], entry["end"]
+        return 0, 0
+
+
+async def register_operator(database: Database, address: str) -> int:
+    """Put an operator into the registry and return its number; registering again changes nothing."""
+    async with database.begin() as connection:
+        await connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("operators"))))
+        known = (
+            await connection.execute(select(Operator.number).where(Operator.address == address))
+        ).scalar()
+        if known is not None:
+            return known
+        # Number 1 is the dispatcher's own.
+        number = (
+            await connection.execute(select(func.coalesce(func.max(Operator.number), 1) + 1))
+        ).scalar_one()
+        await connection.execute(insert(Operator).values(address=address, number=number))
+        return number
+
+
+async def list_operators(database: Database) -> list[tuple[str, int]]:
+    """Return every registered operator's address and number, by number."""
+    query = select(Operator.address, Operator.number).order_by(Operator.number)
+    async with database.connect() as connection:
+        return [(row.address, row.number) for row in await connection.execute(query)]
+
+
+async def pin_model(database: Database, job_type: str, offer: ModelOffer) -> None:
+    """Let a model's name stand for this digest from now on, whatever it stood for before."""
+    row = insert(Model).values(name=offer.name, job_type=job_type, sha256=offer.sha256)
+    row = row.on_conflict_do_update(index_elements=["name", "job_type"], set_={"sha256": offer.sha256})
+    async with database.begin() as connection:
+        await connection.execute(row)
+
+
+class Operators:
+    """What the running dispatcher asks of the registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def admit(
+        self, address: str, workers: Iterable[str], models: Iterable[ModelOffer]
+    ) -> tuple[int, int]:
+        """Return the operator's number and last seen clock, and pin the names of models not known before.
+
+        Raises `DispatcherError` for an operator that is not registered, or a model whose name is known
+        with another digest.
+        """
+        async with self._database.begin() as connection:
+            query = select(Operator.number, Operator.clock).where(Operator.address == address)
+            row = (await connection.execute(query)).one_or_none()
+            if row is None:
+                raise DispatcherError(
+                    f"operator {address} is not registered here; ask the owner to run: dispatcher operator add {address}"
+                )
+            for job_type in workers:
+                for offer in models:
+                    await _announce(connection, job_type, offer)
+            return row.number, row.clock
+
+    async def models(self) -> list[tuple[str, str, str]]:
+        """Return every known model as (name, job type, SHA-256)."""
+        query = select(Model.name, Model.job_type, Model.sha256).order_by(Model.name, Model.job_type)
+        async with self._database.connect() as connection:
+            return [(row.name, row.job_type, row.sha256) for row in await connection.execute(query)]
+
+    async def snapshot(self) -> RegistrySnapshot:
+        """Return the registry as it is now: equal shares of the range, in the order of registration."""
+        rows = await list_operators(self._database)
+        numbers = dict(rows)
+        document: JsonObject = {
+            "max_range": MAX_RANGE,
+            "operators": [
+                {"operator": address, "number": numbers[address], "start": start, "end": end}
+                for address, start, end in equal_shares(list(numbers))
+            ],
+        }
+        return RegistrySnapshot(digest(document), document)
+
+
+async def store_snapshot(connection: AsyncConnection, snapshot: RegistrySnapshot) -> None:
+    """Keep a snapshot that a round refers to; one that is already kept costs a look-up."""
+    row = insert(Registry).values(digest=snapshot.digest, document=snapshot.document)
+    await connection.execute(row.on_conflict_do_nothing())
+
+
+async def lift_clock(connection: AsyncConnection, address: str, counter: int) -> None:
+    """Remember the highest counter seen from an operator."""
+    row = update(Operator).where(Operator.address == address, Operator.clock < counter)
+    await connection.execute(row.values(clock=counter))
+
+
+async def _announce(connection: AsyncConnection, job_type: str, offer: ModelOffer) -> None:
+    row = insert(Model).values(name=offer.name, job_type=job_type, sha256=offer.sha256)
+    await connection.execute(row.on_conflict_do_nothing())
+    query = select(Model.sha256).where(Model.name == offer.name, Model.job_type == job_type)
+    known = (await connection.execute(query)).scalar_one()
+    if known != offer.sha256:
+        raise DispatcherError(
+            f"model {offer.name} has the digest {known} here, not {offer.sha256}; serve that file, or ask the owner to "
+            f"run: dispatcher model pin {offer.name} SHA256"
+        )

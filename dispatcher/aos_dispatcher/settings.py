@@ -1,0 +1,80 @@
+"""Settings of a dispatcher: what `dispatcher -c FILE` may contain. Unknown keys are errors."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from aos_protocol.typed_data import Domain
+
+NO_REGISTRY = "0x0000000000000000000000000000000000000000"
+
+
+class Group(BaseModel):
+    """One block of the file: closed, so that a misspelt key is found rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Database(Group):
+    """PostgreSQL: where, and how many connections."""
+
+    url: SecretStr
+    min_connect_pool: int = Field(2, ge=1)
+    max_connect_pool: int = Field(10, ge=1)
+    connect_timeout: float = Field(30, gt=0)
+    acquire_timeout: float = Field(10, gt=0)
+
+
+class Identity(Group):
+    """The dispatcher's key: an encrypted keystore file (preferred), or the key itself in hex."""
+
+    keystore: Path | None = None
+    keystore_password_file: Path | None = None
+    signer_key: SecretStr | None = None
+
+
+class Listen(Group):
+    """Where HTTP and `/ws` are served."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+
+
+class Limits(Group):
+    """What is refused for its size, in bytes."""
+
+    body_bytes: int = Field(1 << 20, ge=1024)
+    frame_bytes: int = Field(4 << 20, ge=65_536)
+
+
+class Dispatch(Group):
+    """How long the dispatch loop waits, in seconds, and how many rounds it runs at once."""
+
+    draw_timeout: float = Field(3, gt=0)
+    reassign_after: float = Field(15, gt=0)
+    member_timeout: float = Field(300, gt=0)
+    job_timeout: float = Field(900, gt=0)
+    lease: float = Field(15, gt=0)
+    concurrency: int = Field(256, ge=1)
+
+
+class Chain(Group):
+    """The EIP-712 domain of results and receipts; zero where no chain is configured."""
+
+    chain_id: int = Field(0, ge=0)
+    registry: str = NO_REGISTRY
+
+    def domain(self) -> Domain:
+        """Return the domain that every signature of this network is made in."""
+        return Domain(self.chain_id, self.registry)
+
+
+class DispatcherSettings(Group):
+    """The whole file."""
+
+    database: Database
+    identity: Identity
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    dispatch: Dispatch = Dispatch()
+    chain: Chain = Chain()

@@ -1,0 +1,309 @@
+"""What projects, dispatchers and operators say to each other, as AOS names it, with what evidence needs.
+
+Every model is strict and closed: a wrong type or an unknown field is an error, never a guess. Names
+and types of the published fields are kept; fields of ours stand beside them. `docs/protocol.md`
+tells in which order the messages travel.
+"""
+
+import hashlib
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from aos_protocol.canonical import JsonValue, canonical, digest
+from aos_protocol.clock import VectorClock
+from aos_protocol.errors import InvalidAddress, InvalidClock, InvalidMessage
+from aos_protocol.identity import checksum_address
+
+NO_DIGEST = "0" * 64
+"""Stands where a result has nothing to bind: no transcript, no attestation."""
+
+UNSELECTED = "unselected worker by vrf"
+"""AOS's reason of an operator that a draw did not choose."""
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain U+0000")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must not contain half of a surrogate pair") from None
+    return text
+
+
+def _address(text: str) -> str:
+    try:
+        checksummed = checksum_address(text)
+    except InvalidAddress as error:
+        raise ValueError(str(error)) from None
+    if checksummed != text:
+        raise ValueError(f"is not in EIP-55 form; write {checksummed}")
+    return text
+
+
+def _clock(value: dict[str, str]) -> dict[str, str]:
+    try:
+        VectorClock.from_map(value)
+    except InvalidClock as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_storable)]
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^0[23][0-9a-f]{64}$")]
+Proof = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{162}$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{130}$")]
+Address = Annotated[str, AfterValidator(_address)]
+ClockMap = Annotated[dict[str, str], AfterValidator(_clock)]
+Tag = Literal["", "suspicion", "malicious"]
+Position = Literal["", "before", "after"]
+WorkerType = Literal["opml", "tee"]
+Role = Literal["executor", "verifier"]
+
+
+class Message(BaseModel):
+    """Base of everything said: strict types, no unknown fields, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that travels, with the published field names."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Params(Message):
+    """Sampling parameters; what a project leaves out has these defaults, which its digest covers too."""
+
+    temperature: float = Field(1.0, ge=0, le=5, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    max_tokens: int = Field(256, ge=1, le=65_536)
+    stop: list[ShortText] = Field(default_factory=list, max_length=4)
+
+    def digest(self) -> str:
+        """Return the SHA-256 hex of all parameters in canonical JSON, defaults included."""
+        return digest(self.model_dump())
+
+
+class ChatMessage(Message):
+    """One turn of a conversation, for models with a chat template."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class JobSpec(Message):
+    """What to run: a raw `prompt`, or chat `messages` in its place."""
+
+    tag: WorkerType
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)] | None = None
+    model: ShortText
+    params: Params = Params()
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        return self
+
+    def prompt_bytes(self) -> bytes:
+        """Return what stands for the prompt wherever it is hashed: its UTF-8, or the messages' RFC 8785 JSON."""
+        if self.prompt is not None:
+            return self.prompt.encode()
+        turns: JsonValue = [turn.model_dump() for turn in self.messages or []]
+        return canonical(turns)
+
+    def prompt_hash(self) -> str:
+        """Return the SHA-512 hex of `prompt_bytes`, as `vrf_prompt_hash` shows it."""
+        return hashlib.sha512(self.prompt_bytes()).hexdigest()
+
+
+class SubmitRequest(Message):
+    """The body of `/api/job/submit` without its token, which is what a job id binds."""
+
+    project: ShortText = Field(alias="from")
+    tag: Tag = ""
+    user: ShortText
+    job: JobSpec
+
+
+class Receipt(Message):
+    """A dispatcher's signed word that it accepted a request under this id and place in its sequence."""
+
+    job_id: Hex32
+    sequence: int = Field(ge=1)
+    request_digest: Hex32
+    dispatcher: Address
+    signature: Signature
+
+
+class Challenge(Message):
+    """First word of a dispatcher on `/ws`: what `connect` must answer, and in which EIP-712 domain to sign."""
+
+    nonce: Hex32
+    dispatcher: Address
+    public_key: PublicKey
+    chain_id: int = Field(ge=0)
+    registry: Address
+
+
+class ModelOffer(Message):
+    """A model that an operator's worker serves: its name and the SHA-256 of its GGUF."""
+
+    name: ShortText
+    sha256: Hex32
+
+
+class Connect(Message):
+    """An operator's answer to a challenge; signed by itself (`frames.seal_object`) besides its frame."""
+
+    operator: Address
+    workers: list[WorkerType] = Field(min_length=1, max_length=2)
+    models: list[ModelOffer] = Field(max_length=256)
+    nonce: Hex32
+    hash: Hex32
+    signature: Signature
+
+
+class Welcome(Message):
+    """The reply to `connect`: the operator's participant number and the last clock seen from it."""
+
+    code: Literal[200] = 200
+    message: Literal["success"] = "success"
+    number: int = Field(ge=2)
+    clock: ClockMap
+
+
+class Draw(Message):
+    """A dispatcher's call for tickets: all that a ticket needs, and nothing of the prompt but its hash."""
+
+    job_id: Hex32
+    tag: Tag
+    position: Position
+    job_type: WorkerType
+    model: ModelOffer
+    seed: Hex32
+    seed_proof: Proof
+    vrf_prompt_hash: Hex64
+    range_start: int = Field(ge=0)
+    range_end: int = Field(ge=0)
+    clock: ClockMap
+
+
+class Reply(Message):
+    """The `result` of every reply; a draw's has the `ticket` besides, `connect`'s is a `Welcome`."""
+
+    code: int
+    message: Text = Field(max_length=4096)
+    ticket: dict[str, Any] | None = None
+
+
+class Vrf(Message):
+    """An operator's ticket as the published `vrf` object shows it."""
+
+    selected: bool
+    vrf_prompt_hash: Hex64
+    vrf_random_value: Hex32
+    vrf_verify_pubkey: PublicKey
+    vrf_proof: Proof
+
+    def proof_digest(self) -> str:
+        """Return the SHA-256 hex of the proof's bytes, which a result's signature binds."""
+        return hashlib.sha256(bytes.fromhex(self.vrf_proof)).hexdigest()
+
+
+class Ticket(Message):
+    """An operator's answer to a draw, selected or not. It is the `ticket` of a 200 reply."""
+
+    job_id: Hex32
+    tag: Tag
+    position: Position
+    operator: Address
+    vrf: Vrf
+    clock: ClockMap
+
+
+class Dispatch(Message):
+    """`dispatch_job`: the whole job to one member of its committee.
+
+    `signature` is the dispatcher's receipt for `job_id`, `sequence` and `request_digest`. With the seed's
+    proof and the range, it lets an operator that remembers nothing of the draw check and answer it.
+    """
+
+    user: ShortText
+    seed: Hex32
+    tag: Tag
+    position: Position
+    signature: Signature
+    clock: ClockMap
+    job_id: Hex32
+    job: JobSpec
+    sequence: int = Field(ge=1)
+    request_digest: Hex32
+    seed_proof: Proof
+    range_start: int = Field(ge=0)
+    range_end: int = Field(ge=0)
+    role: Role
+    model: ModelOffer
+
+
+class JobResult(Message):
+    """`job_result`: a signed answer, or with a `reason` and an empty result, why there is none.
+
+    `signature` is the EIP-712 signature over `typed_data.ResultClaim`; `transcript` is absent without an answer.
+    """
+
+    user: ShortText
+    job_id: Hex32
+    result: str
+    reason: Text = Field(max_length=4096)
+    vrf: Vrf
+    tag: Tag
+    clock: ClockMap
+    operator: Address
+    signature: Signature
+    position: Position
+    role: Role
+    model: ModelOffer
+    transcript: dict[str, Any] | None = None
+
+    @property
+    def answered(self) -> bool:
+        """True when this carries an answer rather than a reason for having none."""
+        return self.reason == ""
+
+
+def parse_message(kind: type[M], value: object) -> M:
+    """Validate a received JSON object as a message of this kind.
+
+    Raises `InvalidMessage` that names every offending field.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise InvalidMessage(f"{kind.__name__}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Put a pydantic error into one line: each field's path and what is wrong with it, no input echoed."""
+    parts = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        where = ".".join(str(step) for step in problem["loc"])
+        said = problem["msg"].removeprefix("Value error, ")
+        parts.append(f"{where}: {said}" if where else said)
+    return "; ".join(parts)

@@ -1,0 +1,129 @@
+"""Sortition: which operators of the registry run a job, and how anybody recomputes it.
+
+1. The job id binds the request: SHA-256 over the canonical JSON of dispatcher, sequence and request.
+2. The seed is the dispatcher's VRF output on the job id: it can neither be predicted nor chosen.
+3. A ticket is an operator's VRF output on `seed || SHA-512(prompt)`.
+4. An operator is selected when its ticket's value falls below its threshold, which grows with its
+   range in the registry and with the job's tag.
+5. The committee is every selected operator, filled up to the tag's minimum in the order of
+   value / threshold. Whoever is lost later is replaced by the next in that same order.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from aos_protocol.canonical import JsonValue, digest
+from aos_protocol.errors import InvalidMessage
+
+MAX_RANGE = 600_000
+"""Slots of the registry that all operators share; the AOS contract's constant."""
+
+_OUTPUT_BITS = 256
+
+# By how many slots each side of an operator's range is widened, from shares of MAX_RANGE: 0.03 and 0.10.
+_WIDEN = {
+    ("", ""): 0,
+    ("suspicion", "before"): 18_000,
+    ("suspicion", "after"): 18_000,
+    ("malicious", "before"): 60_000,
+    ("malicious", "after"): 18_000,
+}
+_MINIMUM = {"": 1, "suspicion": 3, "malicious": 5}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One operator's place in a draw: its ticket's `value` and its `threshold`, both in slots."""
+
+    operator: str
+    value: int
+    threshold: int
+
+    @property
+    def selected(self) -> bool:
+        """True when the ticket itself puts the operator on the committee."""
+        return self.value < self.threshold
+
+
+@dataclass(frozen=True)
+class Member:
+    """A committee member; `filled` when it stands in to reach the minimum without being selected."""
+
+    candidate: Candidate
+    filled: bool
+
+    @property
+    def operator(self) -> str:
+        """The member's EIP-55 address."""
+        return self.candidate.operator
+
+
+def job_id(dispatcher: str, sequence: int, request: JsonValue) -> str:
+    """Return the 64 hex digits that bind a request to its place in a dispatcher's sequence.
+
+    Raises `NotCanonical` when the request has no RFC 8785 form.
+    """
+    return digest({"dispatcher": dispatcher, "sequence": sequence, "request": request})
+
+
+def seed_alpha(job: str) -> bytes:
+    """Return what the dispatcher proves its VRF on: the job id's 32 bytes."""
+    return bytes.fromhex(job)
+
+
+def ticket_alpha(seed: bytes, prompt: bytes) -> bytes:
+    """Return what an operator proves its VRF on: the seed's 32 bytes, then SHA-512 of the prompt."""
+    return seed + hashlib.sha512(prompt).digest()
+
+
+def ticket_value(output: bytes, max_range: int = MAX_RANGE) -> int:
+    """Scale a 32-byte VRF output, read big-endian, to a slot in `[0, max_range)`."""
+    return int.from_bytes(output, "big") * max_range >> _OUTPUT_BITS
+
+
+def ticket_threshold(start: int, end: int, tag: str, position: str) -> int:
+    """Return how many slots select an operator whose registry range is `[start, end)`.
+
+    An operator without a range has no threshold, whatever the tag. Raises `InvalidMessage` for a
+    tag and position that the protocol does not know together.
+    """
+    try:
+        widen = _WIDEN[tag, position]
+    except KeyError:
+        raise InvalidMessage(f"no selection rule for tag {tag!r} at position {position!r}") from None
+    return (end - start) + 2 * widen if end > start else 0
+
+
+def committee_minimum(tag: str) -> int:
+    """Return how many members a committee has at least, if there are that many operators."""
+    return _MINIMUM[tag]
+
+
+def rank(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Order candidates by value / threshold, exactly, then by address; those without threshold drop out."""
+    eligible = [candidate for candidate in candidates if candidate.threshold > 0]
+    return sorted(eligible, key=lambda c: (Fraction(c.value, c.threshold), c.operator))
+
+
+def committee(ranking: Sequence[Candidate], minimum: int) -> list[Member]:
+    """Return the committee of a draw, in order; `ranking` comes from `rank`.
+
+    Selected candidates always precede the others in a ranking, so the committee is its head, and
+    `ranking[len(committee):]` are the reserves, in the order in which they replace lost members.
+    """
+    size = max(minimum, sum(candidate.selected for candidate in ranking))
+    return [Member(candidate, filled=not candidate.selected) for candidate in ranking[:size]]
+
+
+def equal_shares(operators: Sequence[str], max_range: int = MAX_RANGE) -> list[tuple[str, int, int]]:
+    """Divide the range among operators: `(address, start, end)` in the given order, without gaps.
+
+    This is the registry of a dispatcher that has no chain.
+    """
+    count = len(operators)
+    return [
+        (address, index * max_range // count, (index + 1) * max_range // count)
+        for index, address in enumerate(operators)
+    ]

@@ -1,0 +1,164 @@
+"""The checks that a dispatcher makes before it stores, and that an auditor repeats on the evidence.
+
+Both sides call the same functions, so what was accepted and what can be checked never drift apart.
+Each returns quietly or raises a `ProtocolError` that says which binding is broken.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aos_protocol import sortition, vrf
+from aos_protocol.canonical import JsonValue, digest
+from aos_protocol.clock import VectorClock
+from aos_protocol.errors import (
+    InvalidClock,
+    InvalidMessage,
+    InvalidProof,
+    InvalidSignature,
+    InvalidTranscript,
+)
+from aos_protocol.identity import address_of
+from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobSpec, Ticket, Vrf
+from aos_protocol.sortition import Candidate
+from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import Domain, ReceiptClaim, ResultClaim, recover_typed
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What every result of a round is held against: the job, the round, and what was drawn and dispatched."""
+
+    job_id: str
+    user: str
+    job: JobSpec
+    tag: str
+    position: str
+    model_sha256: str
+    dispatch_clock: Mapping[str, str]
+
+
+def check_job_id(job_id: str, dispatcher: str, sequence: int, request: JsonValue) -> None:
+    """Raise `InvalidMessage` unless the id is the digest of exactly this dispatcher, sequence and request."""
+    if sortition.job_id(dispatcher, sequence, request) != job_id:
+        raise InvalidMessage("the job id is not the digest of dispatcher, sequence and request")
+
+
+def check_receipt(dispatcher: str, domain: Domain, claim: ReceiptClaim, signature: str) -> None:
+    """Raise `InvalidSignature` unless the dispatcher signed this receipt."""
+    signer = recover_typed(domain, claim, signature)
+    if signer != dispatcher:
+        raise InvalidSignature(f"the receipt is signed by {signer}, not by the dispatcher {dispatcher}")
+
+
+def check_seed(dispatcher: str, public_key: str, job_id: str, seed: str, proof: str) -> None:
+    """Raise `InvalidProof` unless `seed` is the VRF output of the dispatcher's own key on the job id."""
+    key = bytes.fromhex(public_key)
+    if address_of(key) != dispatcher:
+        raise InvalidProof(f"the seed's public key does not belong to the dispatcher {dispatcher}")
+    if vrf.verify(key, sortition.seed_alpha(job_id), bytes.fromhex(proof)).hex() != seed:
+        raise InvalidProof("the seed is not the output of its proof")
+
+
+def check_ticket(ticket: Ticket, draw: Draw, operator: str) -> Candidate:
+    """Verify that a ticket is this operator's answer to this draw, and return its place in it.
+
+    Raises `InvalidMessage`, `InvalidProof` or `InvalidClock`.
+    """
+    if (ticket.job_id, ticket.tag, ticket.position) != (draw.job_id, draw.tag, draw.position):
+        raise InvalidMessage("the ticket answers another draw")
+    if ticket.operator != operator:
+        raise InvalidMessage(f"the ticket names {ticket.operator}, but {operator} was asked")
+    check_ticket_proof(ticket.operator, ticket.vrf, bytes.fromhex(draw.seed), draw.vrf_prompt_hash)
+    _check_dominates(ticket.clock, draw.clock, "the ticket's clock does not dominate its draw's")
+    candidate = Candidate(
+        ticket.operator,
+        sortition.ticket_value(bytes.fromhex(ticket.vrf.vrf_random_value)),
+        sortition.ticket_threshold(draw.range_start, draw.range_end, draw.tag, draw.position),
+    )
+    if candidate.selected != ticket.vrf.selected:
+        raise InvalidMessage(
+            f"the ticket says selected={ticket.vrf.selected}, its value and threshold say otherwise"
+        )
+    return candidate
+
+
+def check_ticket_proof(operator: str, ticket: Vrf, seed: bytes, prompt_hash: str) -> None:
+    """Raise `InvalidProof` unless the ticket is the operator's own VRF output on seed and prompt hash."""
+    key = bytes.fromhex(ticket.vrf_verify_pubkey)
+    if address_of(key) != operator:
+        raise InvalidProof(f"the ticket's public key does not belong to {operator}")
+    if ticket.vrf_prompt_hash != prompt_hash:
+        raise InvalidProof("the ticket is drawn on another prompt")
+    output = vrf.verify(key, seed + bytes.fromhex(prompt_hash), bytes.fromhex(ticket.vrf_proof))
+    if output.hex() != ticket.vrf_random_value:
+        raise InvalidProof("the ticket's value is not the output of its proof")
+
+
+def result_claim(result: JobResult, params_digest: str, transcript: Transcript | None) -> ResultClaim:
+    """Return what the operator's EIP-712 signature on this result must cover."""
+    return ResultClaim(
+        job_id=result.job_id,
+        operator=result.operator,
+        role=result.role,
+        tag=result.tag,
+        position=result.position,
+        answer=hashlib.sha256(result.result.encode()).hexdigest(),
+        transcript=transcript.commitment() if transcript else NO_DIGEST,
+        model=result.model.sha256,
+        params=params_digest,
+        vrf_proof=result.vrf.proof_digest(),
+        clock=digest(dict(result.clock)),
+        attestation=NO_DIGEST,
+    )
+
+
+def check_result(result: JobResult, terms: Terms, ticket: Ticket, role: str, domain: Domain) -> None:
+    """Verify a result against the terms of its round, the operator's ticket and its role.
+
+    1. It speaks of this job, round, role and model.  2. It carries the ticket that was drawn.
+    3. Its clock dominates the dispatch.  4. Its transcript has the model and parameters of the job.
+    5. Its operator signed all of that.  Its frame's signature and its place on the committee are the
+    caller's to check. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript` or `InvalidSignature`.
+    """
+    expected = (terms.job_id, terms.tag, terms.position, terms.user, role, ticket.operator)
+    if (result.job_id, result.tag, result.position, result.user, result.role, result.operator) != expected:
+        raise InvalidMessage(
+            "the result's job, tag, position, user, role or operator is not what was dispatched"
+        )
+    if (result.model.name, result.model.sha256) != (terms.job.model, terms.model_sha256):
+        raise InvalidMessage(
+            f"the result names model {result.model.name} {result.model.sha256}, not {terms.job.model} {terms.model_sha256}"
+        )
+    if result.vrf != ticket.vrf:
+        raise InvalidMessage("the result carries another ticket than the one drawn")
+    _check_dominates(
+        result.clock, terms.dispatch_clock, "the result's clock does not dominate its dispatch's"
+    )
+    transcript = _checked_transcript(result, terms)
+    claim = result_claim(result, terms.job.params.digest(), transcript)
+    signer = recover_typed(domain, claim, result.signature)
+    if signer != result.operator:
+        raise InvalidSignature(f"the result is signed by {signer}, not by its operator {result.operator}")
+
+
+def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:
+    if result.transcript is None:
+        if result.answered:
+            raise InvalidTranscript("an answer must come with its transcript")
+        return None
+    if not result.answered:
+        raise InvalidTranscript("a refusal cannot have a transcript")
+    transcript = Transcript.from_json(result.transcript)
+    if transcript.model != terms.model_sha256:
+        raise InvalidTranscript(
+            f"the transcript was made with model {transcript.model}, not {terms.model_sha256}"
+        )
+    if digest(transcript.params.model_dump(mode="json")) != terms.job.params.digest():
+        raise InvalidTranscript("the transcript was made with other parameters than the job's")
+    return transcript
+
+
+def _check_dominates(later: Mapping[str, str], earlier: Mapping[str, str], why_not: str) -> None:
+    if not VectorClock.from_map(dict(later)).dominates(VectorClock.from_map(dict(earlier))):
+        raise InvalidClock(why_not)
