@@ -1,0 +1,207 @@
+"""EIP-712 signatures over results and receipts, so that a contract can recover the signer.
+
+eth-account does the encoding. The half of it that depends on the domain alone is kept, since a
+program signs and checks in one domain.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from eth_abi.exceptions import EncodingError
+from eth_hash.auto import keccak
+from eth_utils.exceptions import ValidationError
+
+from aos_protocol.errors import InvalidMessage
+from aos_protocol.identity import (
+    Signer,
+    checksum_address,
+    parse_signature,
+    recover_digest,
+    recursion_limit_kept,
+)
+
+with recursion_limit_kept():
+    from eth_account.messages import SignableMessage, encode_typed_data
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_ENCODING_ERRORS = (EncodingError, ValidationError, ValueError, TypeError, KeyError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where signatures are valid: one chain (EIP-155 id) and the registry contract on it.
+
+    Raises InvalidAddress or InvalidMessage.
+    """
+
+    chain_id: int
+    registry: str
+
+    def __post_init__(self) -> None:
+        if not _is_uint256(self.chain_id):
+            raise InvalidMessage("chain_id must be a uint256; take it from the chain's eth_chainId")
+        object.__setattr__(self, "registry", checksum_address(self.registry))
+
+
+@dataclass(frozen=True)
+class ResultClaim:
+    """What an operator signs about a result; digests are 64 hex digits (zeros: no attestation).
+
+    Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    job_id: str
+    operator: str
+    role: str
+    tag: str
+    position: str
+    answer: str
+    transcript: str
+    model: str
+    params: str
+    vrf_proof: str
+    clock: str
+    attestation: str
+
+    primary_type: ClassVar[str] = "Result"
+    # Name and type in the EIP-712 struct, and the attribute that holds the value.
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("jobId", "bytes32", "job_id"),
+        ("operator", "address", "operator"),
+        ("role", "string", "role"),
+        ("tag", "string", "tag"),
+        ("position", "string", "position"),
+        ("answer", "bytes32", "answer"),
+        ("transcript", "bytes32", "transcript"),
+        ("model", "bytes32", "model"),
+        ("params", "bytes32", "params"),
+        ("vrfProof", "bytes32", "vrf_proof"),
+        ("clock", "bytes32", "clock"),
+        ("attestation", "bytes32", "attestation"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class ReceiptClaim:
+    """What a dispatcher signs when it accepts a job: job id, sequence number, digest of the request.
+
+    Raises InvalidMessage for a malformed field.
+    """
+
+    job_id: str
+    sequence: int
+    request: str
+
+    primary_type: ClassVar[str] = "Receipt"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("jobId", "bytes32", "job_id"),
+        ("sequence", "uint256", "sequence"),
+        ("request", "bytes32", "request"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def typed_digest(typed_data: dict[str, Any]) -> bytes:
+    """The 32 bytes that EIP-712 signs for a document of types, primaryType, domain and message.
+
+    Raises InvalidMessage when the document does not fit its types.
+    """
+    encoded = _encode(full_message=typed_data)
+    return _digest(encoded.header, encoded.body)
+
+
+def sign_typed(signer: Signer, domain: Domain, claim: ResultClaim | ReceiptClaim) -> str:
+    """Sign a claim: r, s (low) and v (27 or 28) as 130 hex digits, without 0x."""
+    return signer._sign_digest(_claim_digest(domain, claim)).hex()
+
+
+def recover_typed(domain: Domain, claim: ResultClaim | ReceiptClaim, signature: str) -> str:
+    """Find the EIP-55 address that signed this claim in this domain. Raises InvalidSignature."""
+    return recover_digest(_claim_digest(domain, claim), parse_signature(signature))
+
+
+def typed_document(domain: Domain, claim: ResultClaim | ReceiptClaim) -> dict[str, Any]:
+    """The claim as a wallet or another library wants it (`eth_signTypedData_v4`); digests are bytes."""
+    return {
+        "types": {"EIP712Domain": _DOMAIN_TYPE, **_types(claim)},
+        "primaryType": claim.primary_type,
+        "domain": _domain(domain),
+        "message": _message(claim),
+    }
+
+
+def _claim_digest(domain: Domain, claim: ResultClaim | ReceiptClaim) -> bytes:
+    # An empty domain costs eth-account least; its header is not used.
+    encoded = _encode(domain_data={}, message_types=_types(claim), message_data=_message(claim))
+    return _digest(_domain_separator(domain), encoded.body)
+
+
+@lru_cache(maxsize=64)
+def _domain_separator(domain: Domain) -> bytes:
+    none = ReceiptClaim("0" * 64, 0, "0" * 64)
+    return bytes(_encode(full_message=typed_document(domain, none)).header)
+
+
+def _encode(**document: Any) -> SignableMessage:  # noqa: ANN401
+    try:
+        return encode_typed_data(**document)
+    except _ENCODING_ERRORS as error:
+        raise InvalidMessage(f"the typed data does not fit its types: {error}; correct the field") from error
+
+
+def _digest(domain_separator: bytes, struct_hash: bytes) -> bytes:
+    return keccak(b"\x19\x01" + domain_separator + struct_hash)
+
+
+def _types(claim: ResultClaim | ReceiptClaim) -> dict[str, list[dict[str, str]]]:
+    return {claim.primary_type: [{"name": name, "type": kind} for name, kind, _ in claim.fields]}
+
+
+def _domain(domain: Domain) -> dict[str, str | int]:
+    return {"name": "AOS", "version": "1", "chainId": domain.chain_id, "verifyingContract": domain.registry}
+
+
+def _message(claim: ResultClaim | ReceiptClaim) -> dict[str, str | int | bytes]:
+    return {
+        name: bytes.fromhex(getattr(claim, field)) if kind == "bytes32" else getattr(claim, field)
+        for name, kind, field in claim.fields
+    }
+
+
+def _check(claim: ResultClaim | ReceiptClaim) -> None:
+    for _, kind, field in claim.fields:
+        value = getattr(claim, field)
+        match kind:
+            case "bytes32" if not isinstance(value, str) or _HEX64.fullmatch(value) is None:
+                raise InvalidMessage(f"{field} must be 64 lower-case hex digits without 0x")
+            case "string" if not _is_text(value):
+                raise InvalidMessage(f"{field} must be a string of valid Unicode")
+            case "uint256" if not _is_uint256(value):
+                raise InvalidMessage(f"{field} must be an integer of at most 256 bits, not negative")
+            case "address":
+                object.__setattr__(claim, field, checksum_address(value))
+
+
+def _is_uint256(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**256
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+_DOMAIN_TYPE = [
+    {"name": "name", "type": "string"},
+    {"name": "version", "type": "string"},
+    {"name": "chainId", "type": "uint256"},
+    {"name": "verifyingContract", "type": "address"},
+]

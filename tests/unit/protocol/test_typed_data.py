@@ -1,0 +1,239 @@
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_hash.auto import keccak
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aos_protocol.errors import InvalidAddress, InvalidMessage, InvalidSignature
+from aos_protocol.identity import Signer, recover_digest
+from aos_protocol.typed_data import (
+    Domain,
+    ReceiptClaim,
+    ResultClaim,
+    recover_typed,
+    sign_typed,
+    typed_digest,
+    typed_document,
+)
+
+MAIL = Path(__file__).parents[4] / "shared" / "vectors" / "ethereum" / "eip712_mail.json"
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+SIGNER = Signer(b"\x07" * 32)
+DOMAIN = Domain(31337, "0x" + "5f" * 20)
+DIGESTS = [f"{number:064x}" for number in range(1, 9)]
+RESULT = ResultClaim(
+    job_id=DIGESTS[0],
+    operator=SIGNER.address,
+    role="executor",
+    tag="suspicion",
+    position="before",
+    answer=DIGESTS[1],
+    transcript=DIGESTS[2],
+    model=DIGESTS[3],
+    params=DIGESTS[4],
+    vrf_proof=DIGESTS[5],
+    clock=DIGESTS[6],
+    attestation="0" * 64,
+)
+RECEIPT = ReceiptClaim(job_id=DIGESTS[0], sequence=12, request=DIGESTS[1])
+
+HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+ADDRESSES = st.binary(min_size=20, max_size=20).map(lambda raw: "0x" + raw.hex())
+RESULTS = st.builds(
+    ResultClaim,
+    operator=ADDRESSES,
+    role=TEXTS,
+    tag=TEXTS,
+    position=TEXTS,
+    **dict.fromkeys(
+        ("job_id", "answer", "transcript", "model", "params", "vrf_proof", "clock", "attestation"), HEX64
+    ),
+)
+RECEIPTS = st.builds(ReceiptClaim, job_id=HEX64, sequence=st.integers(0, 2**256 - 1), request=HEX64)
+DOMAINS = st.builds(Domain, chain_id=st.integers(0, 2**256 - 1), registry=ADDRESSES)
+
+
+@pytest.fixture
+def mail() -> dict[str, Any]:
+    if not MAIL.exists():
+        pytest.skip(f"no published vectors at {MAIL}")
+    return dict(json.loads(MAIL.read_text()))
+
+
+def test_the_published_mail_is_signed_byte_for_byte(mail: dict[str, Any]) -> None:
+    signer = Signer.from_hex(mail["private_key"])
+    digest = typed_digest(mail["typed_data"])
+    assert digest.hex() == mail["expected"]["signHash"][2:]
+    assert signer._sign_digest(digest).hex() == mail["signature_rsv"][2:]
+    assert recover_digest(digest, bytes.fromhex(mail["signature_rsv"][2:])) == signer.address
+
+
+def word(value: str | int) -> bytes:
+    return (
+        value.to_bytes(32, "big")
+        if isinstance(value, int)
+        else bytes.fromhex(value.removeprefix("0x")).rjust(32, b"\0")
+    )
+
+
+def text(value: str) -> bytes:
+    return keccak(value.encode())
+
+
+def by_hand(domain: Domain, claim: ResultClaim | ReceiptClaim) -> bytes:
+    """EIP-712 written out for our two structs."""
+    separator = keccak(
+        text("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+        + text("AOS")
+        + text("1")
+        + word(domain.chain_id)
+        + word(domain.registry)
+    )
+    if isinstance(claim, ReceiptClaim):
+        struct = text("Receipt(bytes32 jobId,uint256 sequence,bytes32 request)")
+        struct += word(claim.job_id) + word(claim.sequence) + word(claim.request)
+    else:
+        struct = text(
+            "Result(bytes32 jobId,address operator,string role,string tag,string position,bytes32 answer,"
+            "bytes32 transcript,bytes32 model,bytes32 params,bytes32 vrfProof,bytes32 clock,bytes32 attestation)"
+        )
+        struct += word(claim.job_id) + word(claim.operator)
+        struct += text(claim.role) + text(claim.tag) + text(claim.position)
+        struct += b"".join(map(word, (claim.answer, claim.transcript, claim.model, claim.params)))
+        struct += word(claim.vrf_proof) + word(claim.clock) + word(claim.attestation)
+    return keccak(b"\x19\x01" + separator + keccak(struct))
+
+
+@given(DOMAINS, RESULTS | RECEIPTS)
+def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: ResultClaim | ReceiptClaim) -> None:
+    digest = by_hand(domain, claim)
+    assert typed_digest(typed_document(domain, claim)) == digest
+    signature = sign_typed(SIGNER, domain, claim)
+    assert recover_digest(digest, bytes.fromhex(signature)) == SIGNER.address
+    assert recover_typed(domain, claim, signature) == SIGNER.address
+
+
+@pytest.mark.parametrize("claim", [RESULT, RECEIPT])
+def test_other_wallets_make_the_same_signature(claim: ResultClaim | ReceiptClaim) -> None:
+    signed = Account.sign_typed_data(SIGNER.secret, full_message=typed_document(DOMAIN, claim))
+    assert sign_typed(SIGNER, DOMAIN, claim) == bytes(signed.signature).hex()
+
+
+@pytest.mark.parametrize("claim", [RESULT, RECEIPT])
+def test_every_field_is_bound(claim: ResultClaim | ReceiptClaim) -> None:
+    signature = sign_typed(SIGNER, DOMAIN, claim)
+    for field in fields(claim):
+        value = getattr(claim, field.name)
+        other = "0x" + "22" * 20 if field.name == "operator" else "f" * 64
+        if field.name in {"role", "tag", "position"}:
+            other = value + "x"
+        change: Any = {field.name: 13 if field.name == "sequence" else other}
+        changed = replace(claim, **change)
+        assert recover_typed(DOMAIN, changed, signature) != SIGNER.address, field.name
+
+
+def test_neighbouring_strings_are_not_confused() -> None:
+    signature = sign_typed(SIGNER, DOMAIN, replace(RESULT, tag="ab", position="c"))
+    assert recover_typed(DOMAIN, replace(RESULT, tag="a", position="bc"), signature) != SIGNER.address
+
+
+@pytest.mark.parametrize("other", [Domain(1, DOMAIN.registry), Domain(31337, "0x" + "60" * 20)])
+def test_the_domain_is_bound(other: Domain) -> None:
+    signature = sign_typed(SIGNER, DOMAIN, RESULT)
+    assert recover_typed(DOMAIN, RESULT, signature) == SIGNER.address
+    assert recover_typed(other, RESULT, signature) != SIGNER.address
+
+
+def test_addresses_are_taken_in_every_spelling_and_kept_in_one() -> None:
+    lower = replace(RESULT, operator=RESULT.operator.lower())
+    assert lower == RESULT
+    assert sign_typed(SIGNER, DOMAIN, lower) == sign_typed(SIGNER, DOMAIN, RESULT)
+    assert Domain(1, "AB" * 20) == Domain(1, "0x" + "ab" * 20)
+
+
+def test_high_s_twins_are_refused() -> None:
+    signature = bytes.fromhex(sign_typed(SIGNER, DOMAIN, RESULT))
+    s = ORDER - int.from_bytes(signature[32:64], "big")
+    twin = signature[:32] + s.to_bytes(32, "big") + bytes((55 - signature[64],))
+    with pytest.raises(InvalidSignature, match="upper half"):
+        recover_typed(DOMAIN, RESULT, twin.hex())
+
+
+@pytest.mark.parametrize("bad", ["", "0x", "00" * 64, "0x" + "11" * 65, "AA" * 65, "zz" * 65])
+def test_malformed_signatures_are_refused(bad: str) -> None:
+    with pytest.raises(InvalidSignature, match="130 lower-case hex digits"):
+        recover_typed(DOMAIN, RESULT, bad)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "0" * 63, "0" * 65, "0x" + "0" * 62, "0x" + "0" * 64, "A" * 64, "g" * 64, None, b""]
+)
+def test_digests_must_be_64_lower_case_digits(bad: Any) -> None:
+    for name in ("job_id", "answer", "transcript", "model", "params", "vrf_proof", "clock", "attestation"):
+        with pytest.raises(InvalidMessage, match=f"{name} must be 64"):
+            replace(RESULT, **{name: bad})
+    for name in ("job_id", "request"):
+        with pytest.raises(InvalidMessage, match=f"{name} must be 64"):
+            replace(RECEIPT, **{name: bad})
+
+
+@pytest.mark.parametrize("bad", [None, 1, b"executor", "\ud800"])
+def test_names_must_be_text(bad: Any) -> None:
+    for name in ("role", "tag", "position"):
+        with pytest.raises(InvalidMessage, match=f"{name} must be a string"):
+            replace(RESULT, **{name: bad})
+
+
+@pytest.mark.parametrize("bad", [-1, 2**256, True, "1", 1.0, None])
+def test_numbers_must_be_uint256(bad: Any) -> None:
+    with pytest.raises(InvalidMessage, match="sequence must be an integer"):
+        replace(RECEIPT, sequence=bad)
+    with pytest.raises(InvalidMessage, match="chain_id must be a uint256"):
+        Domain(bad, DOMAIN.registry)
+
+
+def test_wrong_addresses_are_refused() -> None:
+    with pytest.raises(InvalidAddress):
+        replace(RESULT, operator="0x12")
+    with pytest.raises(InvalidAddress):
+        Domain(1, "registry")
+
+
+def break_type(document: dict[str, Any]) -> None:
+    document["types"]["Receipt"][0]["type"] = "Missing"
+
+
+def break_value(document: dict[str, Any]) -> None:
+    document["message"]["jobId"] = bytes(33)
+
+
+def break_domain(document: dict[str, Any]) -> None:
+    document["domain"]["colour"] = "red"
+
+
+def break_number(document: dict[str, Any]) -> None:
+    document["message"]["sequence"] = -1
+
+
+def drop_value(document: dict[str, Any]) -> None:
+    del document["message"]["sequence"]
+
+
+def drop_types(document: dict[str, Any]) -> None:
+    del document["types"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [break_type, break_value, break_domain, break_number, drop_value, drop_types]
+)
+def test_documents_that_do_not_fit_their_types_are_refused(spoil: Any) -> None:
+    document = typed_document(DOMAIN, RECEIPT)
+    spoil(document)
+    with pytest.raises(InvalidMessage, match="does not fit its types"):
+        typed_digest(document)
