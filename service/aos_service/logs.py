@@ -31,6 +31,7 @@ def configure_logs(program: str, *, level: str = "info", json: bool | None = Non
 
     def name_program(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["program"] = program
+        event.pop("color_message", None)  # uvicorn's second copy of its message
         return event
 
     shared: list[Processor] = [

@@ -10,57 +10,50 @@ MASK = "***"
 _SECRET_WORD = re.compile(
     r"token|secret|password|passwd|passphrase|mnemonic|authorization|cookie", re.IGNORECASE
 )
-_KEY = re.compile(r"(?<!public)(?<!public_)(?<!pub)(?<!verify_)(?:^|_|-|\b|(?<=[a-z]))keys?$", re.IGNORECASE)
+_KEY = re.compile(r"keys?$", re.IGNORECASE)
+_PUBLIC_KEY = re.compile(r"(public|pub|verify)[_-]?keys?$", re.IGNORECASE)
 
+# Repetitions are bounded, so that a long text costs time in proportion to its length.
 _IN_TEXT = [
-    # scheme://user:password@host
-    (
-        re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://[^\s:/?#@]*:)[^\s@]+(?=@)", re.IGNORECASE),
-        rf"\g<keep>{MASK}",
-    ),
-    # Authorization: Bearer ...
-    (re.compile(r"(?P<keep>\bbearer\s+)[^\s'\",]+", re.IGNORECASE), rf"\g<keep>{MASK}"),
-    # password=..., "token": "...", 'signer_key': '...'
-    (
-        re.compile(
-            r"(?P<keep>[\w-]*(?:token|secret|password|passphrase|private_?key|signer_key|vrf_key|api_?key)"
-            r"(?:=|[\"']\s*[:=]\s*))(?P<quote>[\"']?)(?!\*)[^\s\"'&,;)}\]]+",
-            re.IGNORECASE,
-        ),
-        rf"\g<keep>\g<quote>{MASK}",
+    re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{1,30}://[^\s:/?#@]{0,200}:)\S{1,1000}(?=@)", re.IGNORECASE),
+    re.compile(r"(?P<keep>\bbearer\s{1,5})[^\s'\",]+", re.IGNORECASE),
+    # password=..., api_token='...', "signer_key": "..."
+    re.compile(
+        r"(?P<keep>(?:token|secret|password|passphrase|private_?key|signer_key|vrf_key|api_?key)"
+        r"(?:=|[\"']\s{0,5}[:=]\s{0,5})[\"']?)[^\s\"'&,;)}\]]+",
+        re.IGNORECASE,
     ),
 ]
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: mask secret values, in nested ones and in exception text too. Put it last before rendering."""
-    return {name: _masked(name, value) for name, value in event.items()}
+    """A structlog processor that masks secrets, in nested values and exception texts too.
+
+    Put it last before rendering.
+    """
+    return {name: _masked(name, value, inside_secret=False) for name, value in event.items()}
 
 
 def redact_text(text: str) -> str:
     """Mask what a text itself shows to be secret: passwords in URLs, bearer tokens, `password=...`."""
-    for pattern, replacement in _IN_TEXT:
-        text = pattern.sub(replacement, text)
+    for pattern in _IN_TEXT:
+        text = pattern.sub(rf"\g<keep>{MASK}", text)
     return text
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value of this name is kept out of the logs (`api_token`, `signer_key`; not `public_key`, `key_id`)."""
-    return bool(_SECRET_WORD.search(name) or _KEY.search(name))
+    """Whether a value of this name is masked (`api_token`, `signer_key`; not `public_key`, `key_id`)."""
+    return bool(_SECRET_WORD.search(name) or (_KEY.search(name) and not _PUBLIC_KEY.search(name)))
 
 
-def _masked(name: str, value: object) -> object:
-    secret = is_secret_name(name)
+def _masked(name: str, value: object, *, inside_secret: bool) -> object:
+    secret = inside_secret or is_secret_name(name)
     if isinstance(value, Mapping):
-        return {key: _masked(f"{name}_token" if secret else str(key), item) for key, item in value.items()}
+        return {key: _masked(str(key), item, inside_secret=secret) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_masked(name, item) for item in value]
+        return [_masked(name, item, inside_secret=secret) for item in value]
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(
-        value, int | float
-    ):  # max_tokens and prompt_tokens are counts; a numeric password is no count
-        return value if not secret or "token" in name.lower() else MASK
-    if secret:
-        return MASK
-    return redact_text(value if isinstance(value, str) else str(value))
+    if isinstance(value, int | float):  # max_tokens and prompt_tokens are counts; a numeric password is not
+        return MASK if secret and "token" not in name.lower() else value
+    return MASK if secret else redact_text(str(value))
