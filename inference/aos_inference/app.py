@@ -1,0 +1,135 @@
+"""The worker's HTTP API. Errors are raised anywhere below and rendered by one handler as {"code", "message"}."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from aos_inference.errors import BodyTooLarge, InvalidField, MalformedBody, QueueFull, RequestError
+from aos_inference.schemas import Answer, GenerateRequest, Health, ModelList, Problem
+from aos_inference.streaming import GenerationStream, unless_client_leaves
+from aos_inference.worker import Worker
+from aos_protocol import canonical
+from aos_protocol.errors import NotCanonical
+
+MAX_BODY: Final = 1024 * 1024
+_MAX_DISCARDED: Final = 16 * MAX_BODY
+
+router = APIRouter()
+
+
+def create_app(worker: Worker) -> FastAPI:
+    """The ASGI application around a worker whose engine runs."""
+    app = _WorkerApp(title="AOS inference worker", description="One GGUF model, checkable sampling.")
+    app.state.worker = worker
+    app.include_router(router)
+    app.exception_handler(RequestError)(_render_error)
+    app.exception_handler(HTTPException)(_render_http_error)
+    app.exception_handler(Exception)(_render_crash)
+    return app
+
+
+async def the_worker(request: Request) -> Worker:
+    """The worker that the application was made for."""
+    worker: Worker = request.app.state.worker
+    return worker
+
+
+async def generate_body(request: Request) -> GenerateRequest:
+    """Read and check the body, counting bytes as they come.
+
+    Raises BodyTooLarge, MalformedBody, and InvalidField with all wrong fields in its message.
+    """
+    body = await _read(request)
+    try:
+        return GenerateRequest.model_validate(canonical.parse(body))
+    except NotCanonical as error:
+        raise MalformedBody(f"The body cannot be read: {error}") from error
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(map(str, found['loc'])) or 'body'}: {found['msg']}"
+            for found in error.errors(include_url=False, include_input=False, include_context=False)[:5]
+        )
+        raise InvalidField("; ".join(problems)) from error
+
+
+TheWorker = Annotated[Worker, Depends(the_worker)]
+GenerateBody = Annotated[GenerateRequest, Depends(generate_body)]
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Problem} for status in (400, 404, 413, 422, 503)
+}
+
+
+@router.post("/v1/generate", response_model=Answer, responses=_PROBLEMS)
+async def generate(request: Request, body: GenerateBody, worker: TheWorker) -> Response | Answer:
+    """Run the model; with `stream`, send server-sent events with text and at last the answer."""
+    generation = await worker.prepare(body)
+    if body.stream:
+        return GenerationStream(worker, generation)
+    return await unless_client_leaves(request.receive, worker.complete(generation))
+
+
+@router.get("/v1/models")
+async def models(worker: TheWorker) -> ModelList:
+    """The model that this worker serves."""
+    return ModelList(models=[worker.card])
+
+
+@router.get("/healthz", responses={503: {"model": Health}})
+async def healthz(worker: TheWorker, response: Response) -> Health:
+    """Whether the engine runs, and how busy it is."""
+    active, queued = worker.engine.load
+    if not worker.engine.alive:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    status = "ok" if worker.engine.alive else "failed"
+    return Health(status=status, active=active, queued=queued, slots=worker.engine.slots)
+
+
+async def _read(request: Request) -> bytes:
+    """The body. What exceeds the limit is still read for a while, so that the client gets to see the answer."""
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MAX_BODY:
+            body += chunk
+        if size > _MAX_DISCARDED:
+            break
+    if size > MAX_BODY:
+        raise BodyTooLarge(f"The body exceeds {MAX_BODY:,} bytes; shorten the prompt.")
+    return bytes(body)
+
+
+async def _render_error(_: Request, error: RequestError) -> Response:
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else None
+    return _problem(error.status, str(error), headers)
+
+
+async def _render_http_error(_: Request, error: HTTPException) -> Response:
+    return _problem(error.status_code, str(error.detail), error.headers)
+
+
+async def _render_crash(_: Request, __: Exception) -> Response:
+    return _problem(500, "The worker failed on this request; its log says why.")
+
+
+def _problem(status: int, message: str, headers: Any = None) -> Response:  # noqa: ANN401
+    return JSONResponse(Problem(code=status, message=message).model_dump(), status, headers=headers)
+
+
+class _WorkerApp(FastAPI):
+    """FastAPI reads bodies on its own terms; here `generate_body` does, so its schema is added by hand."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            body = GenerateRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema["components"]["schemas"] |= body.pop("$defs") | {"GenerateRequest": body}
+            reference = {"$ref": "#/components/schemas/GenerateRequest"}
+            schema["paths"]["/v1/generate"]["post"]["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": reference}},
+            }
+        return super().openapi()
