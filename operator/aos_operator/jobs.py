@@ -1,0 +1,225 @@
+"""Carries every task from its dispatch to its accepted result, whatever stops or restarts in between.
+
+1. `take`: the dispatch goes into the store and the queue; only then is it acknowledged.
+2. The queue gives it to `_finish`, at once or after a restart.
+3. The worker runs it, unless the store already has its outcome. The outcome is stored before it is sent.
+4. The result is sent until the dispatcher accepts it or refuses it for good.
+5. The store closes the task; then the queue forgets its entry.
+
+A crash between any two steps repeats the step after it, and every step may be repeated.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from aos_operator.answers import accept_answer
+from aos_operator.backoff import Backoff, until_available
+from aos_operator.errors import AnswerRejected, QueueUnavailable, Refused, Unavailable, WorkerRefused
+from aos_operator.queue import Entry, Queue
+from aos_operator.session import Settled
+from aos_operator.store import Store
+from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
+from aos_operator.worker import Worker
+from aos_protocol.messages import Dispatch
+
+_BLOCK_S = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Post(Protocol):
+    """Sends results. `result` raises `Unavailable` when it must be sent again."""
+
+    async def result(self, task: Task) -> Settled:
+        """Send a task's result and return the dispatcher's reply."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many tasks may be open, how many run on the worker at once, how many are read from the store at a time."""
+
+    open_tasks: int
+    running: int
+    page: int
+
+
+@dataclass
+class _Work:
+    """An open task in this process; `entry` and `job` follow once the queue has given it."""
+
+    dispatch: Dispatch
+    entry: str | None = None
+    job: asyncio.Task[None] | None = None
+
+
+class Jobs:
+    """The open tasks of this operator."""
+
+    def __init__(self, store: Store, queue: Queue, worker: Worker, post: Post, limits: Limits) -> None:
+        self._store = store
+        self._queue = queue
+        self._worker = worker
+        self._post = post
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.running)
+        self._open: dict[TaskKey, _Work] = {}
+        self._taking = 0
+
+    @property
+    def full(self) -> bool:
+        """True when no further task is taken."""
+        return len(self._open) + self._taking >= self._limits.open_tasks
+
+    @property
+    def open_count(self) -> int:
+        """How many tasks are open in this process."""
+        return len(self._open)
+
+    async def take(self, dispatch: Dispatch) -> None:
+        """Put a checked dispatch into store and queue; taken before, it only brings its clock.
+
+        Raises `Refused` (429 when there are too many tasks), `StoreUnavailable` or `QueueUnavailable`.
+        """
+        key = TaskKey.of(dispatch)
+        if key not in self._open and self.full:
+            raise Refused(429, f"{self._limits.open_tasks} jobs are queued here already")
+        self._taking += 1
+        try:
+            await self._take(key, dispatch)
+        finally:
+            self._taking -= 1
+
+    async def _take(self, key: TaskKey, dispatch: Dispatch) -> None:
+        task = await self._store.take(dispatch)
+        known = self._open.get(key)
+        if known is not None:
+            known.dispatch = task.dispatch
+            return
+        if not task.open:
+            return
+        self._open[key] = _Work(task.dispatch)
+        try:
+            await self._queue.add(task.dispatch)
+        except QueueUnavailable:
+            del self._open[key]
+            raise
+        _log.info("took a job", job_id=key.job_id, tag=key.tag, role=dispatch.role, model=dispatch.model.name)
+
+    async def cancel(self, key: TaskKey) -> None:
+        """Stop working on a task that nobody waits for. Raises `StoreUnavailable` or `QueueUnavailable`."""
+        work = self._open.pop(key, None)
+        if work is not None and work.job is not None:
+            work.job.cancel()
+        await self._store.close(key, TaskState.CANCELLED, "cancelled by the dispatcher")
+        if work is not None and work.entry is not None:
+            await self._queue.done(work.entry)
+        _log.info("dropped a job that the dispatcher cancelled", job_id=key.job_id, tag=key.tag)
+
+    async def run(self) -> None:
+        """Work on whatever the queue gives, for ever; what earlier processes left undone comes first."""
+        async with asyncio.TaskGroup() as group:
+            backoff = Backoff()
+            while True:
+                try:
+                    await self._recover(group)
+                    backoff.reset()
+                    while True:
+                        await self._begin(group, await self._queue.read(_BLOCK_S))
+                except Unavailable as error:
+                    _log.error("waiting to read the queue again", problem=str(error))
+                await backoff.wait()
+
+    async def idle(self) -> None:
+        """Return when no task is open."""
+        while self._open:
+            jobs = [work.job for work in self._open.values() if work.job is not None]
+            await (asyncio.wait(jobs) if jobs else asyncio.sleep(0.01))
+
+    async def _recover(self, group: asyncio.TaskGroup) -> None:
+        """Bring queue and store together: each of them may have lost what the other still has."""
+        await self._queue.open()
+        await self._begin(group, await self._queue.take_over())
+        while entries := await self._queue.read(0):
+            await self._begin(group, entries)
+        last: TaskKey | None = None
+        while page := await self._store.open_tasks(last, self._limits.page):
+            for task in page:
+                work = self._open.get(task.key)
+                if work is None or work.job is None:
+                    await self._queue.add(task.dispatch)
+                    _log.info(
+                        "put a stored job back into the queue", job_id=task.key.job_id, tag=task.key.tag
+                    )
+            last = page[-1].key
+
+    async def _begin(self, group: asyncio.TaskGroup, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.dispatch is None:
+                _log.error("dropped a queue entry that cannot be read", entry=entry.id)
+                await self._queue.done(entry.id)
+                continue
+            key = TaskKey.of(entry.dispatch)
+            work = self._open.setdefault(key, _Work(entry.dispatch))
+            if work.job is None:
+                work.entry = entry.id
+                work.job = group.create_task(self._finish(key, work, entry.id))
+            elif work.entry != entry.id:  # the same task once more, from bringing queue and store together
+                await self._queue.done(entry.id)
+
+    async def _finish(self, key: TaskKey, work: _Work, entry_id: str) -> None:
+        structlog.contextvars.bind_contextvars(job_id=key.job_id, tag=key.tag)
+        task = await until_available(lambda: self._known(work.dispatch), "reading the job from PostgreSQL")
+        work.dispatch = task.dispatch
+        if task.open:
+            outcome = task.outcome or await self._produce(work)
+            state, verdict = await self._deliver(work, outcome)
+            await until_available(
+                lambda: self._store.close(key, state, verdict), "closing the job in PostgreSQL"
+            )
+        del self._open[key]
+        await until_available(lambda: self._queue.done(entry_id), "removing the job from Redis")
+
+    async def _known(self, dispatch: Dispatch) -> Task:
+        """The task as the store has it; a store that lost it gets it back from the queue."""
+        return await self._store.load(TaskKey.of(dispatch)) or await self._store.take(dispatch)
+
+    async def _produce(self, work: _Work) -> Outcome:
+        async with self._slots:
+            outcome = await self._run(work.dispatch)
+        return await until_available(
+            lambda: self._store.finish(work.dispatch, outcome), "storing the outcome in PostgreSQL"
+        )
+
+    async def _run(self, dispatch: Dispatch) -> Outcome:
+        try:
+            answer = await until_available(
+                lambda: self._worker.generate(dispatch.job, dispatch.seed), "running the job on the worker"
+            )
+            return accept_answer(answer, dispatch)
+        except (WorkerRefused, AnswerRejected) as error:
+            _log.warning("the job has no answer", reason=str(error))
+            return Outcome.failed(str(error))
+
+    async def _deliver(self, work: _Work, outcome: Outcome) -> tuple[TaskState, str]:
+        backoff = Backoff()
+        while True:
+            try:
+                reply = await self._post.result(Task(work.dispatch, outcome=outcome))
+            except Unavailable as error:
+                _log.warning("the result will be sent again", problem=str(error))
+            else:
+                if reply.code == 200:
+                    _log.info("the dispatcher accepted the result", answered=outcome.reason == "")
+                    return TaskState.ACCEPTED, reply.message
+                if reply.code == 400:
+                    _log.error("the dispatcher refused the result for good", reason=reply.message)
+                    return TaskState.REFUSED, reply.message
+                _log.warning(
+                    "the dispatcher cannot take the result now", code=reply.code, reason=reply.message
+                )
+            await backoff.wait()

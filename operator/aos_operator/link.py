@@ -1,0 +1,211 @@
+"""The WebSocket to the dispatcher: it carries texts between the socket and a `Session`, and connects again when it breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from aos_operator.backoff import Backoff
+from aos_operator.errors import LinkLost, Refused, Replaced, StartError, Unavailable
+from aos_operator.offer import Offer
+from aos_operator.outbox import Outbox, Wire
+from aos_operator.session import (
+    MAX_FRAME_BYTES,
+    CancelCall,
+    DrawCall,
+    JobCall,
+    Say,
+    Session,
+    Settled,
+    Welcomed,
+)
+from aos_operator.tasks import TaskKey
+from aos_protocol.identity import Signer
+from aos_protocol.messages import Dispatch
+
+CLOSE_REPLACED = 4001
+"""The dispatcher's close code when a newer connection of the same operator took this one's place."""
+
+_HANDSHAKE_S = 15.0
+_STABLE_S = 10.0
+_AT_ONCE = 64
+
+_Call: TypeAlias = DrawCall | JobCall | CancelCall
+
+_log = structlog.get_logger(__name__)
+
+
+class Desk(Protocol):
+    """What the dispatcher's requests are put to; every method may raise `Refused` or `Unavailable`."""
+
+    def offer(self) -> Offer:
+        """Return what is announced on the next connection."""
+        ...
+
+    def admit(self) -> None:
+        """Return when a draw may be taken part in now."""
+        ...
+
+    async def take(self, dispatch: Dispatch) -> None:
+        """Take a checked dispatch durably."""
+        ...
+
+    async def cancel(self, key: TaskKey) -> None:
+        """Drop a task."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the dispatcher is, whose key it must hold, and how often the connection is tried, in seconds."""
+
+    url: str
+    address: str
+    heartbeat: float
+
+
+class Link:
+    """Keeps one connection to the dispatcher open."""
+
+    def __init__(self, target: Target, signer: Signer, desk: Desk, outbox: Outbox) -> None:
+        self._target = target
+        self._signer = signer
+        self._desk = desk
+        self._outbox = outbox
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._socket: ClientConnection | None = None
+        self._was_welcome = False
+
+    async def run(self) -> None:
+        """Connect, and connect again, for ever.
+
+        Raises (in an exception group) `DispatcherRefused` or `WrongDispatcher` when the very first connection does not come
+        about, since then something is set up wrongly; later ones are only logged. Raises `Replaced` at any time.
+        """
+        async with asyncio.TaskGroup() as answers:
+            backoff = Backoff()
+            while True:
+                try:
+                    await self._connect(answers, backoff)
+                except StartError as error:
+                    if isinstance(error, Replaced) or not self._was_welcome:
+                        raise
+                    _log.error("the dispatcher does not let this operator in", problem=str(error))
+                except Unavailable as error:
+                    _log.warning("not connected to the dispatcher", url=self._target.url, problem=str(error))
+                await backoff.wait()
+
+    async def renew(self) -> None:
+        """Connect again, to announce a new offer."""
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def _connect(self, answers: asyncio.TaskGroup, backoff: Backoff) -> None:
+        async with self._open() as socket:
+            session = Session(self._signer, self._target.address, self._desk.offer())
+            wire = _SocketWire(socket)
+            async with asyncio.timeout(_HANDSHAKE_S):
+                welcomed = await _shake_hands(session, socket, wire)
+            await self._outbox.attach(session, wire, welcomed.last_seen)
+            self._was_welcome, self._socket = True, socket
+            _log.info("connected to the dispatcher", url=self._target.url, dispatcher=self._target.address)
+            since = asyncio.get_running_loop().time()
+            try:
+                await self._read(session, socket, wire, answers)
+            finally:
+                self._outbox.detach()
+                self._socket = None
+                if asyncio.get_running_loop().time() - since > _STABLE_S:
+                    backoff.reset()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[ClientConnection]:
+        heartbeat = self._target.heartbeat
+        try:
+            async with connect(
+                self._target.url,
+                open_timeout=_HANDSHAKE_S,
+                ping_interval=heartbeat,
+                ping_timeout=2 * heartbeat,
+                close_timeout=1,
+                max_size=2
+                * MAX_FRAME_BYTES,  # a frame somewhat too large gets an answer; a huge one ends the connection
+                proxy=None,
+            ) as socket:
+                yield socket
+        except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code == CLOSE_REPLACED:
+                raise Replaced from error
+            raise LinkLost(f"the connection was closed ({error})") from error
+        except (OSError, TimeoutError, WebSocketException) as error:
+            raise LinkLost(f"cannot connect ({error or type(error).__name__})") from error
+
+    async def _read(
+        self, session: Session, socket: ClientConnection, wire: Wire, answers: asyncio.TaskGroup
+    ) -> None:
+        while True:
+            match session.receive(await socket.recv()):
+                case Settled() as reply:
+                    self._outbox.settle(reply)
+                case Say(text):
+                    await wire.send(text)
+                case DrawCall() | JobCall() | CancelCall() as call:
+                    await self._slots.acquire()
+                    answers.create_task(self._answer(session, wire, call))
+
+    async def _answer(self, session: Session, wire: Wire, call: _Call) -> None:
+        """Answer one request. That the connection is gone is for `_read` to report."""
+        try:
+            try:
+                await self._carry_out(call)
+            except Refused as error:
+                await wire.send(session.reply(call.frame_id, error.code, str(error)))
+            except LinkLost:
+                raise
+            except Unavailable as error:
+                await wire.send(session.reply(call.frame_id, 503, str(error)))
+            else:
+                if not isinstance(call, DrawCall):
+                    await wire.send(session.reply(call.frame_id))
+        except LinkLost:
+            _log.debug("an answer came too late for its connection")
+        finally:
+            self._slots.release()
+
+    async def _carry_out(self, call: _Call) -> None:
+        match call:
+            case DrawCall():
+                self._desk.admit()
+                await self._outbox.ticket(call)
+            case JobCall(dispatch=dispatch):
+                await self._desk.take(dispatch)
+            case CancelCall(key=key):
+                await self._desk.cancel(key)
+
+
+class _SocketWire:
+    """`Wire` on a WebSocket."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    async def send(self, text: str) -> None:
+        """See `Wire.send`."""
+        try:
+            await self._socket.send(text)
+        except ConnectionClosed as error:
+            raise LinkLost from error
+
+
+async def _shake_hands(session: Session, socket: ClientConnection, wire: Wire) -> Welcomed:
+    while True:
+        match session.receive(await socket.recv()):
+            case Say(text):
+                await wire.send(text)
+            case Welcomed() as welcomed:
+                return welcomed

@@ -1,0 +1,46 @@
+"""What an operator announces to its dispatcher: worker type and models."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aos_protocol.errors import InvalidMessage
+from aos_protocol.messages import JobSpec, ModelOffer, WorkerType
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A worker type, and the models that the worker serves: name to SHA-256 of the GGUF."""
+
+    worker_type: WorkerType
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def announced(self) -> list[ModelOffer]:
+        """Return the models as `connect` lists them, by name."""
+        return [ModelOffer(name=name, sha256=digest) for name, digest in sorted(self.models.items())]
+
+    def check(self, job_type: WorkerType, model: ModelOffer) -> None:
+        """Raise `InvalidMessage`, in AOS's own words where it has some, unless this job fits the offer."""
+        if job_type != self.worker_type:
+            raise InvalidMessage(f"unsupported worker type, need {self.worker_type}, got {job_type}")
+        served = self.models.get(model.name)
+        if served is None:
+            raise InvalidMessage(f"this operator does not serve model {model.name}")
+        if served != model.sha256:
+            raise InvalidMessage(
+                f"this operator serves model {model.name} as {served}, not as {model.sha256}"
+            )
+
+    def check_job(self, job: JobSpec, model: ModelOffer) -> None:
+        """Like `check`, for a whole job, whose model must be the one that the dispatch names."""
+        self.check(job.tag, model)
+        if job.model != model.name:
+            raise InvalidMessage(f"the job asks for model {job.model}, its dispatch names {model.name}")
+
+
+def select_models(served: Iterable[ModelOffer], wanted: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the served models that are wanted (all, when `wanted` is empty), and the wanted ones that are missing."""
+    available = {model.name: model.sha256 for model in served}
+    if not wanted:
+        return available, []
+    chosen = {name: available[name] for name in wanted if name in available}
+    return chosen, [name for name in wanted if name not in available]

@@ -1,0 +1,159 @@
+"""Puts an operator together and runs it until it is told to stop."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import structlog
+
+from aos_operator.counter import Counter
+from aos_operator.database import check_tables
+from aos_operator.errors import Refused, StartError
+from aos_operator.jobs import Jobs, Limits
+from aos_operator.link import Link, Target
+from aos_operator.offer import Offer
+from aos_operator.outbox import Outbox
+from aos_operator.queue import Queue, RedisQueue, connect_redis
+from aos_operator.settings import OperatorSettings
+from aos_operator.store import PostgresStore, Store
+from aos_operator.tasks import TaskKey
+from aos_operator.watch import WorkerWatch
+from aos_operator.worker import HttpWorker, Worker
+from aos_protocol.identity import Signer
+from aos_protocol.messages import Dispatch
+from aos_service.database import create_engine
+from aos_service.keys import load_signer
+
+GRACE_S = 3.0
+"""How long a stopping operator waits for its open tasks, in seconds; what is not done by then is durable."""
+
+_log = structlog.get_logger(__name__)
+
+
+async def run_operator(
+    settings: OperatorSettings, stop: asyncio.Event, *, file: Path | None = None, worker: Worker | None = None
+) -> None:
+    """Run until `stop` is set, on the configured PostgreSQL, Redis and worker (or on the `worker` given).
+
+    `file` is where the settings came from. Raises `OperatorError` or `ServiceError`, possibly in an exception group,
+    when the operator cannot start, or may not go on.
+    """
+    signer = _signer(settings, file)
+    for notice in settings.notices():
+        _log.info(notice)
+    async with AsyncExitStack() as stack:
+        store = await _open_store(settings, signer.address, stack)
+        queue = await _open_queue(settings, signer.address, stack)
+        if worker is None:
+            worker = HttpWorker(settings.net.worker_url, settings.net.worker_timeout)
+            stack.push_async_callback(worker.close)
+        await Operator(settings, signer, store, queue, worker).run(stop)
+
+
+class Operator:
+    """All parts of a running operator, joined."""
+
+    def __init__(
+        self, settings: OperatorSettings, signer: Signer, store: Store, queue: Queue, worker: Worker
+    ) -> None:
+        node, net = settings.node, settings.net
+        self._address = signer.address
+        outbox = Outbox(Counter(store))
+        limits = Limits(node.cache_msg_maximum, net.worker_concurrency, settings.api.read_maximum)
+        self._jobs = Jobs(store, queue, worker, outbox, limits)
+        self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
+        self._desk = _Desk(self._watch, self._jobs)
+        target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval)
+        self._link = Link(target, signer, self._desk, outbox)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""
+        _log.info("operator starts", operator=self._address)
+        async with asyncio.TaskGroup() as group:
+            parts = [group.create_task(self._jobs.run()), group.create_task(self._face_dispatcher())]
+            await stop.wait()
+            self._desk.stopping = True
+            _log.info("operator stops", open_tasks=self._jobs.open_count)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_S):
+                    await self._jobs.idle()
+            for part in parts:
+                part.cancel()
+
+    async def _face_dispatcher(self) -> None:
+        """Connect once the worker has said what it serves: an operator without models has nothing to announce."""
+        await self._watch.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._link.run())
+            group.create_task(self._watch.run(self._link.renew))
+
+
+class _Desk:
+    """`link.Desk`: puts the dispatcher's requests to the worker's watch and to the jobs."""
+
+    def __init__(self, watch: WorkerWatch, jobs: Jobs) -> None:
+        self._watch = watch
+        self._jobs = jobs
+        self.stopping = False
+
+    def offer(self) -> Offer:
+        """See `Desk.offer`."""
+        return self._watch.offer
+
+    def admit(self) -> None:
+        """See `Desk.admit`."""
+        self._check_running()
+        if self._watch.away:
+            raise Refused(503, f"no worker at the moment: {self._watch.away}")
+        if self._jobs.full:
+            raise Refused(429, "the queue is full")
+
+    async def take(self, dispatch: Dispatch) -> None:
+        """See `Desk.take`."""
+        self._check_running()
+        await self._jobs.take(dispatch)
+
+    async def cancel(self, key: TaskKey) -> None:
+        """See `Desk.cancel`."""
+        await self._jobs.cancel(key)
+
+    def _check_running(self) -> None:
+        if self.stopping:
+            raise Refused(503, "this operator is shutting down")
+
+
+def _signer(settings: OperatorSettings, file: Path | None) -> Signer:
+    node = settings.node
+    if node.node_type == "tee":
+        raise StartError("node.node_type: tee needs the enclave worker, which is not built yet; use opml")
+    signer = load_signer(
+        node.signer_key, keystore=node.keystore, password_file=node.keystore_password_file, file=file
+    )
+    if node.node_id is not None and node.node_id != signer.address:
+        raise StartError(
+            f"node.node_id is {node.node_id}, but the key is that of {signer.address}: correct one of the two"
+        )
+    return signer
+
+
+async def _open_store(settings: OperatorSettings, operator: str, stack: AsyncExitStack) -> PostgresStore:
+    url = settings.db.url()
+    await check_tables(url)
+    engine = create_engine(
+        url,
+        pool_min=settings.db.min_connect_pool,
+        pool_max=settings.db.max_connect_pool,
+        connect_timeout=settings.db.connect_timeout,
+        acquire_timeout=settings.db.acquire_timeout,
+    )
+    stack.push_async_callback(engine.dispose)
+    return PostgresStore(engine, operator)
+
+
+async def _open_queue(settings: OperatorSettings, operator: str, stack: AsyncExitStack) -> RedisQueue:
+    queue = RedisQueue(
+        connect_redis(settings.queue.queue_url.get_secret_value()), operator, settings.queue.topic
+    )
+    stack.push_async_callback(queue.close)
+    await queue.open()
+    return queue

@@ -1,0 +1,332 @@
+"""The protocol of one connection to a dispatcher, without I/O (docs/protocol.md).
+
+Every text that arrives goes into `Session.receive`, which returns what happened; what the operator has to say is made by the
+methods named after it. So tests step through the protocol by hand, and `link` only carries the texts.
+
+1. `challenge` arrives: `Say` carries our `connect`.
+2. Its reply arrives: `Welcomed`; the driver lifts the clock's counter before it takes anything else.
+3. `draw`, `dispatch_job` and `cancel_job` arrive, already checked; the driver answers each with `ticket` or `reply`.
+4. `result` makes a `job_result`; its reply arrives as `Settled`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+import structlog
+
+from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
+from aos_operator.offer import Offer
+from aos_operator.tasks import Outcome, Task, TaskKey
+from aos_operator.tickets import draw_ticket
+from aos_protocol.canonical import JsonObject
+from aos_protocol.clock import VectorClock
+from aos_protocol.errors import InvalidMessage, ProtocolError
+from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
+from aos_protocol.identity import Signer, address_of
+from aos_protocol.messages import (
+    NO_DIGEST,
+    Challenge,
+    Dispatch,
+    Draw,
+    JobResult,
+    Ticket,
+    Vrf,
+    Welcome,
+    parse_message,
+)
+from aos_protocol.sortition import ticket_threshold
+from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
+from aos_protocol.verification import check_receipt, check_seed, result_claim
+
+MAX_FRAME_BYTES = 4 << 20
+MAX_BAD_FRAMES = 100
+MAX_LAST_SEEN = 2**62
+"""A dispatcher that claims to have seen more of our counter than this is lying or broken."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Say:
+    """Send this text; nothing else is to be done."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """The dispatcher let us in; it has seen our counter at `last_seen` (0: never)."""
+
+    last_seen: int
+
+
+@dataclass(frozen=True)
+class DrawCall:
+    """A draw that this operator can take part in."""
+
+    frame_id: str
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class JobCall:
+    """A dispatch whose receipt, seed and model were checked."""
+
+    frame_id: str
+    dispatch: Dispatch
+
+
+@dataclass(frozen=True)
+class CancelCall:
+    """Nobody waits for this task's result any more."""
+
+    frame_id: str
+    key: TaskKey
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The dispatcher's reply to one of our results."""
+
+    frame_id: str
+    code: int
+    message: str
+
+
+Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | Settled | None
+
+
+class _Stage(Enum):
+    CHALLENGE = 1
+    WELCOME = 2
+    OPEN = 3
+
+
+class Session:
+    """What has been said on one connection, and what may be said next."""
+
+    def __init__(self, signer: Signer, dispatcher: str, offer: Offer) -> None:
+        self._signer = signer
+        self._dispatcher = dispatcher
+        self._offer = offer
+        self._stage = _Stage.CHALLENGE
+        self._challenge: Challenge | None = None
+        self._number = 0
+        self._last_id = 0
+        self.refused: Counter[str] = Counter()
+        """How often something was refused on this connection, by kind."""
+        self._requests: dict[str, Callable[[str, JsonObject], Event]] = {
+            "draw": self._drawn,
+            "dispatch_job": self._dispatched,
+            "cancel_job": self._cancelled,
+        }
+
+    def receive(self, text: str | bytes) -> Event:
+        """Take one message from the dispatcher; None when there is nothing to do about it.
+
+        Raises `WrongDispatcher` or `DispatcherRefused` when this connection cannot come about, and `LinkLost` when
+        it has brought too many frames that are not the dispatcher's.
+        """
+        try:
+            frame = open_frame(text, max_bytes=MAX_FRAME_BYTES)
+            self._check_sender(frame)
+        except ProtocolError as error:
+            return self._bad_frame(text, str(error))
+        if frame.method is None:
+            return self._replied(frame)
+        try:
+            return self._requested(frame)
+        except ProtocolError as error:
+            self.refused[frame.method[:32]] += 1
+            _log.warning("refused a request of the dispatcher", method=frame.method[:32], reason=str(error))
+            return Say(self.reply(frame.id, 400, str(error)))
+
+    def reply(self, frame_id: str, code: int = 200, message: str = "success") -> str:
+        """Make the reply to a request of the dispatcher."""
+        return seal_reply(self._signer, frame_id, {"code": code, "message": message}).text
+
+    def ticket(self, call: DrawCall, counter: int) -> str:
+        """Make the reply to a draw; `counter` is this operator's clock entry for it."""
+        draw = call.draw
+        ticket = Ticket(
+            job_id=draw.job_id,
+            tag=draw.tag,
+            position=draw.position,
+            operator=self._signer.address,
+            vrf=draw_ticket(self._signer, draw),
+            clock=self._clock(draw.clock, counter),
+        )
+        answer: JsonObject = {"code": 200, "message": "success", "ticket": ticket.to_json()}
+        return seal_reply(self._signer, call.frame_id, answer).text
+
+    def result(self, task: Task, counter: int) -> tuple[str, str]:
+        """Make a `job_result` for a task that has an outcome: its frame's id and text."""
+        if task.outcome is None:
+            raise ValueError("a task without an outcome has no result yet")
+        vrf = draw_ticket(self._signer, task.dispatch)
+        clock = self._clock(task.dispatch.clock, counter)
+        text = self._result_text(task, task.outcome, vrf, clock)
+        if len(text.encode()) > MAX_FRAME_BYTES:
+            outcome = Outcome.failed(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
+            text = self._result_text(task, outcome, vrf, clock)
+        return str(self._last_id), text
+
+    def _result_text(self, task: Task, outcome: Outcome, vrf: Vrf, clock: dict[str, str]) -> str:
+        dispatch = task.dispatch
+        unsigned = JobResult(
+            user=dispatch.user,
+            job_id=dispatch.job_id,
+            result=outcome.result,
+            reason=outcome.reason,
+            vrf=vrf,
+            tag=dispatch.tag,
+            clock=clock,
+            operator=self._signer.address,
+            signature=NO_DIGEST * 2 + "00",
+            position=dispatch.position,
+            role=dispatch.role,
+            model=dispatch.model,
+            transcript=outcome.transcript,
+        )
+        transcript = None if outcome.transcript is None else Transcript.from_json(outcome.transcript)
+        claim = result_claim(unsigned, dispatch.job.params.digest(), transcript)
+        result = unsigned.model_copy(update={"signature": sign_typed(self._signer, self._domain(), claim)})
+        return self._request("job_result", result.to_json())
+
+    def _request(self, method: str, param: JsonObject) -> str:
+        self._last_id += 1
+        return seal_request(self._signer, str(self._last_id), method, [param]).text
+
+    def _clock(self, known: dict[str, str], counter: int) -> dict[str, str]:
+        return VectorClock.from_map(known).merge(VectorClock({self._number: counter})).to_map()
+
+    def _domain(self) -> Domain:
+        challenge = self._challenged_by()
+        return Domain(challenge.chain_id, challenge.registry)
+
+    def _challenged_by(self) -> Challenge:
+        if self._challenge is None:
+            raise InvalidMessage("there was no challenge yet; send it first")
+        return self._challenge
+
+    def _check_sender(self, frame: Frame) -> None:
+        if frame.address == self._dispatcher:
+            return
+        if self._stage is _Stage.CHALLENGE:
+            raise WrongDispatcher(
+                f"the dispatcher there is {frame.address}, but node.dispatcher_address is {self._dispatcher}: "
+                "correct the address, or net.dispatcher_url"
+            )
+        raise InvalidMessage(
+            f"the frame is signed by {frame.address}, not by the dispatcher {self._dispatcher}"
+        )
+
+    def _bad_frame(self, text: str | bytes, reason: str) -> Event:
+        self.refused["frame"] += 1
+        _log.warning("refused a frame", reason=reason)
+        if self.refused["frame"] >= MAX_BAD_FRAMES:
+            raise LinkLost(
+                f"{MAX_BAD_FRAMES} frames on this connection were not the dispatcher's; connecting again"
+            )
+        frame_id = _request_id(text)
+        return None if frame_id is None else Say(self.reply(frame_id, 400, reason))
+
+    def _requested(self, frame: Frame) -> Event:
+        if len(frame.params) != 1:
+            raise InvalidMessage("a request of the dispatcher has exactly one parameter")
+        if frame.method == "challenge" and self._stage is _Stage.CHALLENGE:
+            return self._challenged(frame.params[0])
+        handler = self._requests.get(frame.method or "")
+        if handler is None:
+            known = ", ".join(self._requests)
+            raise InvalidMessage(f"this operator takes a challenge first, and once, and then {known}")
+        if self._stage is not _Stage.OPEN:
+            raise InvalidMessage(f"{frame.method} must come after the reply to connect")
+        return handler(frame.id, frame.params[0])
+
+    def _challenged(self, param: JsonObject) -> Event:
+        challenge = parse_message(Challenge, param)
+        owner = address_of(bytes.fromhex(challenge.public_key))
+        if challenge.dispatcher != self._dispatcher or owner != self._dispatcher:
+            raise WrongDispatcher(f"the challenge names {challenge.dispatcher} and a key of {owner}")
+        self._challenge, self._stage = challenge, _Stage.WELCOME
+        connect: JsonObject = {
+            "operator": self._signer.address,
+            "workers": [self._offer.worker_type],
+            "models": [model.to_json() for model in self._offer.announced()],
+            "nonce": challenge.nonce,
+        }
+        return Say(self._request("connect", seal_object(self._signer, connect)))
+
+    def _replied(self, frame: Frame) -> Event:
+        result = frame.result or {}
+        code, message = result.get("code"), result.get("message")
+        if type(code) is not int or not isinstance(message, str):
+            return self._bad_frame(frame.text, "a reply needs an integer code and a message")
+        if self._stage is _Stage.OPEN:
+            return Settled(frame.id, code, message)
+        if self._stage is _Stage.CHALLENGE or frame.id != str(self._last_id):
+            return self._bad_frame(frame.text, "a reply to nothing that was asked")
+        return self._welcomed(code, message, result)
+
+    def _welcomed(self, code: int, message: str, result: JsonObject) -> Event:
+        if code in {429, 503}:
+            raise Unavailable(f"the dispatcher cannot take this operator now ({code}): {message}")
+        if code != 200:
+            raise DispatcherRefused(
+                f"the dispatcher refuses operator {self._signer.address}: {message} (if it is not registered there, "
+                f"ask its owner to run: dispatcher operator add {self._signer.address})"
+            )
+        try:
+            welcome = parse_message(Welcome, result)
+        except InvalidMessage as error:
+            raise LinkLost(f"the dispatcher's welcome cannot be read: {error}") from error
+        last_seen = VectorClock.from_map(welcome.clock).get(welcome.number)
+        if last_seen > MAX_LAST_SEEN:
+            raise DispatcherRefused(
+                f"the dispatcher claims to have seen clock {last_seen} of us, which cannot be"
+            )
+        self._number, self._stage = welcome.number, _Stage.OPEN
+        return Welcomed(last_seen)
+
+    def _drawn(self, frame_id: str, param: JsonObject) -> Event:
+        draw = parse_message(Draw, param)
+        self._offer.check(draw.job_type, draw.model)
+        self._check_draw(draw)
+        return DrawCall(frame_id, draw)
+
+    def _dispatched(self, frame_id: str, param: JsonObject) -> Event:
+        dispatch = parse_message(Dispatch, param)
+        self._offer.check_job(dispatch.job, dispatch.model)
+        claim = ReceiptClaim(dispatch.job_id, dispatch.sequence, dispatch.request_digest)
+        check_receipt(self._dispatcher, self._domain(), claim, dispatch.signature)
+        self._check_draw(dispatch)
+        return JobCall(frame_id, dispatch)
+
+    def _check_draw(self, call: Draw | Dispatch) -> None:
+        ticket_threshold(call.range_start, call.range_end, call.tag, call.position)  # raises if no rule fits
+        key = self._challenged_by().public_key
+        check_seed(self._dispatcher, key, call.job_id, call.seed, call.seed_proof)
+
+    def _cancelled(self, frame_id: str, param: JsonObject) -> Event:
+        job_id, tag = param.get("job_id"), param.get("tag")
+        if param.keys() != {"job_id", "tag"} or not isinstance(job_id, str) or not isinstance(tag, str):
+            raise InvalidMessage("cancel_job takes job_id and tag, both strings, and nothing else")
+        return CancelCall(frame_id, TaskKey(job_id, tag))
+
+
+def _request_id(text: str | bytes) -> str | None:
+    """The id of a request that is not acceptable, if one can be made out; a reply is never answered."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or not isinstance(body.get("method"), str):
+        return None
+    frame_id = body.get("id")
+    return frame_id if isinstance(frame_id, str) and len(frame_id) <= 128 else None

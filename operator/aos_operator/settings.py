@@ -1,0 +1,195 @@
+"""Settings of an operator: what `config-operator.yaml` may contain, with AOS's names, types and defaults.
+
+Keys of AOS that have no meaning here are accepted, and `notices` says so.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from sqlalchemy import URL
+
+from aos_protocol.errors import InvalidAddress
+from aos_protocol.identity import checksum_address
+from aos_service.database import database_url
+
+
+def _address(text: str) -> str:
+    try:
+        return checksum_address(text)
+    except InvalidAddress as error:
+        raise ValueError(str(error)) from None
+
+
+def _dispatcher_url(text: str) -> str:
+    parts = urlsplit(text)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in {"ws", "wss"} or not parts.hostname:
+        raise ValueError("must be ws://host:port/ws or wss://host/ws (http:// and https:// stand for them)")
+    path = parts.path.rstrip("/")
+    if parts.scheme != scheme or not path:
+        path = path.removesuffix("/ws") + "/ws"
+    return parts._replace(scheme=scheme, path=path).geturl()
+
+
+def _worker_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1:
+        return text
+    if parts.scheme in {"http", "https"} and parts.hostname:
+        return text.rstrip("/")
+    raise ValueError("must be http://host:port, or unix:///folder/worker.sock with three slashes")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Group(BaseModel):
+    """One block of the file: closed, so that a misspelt key is found rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Database(Group):
+    """PostgreSQL: where, and how many connections; time-outs in seconds."""
+
+    pg_db_url: SecretStr
+    pg_db_name: str | None = Field(None, min_length=1)
+    max_connect_pool: Positive = 30
+    min_connect_pool: Positive = 10
+    connect_timeout: Seconds = 30
+    acquire_timeout: Seconds = 60
+
+    @field_validator("pg_db_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("postgres://", "postgresql://")):
+            raise ValueError(
+                "must be postgres://user:password@host:port/name or postgres://user@/name?host=/folder"
+            )
+        return url
+
+    @field_validator("pg_db_name")
+    @classmethod
+    def _names_the_same(cls, name: str | None, info: ValidationInfo) -> str | None:
+        url = info.data.get("pg_db_url")
+        in_url = urlsplit(url.get_secret_value()).path.strip("/") if url is not None else ""
+        if name and in_url and name != in_url:
+            raise ValueError(f"is not the database that pg_db_url names ({in_url}): leave one of them out")
+        return name
+
+    def url(self) -> URL:
+        """Return the database's address. Raises `DatabaseError` when it cannot be read or names no database."""
+        parts = urlsplit(self.pg_db_url.get_secret_value())
+        if self.pg_db_name and not parts.path.strip("/"):
+            parts = parts._replace(path="/" + quote(self.pg_db_name, safe=""))
+        return database_url(parts.geturl())
+
+    @field_validator("min_connect_pool")
+    @classmethod
+    def _fits(cls, minimum: int, info: ValidationInfo) -> int:
+        if minimum > info.data.get("max_connect_pool", minimum):
+            raise ValueError("must not exceed max_connect_pool")
+        return minimum
+
+
+class Queue(Group):
+    """Redis: where, and the last part of the stream's name, `aos:{operator}:{topic}`."""
+
+    queue_url: SecretStr
+    topic: str = Field("task", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+
+    @field_validator("queue_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr) -> SecretStr:
+        if urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must be redis://host:port/0, rediss://host:port/0 or unix:///folder/redis.sock")
+        return url
+
+
+class Net(Group):
+    """Where the dispatcher and the worker are."""
+
+    dispatcher_url: Annotated[str, AfterValidator(_dispatcher_url)]
+    worker_url: Annotated[str, AfterValidator(_worker_url)] = "http://127.0.0.1:5005"
+    worker_timeout: Seconds = 900
+    worker_concurrency: Positive = 4
+    rest_url: str | None = None
+    outer_url: str | None = None
+    callback_url: str | None = None
+    tee_llm_cid: int = Field(15, ge=3, le=2**32 - 1)
+    tee_llm_port: int = Field(5005, ge=1, le=2**32 - 1)
+
+
+class Node(Group):
+    """Who this operator is, whom it trusts, and what it takes on."""
+
+    node_id: Address | None = None
+    signer_key: SecretStr | None = None
+    keystore: Path | None = None
+    keystore_password_file: Path | None = None
+    vrf_key: SecretStr | None = None
+    dispatcher_address: Address
+    node_type: Literal["opml", "tee"] = "opml"
+    cache_msg_maximum: Positive = 500
+    heartbeat_interval: Seconds = 10
+    ai_models: list[str] = Field(default_factory=list, max_length=256)
+
+    @field_validator("vrf_key")
+    @classmethod
+    def _is_signer_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        signer = info.data.get("signer_key")
+        if key is not None and (signer is None or _digits(key) != _digits(signer)):
+            raise ValueError(
+                "must be the same as signer_key, or left out: a ticket counts only when it is drawn with the operator's "
+                "own key, else anybody could try keys until one is selected"
+            )
+        return key
+
+
+class Chain(Group):
+    """Where the registry contract is; not read yet, the ranges come from the dispatcher's own registry."""
+
+    chain_rpc_url: str | None = None
+    vrf_range_contract: Address | None = None
+    vrf_sort_precision: int | None = None
+
+
+class Api(Group):
+    """How many stored tasks are read at a time when the operator starts."""
+
+    read_maximum: Positive = 20
+
+
+class OperatorSettings(Group):
+    """The whole file."""
+
+    db: Database
+    queue: Queue
+    net: Net
+    node: Node
+    chain: Chain = Chain()
+    api: Api = Api()
+
+    def notices(self) -> list[str]:
+        """Say which keys of the file have no effect in this version, and what holds instead."""
+        said = [
+            f"{key} has no effect: {why}"
+            for key, value, why in (
+                ("net.callback_url", self.net.callback_url, "workers answer in the response"),
+                ("net.rest_url", self.net.rest_url, "the operator opens no port of its own"),
+                ("net.outer_url", self.net.outer_url, "the operator opens no port of its own"),
+                ("chain.vrf_sort_precision", self.chain.vrf_sort_precision, "selection is exact"),
+            )
+            if value is not None
+        ]
+        if self.chain.chain_rpc_url or self.chain.vrf_range_contract:
+            said.append("chain is not read yet: the operator's range comes from the dispatcher's registry")
+        return said
+
+
+def _digits(key: SecretStr) -> str:
+    return key.get_secret_value().lower().removeprefix("0x")

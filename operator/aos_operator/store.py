@@ -1,0 +1,187 @@
+"""The operator's memory in PostgreSQL: its clock counter, and its tasks until their results are accepted."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import asyncpg
+from sqlalchemy import ColumnElement, RowMapping, and_, exc, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from aos_operator.counter import CounterStore
+from aos_operator.errors import StoreUnavailable
+from aos_operator.tables import ClockRow, TaskRow
+from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
+from aos_protocol.messages import Dispatch
+
+
+class Store(CounterStore, Protocol):
+    """What an operator remembers. Every method raises `StoreUnavailable` when it cannot."""
+
+    async def take(self, dispatch: Dispatch) -> Task:
+        """Keep a dispatch as an open task, or merge it into the task that it repeats (`Task.retaken`)."""
+        ...
+
+    async def load(self, key: TaskKey) -> Task | None:
+        """Return a task as it stands; None when it is not known."""
+        ...
+
+    async def open_tasks(self, after: TaskKey | None, limit: int) -> Sequence[Task]:
+        """Return up to `limit` open tasks, ordered by key, that come after `after`."""
+        ...
+
+    async def finish(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
+        """Keep the outcome of a task, which may be new here; return the one that was kept first."""
+        ...
+
+    async def close(self, key: TaskKey, state: TaskState, verdict: str) -> None:
+        """Close an open task with what the dispatcher said about it; a closed one stays as it is."""
+        ...
+
+
+class PostgresStore:
+    """`Store` on PostgreSQL, for one operator address."""
+
+    def __init__(self, engine: AsyncEngine, operator: str) -> None:
+        self._engine = engine
+        self._operator = operator
+
+    async def reserve(self, count: int) -> int:
+        """See `CounterStore.reserve`."""
+        row = insert(ClockRow).values(operator=self._operator, reserved=count)
+        raised = row.on_conflict_do_update(
+            index_elements=[ClockRow.operator], set_={"reserved": ClockRow.reserved + count}
+        ).returning(ClockRow.reserved)
+        async with self._transaction() as connection:
+            return (await connection.execute(raised)).scalar_one()
+
+    async def lift(self, floor: int) -> None:
+        """See `CounterStore.lift`."""
+        row = insert(ClockRow).values(operator=self._operator, reserved=floor)
+        lifted = row.on_conflict_do_update(
+            index_elements=[ClockRow.operator], set_={"reserved": func.greatest(ClockRow.reserved, floor)}
+        )
+        async with self._transaction() as connection:
+            await connection.execute(lifted)
+
+    async def take(self, dispatch: Dispatch) -> Task:
+        """See `Store.take`."""
+        task = Task(dispatch)
+        row = insert(TaskRow).values(**self._names(task.key), state=task.state, dispatch=dispatch.to_json())
+        fresh = row.on_conflict_do_nothing().returning(TaskRow.job_id)
+        async with self._transaction() as connection:
+            if (await connection.execute(fresh)).first() is not None:
+                return task
+            known = await self._select(connection, task.key, lock=True)
+            if known is None:
+                raise StoreUnavailable("the task was deleted while it was taken; it is taken again")
+            again = known.retaken(dispatch)
+            if again != known:
+                change = {"dispatch": again.dispatch.to_json(), "state": again.state, "closed_at": None}
+                await connection.execute(update(TaskRow).where(self._is(task.key)).values(change))
+            return again
+
+    async def load(self, key: TaskKey) -> Task | None:
+        """See `Store.load`."""
+        async with self._transaction() as connection:
+            return await self._select(connection, key, lock=False)
+
+    async def open_tasks(self, after: TaskKey | None, limit: int) -> Sequence[Task]:
+        """See `Store.open_tasks`."""
+        query = select(TaskRow.__table__).where(
+            TaskRow.operator == self._operator, TaskRow.state == TaskState.OPEN
+        )
+        if after is not None:
+            same_job = and_(TaskRow.job_id == after.job_id, TaskRow.tag > after.tag)
+            query = query.where((TaskRow.job_id > after.job_id) | same_job)
+        async with self._transaction() as connection:
+            rows = await connection.execute(query.order_by(TaskRow.job_id, TaskRow.tag).limit(limit))
+            return [_task(row) for row in rows.mappings()]
+
+    async def finish(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
+        """See `Store.finish`."""
+        row = insert(TaskRow).values(
+            **self._names(TaskKey.of(dispatch)),
+            state=TaskState.OPEN,
+            dispatch=dispatch.to_json(),
+            outcome=outcome.to_json(),
+            finished_at=func.now(),
+        )
+        first = {
+            name: func.coalesce(getattr(TaskRow, name), row.excluded[name])
+            for name in ("outcome", "finished_at")
+        }
+        key = [TaskRow.operator, TaskRow.job_id, TaskRow.tag]
+        kept = row.on_conflict_do_update(index_elements=key, set_=first).returning(TaskRow.__table__)
+        async with self._transaction() as connection:
+            stored = _task((await connection.execute(kept)).mappings().one())
+        return stored.outcome or outcome
+
+    async def close(self, key: TaskKey, state: TaskState, verdict: str) -> None:
+        """See `Store.close`."""
+        values = {"state": state, "verdict": verdict, "closed_at": func.now()}
+        change = update(TaskRow).where(self._is(key), TaskRow.state == TaskState.OPEN).values(values)
+        async with self._transaction() as connection:
+            await connection.execute(change)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with translated(), self._engine.begin() as connection:
+            yield connection
+
+    async def _select(self, connection: AsyncConnection, key: TaskKey, *, lock: bool) -> Task | None:
+        query = select(TaskRow.__table__).where(self._is(key))
+        rows = await connection.execute(query.with_for_update() if lock else query)
+        row = rows.mappings().first()
+        return None if row is None else _task(row)
+
+    def _names(self, key: TaskKey) -> dict[str, str]:
+        return {"operator": self._operator, "job_id": key.job_id, "tag": key.tag}
+
+    def _is(self, key: TaskKey) -> ColumnElement[bool]:
+        return and_(TaskRow.operator == self._operator, TaskRow.job_id == key.job_id, TaskRow.tag == key.tag)
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn what asyncpg and SQLAlchemy raise when the server is away or unwilling into `StoreUnavailable`.
+
+    What they raise for a wrong statement passes: that is our mistake, and no waiting will mend it.
+    """
+    try:
+        yield
+    except (
+        OSError,
+        exc.TimeoutError,
+        exc.OperationalError,
+        exc.InterfaceError,
+        asyncpg.InterfaceError,
+    ) as error:
+        raise StoreUnavailable(
+            f"PostgreSQL does not answer ({type(error).__name__}): check its service"
+        ) from error
+    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+        raise StoreUnavailable(f"PostgreSQL does not answer ({error}): check its service") from error
+    except exc.DBAPIError as error:
+        if not (error.connection_invalidated or _passing(error)):
+            raise
+        raise StoreUnavailable(f"PostgreSQL cannot do this now ({error.orig}): check its service") from error
+
+
+_PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
+"""SQLSTATE classes that time or an administrator mends: connection, rollback, resources, locks, operator, system."""
+
+
+def _passing(error: exc.DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state[:2] in _PASSING_CLASSES or state == "25006"  # a standby that is not promoted yet
+
+
+def _task(row: RowMapping) -> Task:
+    outcome = row["outcome"]
+    return Task(
+        Dispatch.model_validate(row["dispatch"]),
+        TaskState(row["state"]),
+        None if outcome is None else Outcome(**outcome),
+    )

@@ -1,0 +1,54 @@
+"""The operator's tables. `migrations/operator` builds exactly these; a test compares the two.
+
+Several operators may share one database, so everything belongs to an operator's address. Documents are JSON, not JSONB:
+JSONB refuses U+0000, which a model may well write.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, Index, Text, func, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+JsonObject = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """Metadata of all tables."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a plain class attribute
+        str: Text,
+        int: BigInteger,
+        datetime: DateTime(timezone=True),
+        JsonObject: JSON(none_as_null=True),
+    }
+
+
+class ClockRow(Base):
+    """The highest clock number that an operator has reserved; any number up to it may have been used."""
+
+    __tablename__ = "clocks"
+
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    reserved: Mapped[int]
+
+
+class TaskRow(Base):
+    """A dispatch that was taken, its outcome (unsigned), and what the dispatcher said to its result."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint("state in ('open', 'accepted', 'refused', 'cancelled')", name="task_state"),
+        Index("open_tasks", "operator", "taken_at", postgresql_where=text("state = 'open'")),
+    )
+
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    dispatch: Mapped[JsonObject]
+    outcome: Mapped[JsonObject | None]
+    verdict: Mapped[str] = mapped_column(server_default="")
+    taken_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]

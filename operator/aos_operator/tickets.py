@@ -1,0 +1,25 @@
+"""An operator's ticket in a draw. It is a function of its key and the job, so it can be drawn again at any time."""
+
+from aos_protocol import vrf
+from aos_protocol.identity import Signer
+from aos_protocol.messages import Dispatch, Draw, Vrf
+from aos_protocol.sortition import ticket_threshold, ticket_value
+
+
+def draw_ticket(signer: Signer, call: Draw | Dispatch) -> Vrf:
+    """Draw this operator's ticket for a draw, or for the dispatch that followed from it.
+
+    Raises `InvalidMessage` for a tag and position that do not go together.
+    """
+    prompt_hash = call.vrf_prompt_hash if isinstance(call, Draw) else call.job.prompt_hash()
+    alpha = bytes.fromhex(call.seed + prompt_hash)
+    proof = vrf.prove(signer, alpha)
+    output = vrf.ECVRF_SECP256K1_SHA256_TAI.proof_to_hash(proof)
+    threshold = ticket_threshold(call.range_start, call.range_end, call.tag, call.position)
+    return Vrf(
+        selected=ticket_value(output) < threshold,
+        vrf_prompt_hash=prompt_hash,
+        vrf_random_value=output.hex(),
+        vrf_verify_pubkey=signer.public_key.hex(),
+        vrf_proof=proof.hex(),
+    )

@@ -1,0 +1,64 @@
+"""Watches the worker: which models it serves, and whether it is there at all."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from aos_operator.backoff import until_available
+from aos_operator.errors import WorkerUnavailable
+from aos_operator.offer import Offer, select_models
+from aos_operator.worker import Worker
+from aos_protocol.messages import ModelOffer, WorkerType
+
+_log = structlog.get_logger(__name__)
+
+
+class WorkerWatch:
+    """What the worker serves, of the `wanted` model names (all, if empty). `away` says why it serves nothing now."""
+
+    def __init__(
+        self, worker: Worker, worker_type: WorkerType, wanted: Sequence[str], interval: float
+    ) -> None:
+        self._worker = worker
+        self._wanted = wanted
+        self._interval = interval
+        self._served: Sequence[ModelOffer] | None = None
+        self.offer = Offer(worker_type)
+        self.away = "the worker has not answered yet"
+
+    async def start(self) -> None:
+        """Return once the worker has said what it serves, however long that takes."""
+        await until_available(self._look, "asking the worker for its models")
+
+    async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
+        """Ask again and again, for ever; call `changed` after the offer has."""
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                if await self._look():
+                    await changed()
+            except WorkerUnavailable as error:
+                if not self.away:
+                    _log.error("the worker is away: draws are declined until it is back", problem=str(error))
+                self.away = str(error)
+
+    async def _look(self) -> bool:
+        served = await self._worker.models()
+        if self.away and self._served is not None:
+            _log.info("the worker is back")
+        self.away = ""
+        if served == self._served:
+            return False
+        self._served = served
+        chosen, missing = select_models(served, self._wanted)
+        if missing:
+            names = ", ".join(sorted(model.name for model in served)) or "none"
+            _log.error(
+                "node.ai_models names models that the worker does not have: correct the list, or give them to the worker",
+                missing=missing,
+                worker_has=names,
+            )
+        _log.info("serving models", models=sorted(chosen))
+        before, self.offer = self.offer, Offer(self.offer.worker_type, chosen)
+        return self.offer != before
