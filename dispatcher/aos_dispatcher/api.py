@@ -23,7 +23,7 @@ from aos_dispatcher.round import stored_result
 from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.errors import InvalidMessage, NotCanonical
-from aos_protocol.evidence import Evidence
+from aos_protocol.evidence_document import Evidence
 from aos_protocol.messages import M, SubmitRequest, parse_message
 
 router = APIRouter(responses=ERRORS)

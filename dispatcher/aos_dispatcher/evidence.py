@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher.database import Database
 from aos_dispatcher.tables import Assignment, JsonObject, Registry, Rejection, Result, Round
-from aos_protocol.evidence import VERSION
+from aos_protocol.evidence_document import VERSION
 from aos_protocol.identity import Signer
 from aos_protocol.typed_data import Domain
 

@@ -1,15 +1,14 @@
-"""A job's evidence document, and the checks that anybody can make on it without trusting its source.
+"""The checks that anybody can make on a job's evidence document without trusting where it came from.
 
-The document is what `GET /api/job/evidence/{job_id}` returns. Tickets and results are in it as the
-signed frames that operators sent; everything else is either bound by a digest or a proof, or plain
-testimony of the dispatcher, which no check relies on. `check_evidence` makes, in this order:
+Tickets and results are in the document as signed frames; everything else is either bound by a digest or
+a proof, or plain testimony of the dispatcher, which is only held against the rest. `check_evidence` makes, in this order:
 
 | id | what holds when it passes |
 | --- | --- |
 | AOS-JOB-1 | the job id is the digest of dispatcher, sequence and request |
 | AOS-RECEIPT-1 | the dispatcher signed the receipt of exactly this request |
 | AOS-SEED-1 | the seed is the dispatcher's VRF output on the job id |
-| AOS-TICKET-1 | every ticket is its operator's own VRF output on seed and prompt, in a frame that it signed |
+| AOS-TICKET-1 | every ticket is its operator's own VRF output on seed and prompt, in a frame that it signed; no good one was set aside |
 | AOS-COMMITTEE-1 | the committee follows from registry, tickets and tag; who was lost is replaced in the draw's order |
 | AOS-RESULT-1 | every result is in a frame of its operator, with an EIP-712 signature over all that it binds |
 | AOS-CLOCK-1 | tickets follow the draw, the dispatch follows the tickets, results follow the dispatch, and the end follows all |
@@ -19,34 +18,17 @@ testimony of the dispatcher, which no check relies on. `check_evidence` makes, i
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from functools import cached_property
+from typing import Literal
 
 from aos_protocol import sortition
 from aos_protocol.canonical import digest
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import InvalidClock, InvalidEvidence, InvalidMessage, ProtocolError
+from aos_protocol.evidence_document import ElectorDocument, Evidence, RoundDocument
 from aos_protocol.frames import Frame, open_frame
-from aos_protocol.messages import (
-    Address,
-    ClockMap,
-    Draw,
-    Hex32,
-    JobResult,
-    Message,
-    ModelOffer,
-    Position,
-    Proof,
-    PublicKey,
-    Role,
-    Signature,
-    SubmitRequest,
-    Tag,
-    Ticket,
-    parse_message,
-)
-from aos_protocol.sortition import Candidate
+from aos_protocol.messages import Draw, JobResult, SubmitRequest, Ticket, parse_message
+from aos_protocol.sortition import Candidate, Member
 from aos_protocol.typed_data import Domain, ReceiptClaim
 from aos_protocol.verification import (
     Terms,
@@ -57,112 +39,8 @@ from aos_protocol.verification import (
     check_ticket,
 )
 
-VERSION = "aos-evidence/1"
 _FRAME_BYTES = 16 << 20
-
-
-class DispatcherIdentity(Message):
-    """Who vouches for the job, and the key that its seed is proven with."""
-
-    address: Address
-    public_key: PublicKey
-
-
-class DomainDocument(Message):
-    """The EIP-712 domain of receipt and results."""
-
-    chain_id: int = Field(ge=0)
-    registry: Address
-
-
-class JobDocument(Message):
-    """The request, its place in the sequence, and how the job stands."""
-
-    job_id: Hex32
-    sequence: int = Field(ge=1)
-    request: dict[str, Any]
-    request_digest: Hex32
-    receipt: Signature
-    status: Literal["created", "dispatched", "completed", "failed", "cancelled"]
-    reason: str
-    clock: ClockMap
-
-
-class SeedDocument(Message):
-    """The job's seed and its proof."""
-
-    value: Hex32
-    proof: Proof
-
-
-class RegistryEntry(Message):
-    """One operator's number and its `[start, end)` of the range."""
-
-    operator: Address
-    number: int = Field(ge=2)
-    start: int = Field(ge=0)
-    end: int = Field(ge=0)
-
-
-class RegistryDocument(Message):
-    """The registry as the draw saw it."""
-
-    max_range: int = Field(ge=1)
-    operators: list[RegistryEntry]
-
-
-class ElectorDocument(Message):
-    """An operator that was asked for a ticket: its signed reply, and why it does not count if it does not."""
-
-    operator: Address
-    frame: str | None
-    reason: str
-
-
-class SeatDocument(Message):
-    """One seat of the committee, in the draw's order."""
-
-    operator: Address
-    role: Role
-    filled: bool
-    state: Literal["assigned", "answered", "refused", "lost"]
-    reason: str
-
-
-class RoundDocument(Message):
-    """One dispatch of the job; what has not happened yet is null or empty."""
-
-    verify_id: str
-    tag: Tag
-    position: Position
-    model: ModelOffer
-    status: str
-    registry: RegistryDocument | None
-    draw_clock: ClockMap | None
-    electorate: list[ElectorDocument] | None
-    dispatch_clock: ClockMap | None
-    committee: list[SeatDocument]
-    results: list[str]
-
-
-class RejectionDocument(Message):
-    """What an operator sent and was refused."""
-
-    operator: Address
-    reason: str
-    frame: str
-
-
-class Evidence(Message):
-    """The whole document."""
-
-    version: Literal["aos-evidence/1"]
-    dispatcher: DispatcherIdentity
-    domain: DomainDocument
-    job: JobDocument
-    seed: SeedDocument
-    rounds: Annotated[list[RoundDocument], Field(min_length=1)]
-    rejections: list[RejectionDocument]
+_GIVEN_UP = {"refused", "lost"}
 
 
 @dataclass(frozen=True)
@@ -174,262 +52,262 @@ class Check:
     what: str
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """A round's draw as far as it holds: tickets and candidates by operator."""
-
-    tickets: Mapping[str, Ticket]
-    candidates: Mapping[str, Candidate]
-
-
 def check_evidence(document: object, *, dispatcher: str, job_id: str) -> list[Check]:
     """Check a document against the dispatcher and the job that the caller expects.
 
     Raises `InvalidEvidence` when it is not an evidence document of that job and dispatcher at all.
     """
+    evidence = _read(document)
+    if evidence.dispatcher.address != dispatcher:
+        said = evidence.dispatcher.address
+        raise InvalidEvidence(f"this is evidence of dispatcher {said}, not of {dispatcher}")
+    if evidence.job.job_id != job_id:
+        raise InvalidEvidence(f"this is evidence of job {evidence.job.job_id}, not of {job_id}")
     try:
-        evidence = parse_message(Evidence, document)
         request = parse_message(SubmitRequest, evidence.job.request)
     except InvalidMessage as error:
         raise InvalidEvidence(str(error)) from None
-    if evidence.dispatcher.address != dispatcher:
-        raise InvalidEvidence(
-            f"this is evidence of dispatcher {evidence.dispatcher.address}, not of {dispatcher}"
-        )
-    if evidence.job.job_id != job_id:
-        raise InvalidEvidence(f"this is evidence of job {evidence.job.job_id}, not of {job_id}")
-    checker = _Checker(evidence, request)
-    return [
-        *checker.job_checks(),
-        *(check for round_ in evidence.rounds for check in checker.round_checks(round_)),
-    ]
+    checks = list(_job_checks(evidence))
+    for round_ in evidence.rounds:
+        checks.extend(_Round(evidence, request, round_).checks())
+    return checks
 
 
 def answers(document: object) -> list[JobResult]:
     """Return the results of an evidence document, read from their signed frames.
 
-    Raises `InvalidEvidence` for what is no evidence document, `ProtocolError` for a bad frame.
+    Raises `InvalidEvidence` for what is no evidence document, other `ProtocolError`s for a bad frame.
     """
-    try:
-        evidence = parse_message(Evidence, document)
-    except InvalidMessage as error:
-        raise InvalidEvidence(str(error)) from None
-    return [_result(_open(text)) for round_ in evidence.rounds for text in round_.results]
+    return [_result(_open(text)) for round_ in _read(document).rounds for text in round_.results]
 
 
-class _Checker:
-    def __init__(self, evidence: Evidence, request: SubmitRequest) -> None:
-        self._evidence = evidence
-        self._request = request
-        self._domain = Domain(evidence.domain.chain_id, evidence.domain.registry)
+def _job_checks(evidence: Evidence) -> Iterator[Check]:
+    """Check what the dispatcher alone vouches for: id, receipt, seed."""
+    job, dispatcher, seed = evidence.job, evidence.dispatcher, evidence.seed
 
-    def job_checks(self) -> Iterator[Check]:
-        """Check what the dispatcher alone vouches for: id, receipt, seed."""
-        job, dispatcher, seed = self._evidence.job, self._evidence.dispatcher, self._evidence.seed
-        yield _check(
-            "AOS-JOB-1",
-            f"job id binds sequence {job.sequence} and the request",
-            lambda: check_job_id(job.job_id, dispatcher.address, job.sequence, job.request),
-        )
-        yield _check("AOS-RECEIPT-1", f"receipt signed by {dispatcher.address}", self._check_receipt)
-        yield _check(
-            "AOS-SEED-1",
-            f"seed {seed.value[:16]}… proven by {dispatcher.address}",
-            lambda: check_seed(dispatcher.address, dispatcher.public_key, job.job_id, seed.value, seed.proof),
-        )
-
-    def round_checks(self, round_: RoundDocument) -> Iterator[Check]:
-        """Check one round's draw, committee and results; what has not happened yet is skipped, by name."""
-        where = f" [{round_.tag} {round_.position}]" if round_.tag else ""
-        names = (
-            "AOS-TICKET-1",
-            "AOS-COMMITTEE-1",
-            "AOS-RESULT-1",
-            "AOS-CLOCK-1",
-            "AOS-MODEL-1",
-            "AOS-COMPLETE-1",
-        )
-        if round_.electorate is None or round_.registry is None:
-            for name in names:
-                yield Check(
-                    name,
-                    "SKIP",
-                    f"the round was not drawn: {self._evidence.job.reason or round_.status}{where}",
-                )
-            return
-        counted = sum(not elector.reason for elector in round_.electorate)
-        yield _check(
-            names[0],
-            f"{counted} tickets of {len(round_.electorate)} operators asked{where}",
-            lambda: self._draw(round_),
-        )
-        chosen = ", ".join(seat.operator for seat in round_.committee)
-        yield _check(
-            names[1], f"committee recomputed: {chosen}{where}", lambda: self._check_committee(round_)
-        )
-        if not round_.results:
-            for name in names[2:5]:
-                yield Check(name, "SKIP", f"there is no result{where}")
-        else:
-            count = len(round_.results)
-            yield _check(
-                names[2],
-                f"{count} results signed by their operators{where}",
-                lambda: self._check_results(round_),
-            )
-            yield _check(
-                names[3],
-                f"clocks of {count} results in causal order{where}",
-                lambda: self._check_clocks(round_),
-            )
-            yield _check(
-                names[4],
-                f"model {round_.model.name} {round_.model.sha256[:16]}…{where}",
-                lambda: self._check_model(round_),
-            )
-        if self._evidence.job.status == "completed":
-            yield _check(
-                names[5], f"one result of each seated member{where}", lambda: self._check_complete(round_)
-            )
-        else:
-            yield Check(
-                names[5],
-                "SKIP",
-                f"the job is {self._evidence.job.status}: {self._evidence.job.reason}{where}",
-            )
-
-    def _check_receipt(self) -> None:
-        job = self._evidence.job
+    def check_the_receipt() -> None:
         if digest(job.request) != job.request_digest:
             raise InvalidEvidence("the request's digest is not the one in the receipt")
         claim = ReceiptClaim(job.job_id, job.sequence, job.request_digest)
-        check_receipt(self._evidence.dispatcher.address, self._domain, claim, job.receipt)
+        check_receipt(dispatcher.address, _domain(evidence), claim, job.receipt)
 
-    def _draw(self, round_: RoundDocument) -> _Drawn:
-        tickets: dict[str, Ticket] = {}
-        candidates: dict[str, Candidate] = {}
-        asked = [elector.operator for elector in round_.electorate or []]
-        if len(asked) != len(set(asked)):
+    yield _check(
+        "AOS-JOB-1",
+        f"the job id binds sequence {job.sequence} and the request",
+        lambda: check_job_id(job.job_id, dispatcher.address, job.sequence, job.request),
+    )
+    yield _check("AOS-RECEIPT-1", f"the receipt is signed by {dispatcher.address}", check_the_receipt)
+    yield _check(
+        "AOS-SEED-1",
+        f"the seed {seed.value[:16]}… is proven by {dispatcher.address}",
+        lambda: check_seed(dispatcher.address, dispatcher.public_key, job.job_id, seed.value, seed.proof),
+    )
+
+
+class _Round:
+    """The checks of one round; tickets and results are verified once and kept."""
+
+    def __init__(self, evidence: Evidence, request: SubmitRequest, document: RoundDocument) -> None:
+        self._evidence = evidence
+        self._request = request
+        self._document = document
+        self._completed = evidence.job.status == "completed"
+        self._entries = (
+            {entry.operator: entry for entry in document.registry.operators} if document.registry else {}
+        )
+
+    def checks(self) -> Iterator[Check]:
+        """Make every check of the round; what has not happened yet is skipped, by name."""
+        document = self._document
+        where = f" [{document.tag} {document.position}]" if document.tag else ""
+        asked, results = document.electorate or [], len(document.results)
+        valid = sum(not elector.reason for elector in asked)
+        seated = ", ".join(seat.operator for seat in document.committee)
+        undrawn = (
+            ""
+            if document.registry and asked
+            else f"no draw was held: {self._evidence.job.reason or document.status}"
+        )
+        unanswered = undrawn or ("" if results else "there is no result")
+        unfinished = "" if self._completed else f"the job is {self._evidence.job.status}"
+        table: list[tuple[str, str, str, Callable[[], object]]] = [
+            (
+                "AOS-TICKET-1",
+                undrawn,
+                f"{valid} good tickets of {len(asked)} operators asked",
+                self._check_tickets,
+            ),
+            (
+                "AOS-COMMITTEE-1",
+                undrawn,
+                f"the committee follows from the draw: {seated}",
+                self._check_committee,
+            ),
+            (
+                "AOS-RESULT-1",
+                unanswered,
+                f"{results} results are signed by their operators",
+                self._check_results,
+            ),
+            (
+                "AOS-CLOCK-1",
+                unanswered,
+                f"the clocks of {results} results are in causal order",
+                self._check_clocks,
+            ),
+            (
+                "AOS-MODEL-1",
+                unanswered,
+                f"the model is {document.model.name}, {document.model.sha256}",
+                self._check_model,
+            ),
+            ("AOS-COMPLETE-1", unfinished, "there is one result of each seat", self._check_complete),
+        ]
+        for name, missing, what, run in table:
+            yield Check(name, "SKIP", missing + where) if missing else _check(name, what + where, run)
+
+    @cached_property
+    def _tickets(self) -> Mapping[str, tuple[Ticket, Candidate]]:
+        """Every ticket that counts, verified, by operator."""
+        electorate = self._document.electorate or []
+        tickets = {elector.operator: self._verified(elector) for elector in electorate if not elector.reason}
+        if len({elector.operator for elector in electorate}) != len(electorate):
             raise InvalidEvidence("an operator is twice in the electorate")
-        for elector in round_.electorate or []:
-            if elector.reason:
-                continue
-            ticket = _ticket(elector)
-            candidates[elector.operator] = check_ticket(
-                ticket, self._call(round_, elector.operator), elector.operator
-            )
-            tickets[elector.operator] = ticket
-        return _Drawn(tickets, candidates)
+        return tickets
 
-    def _call(self, round_: RoundDocument, operator: str) -> Draw:
+    @cached_property
+    def _ranking(self) -> list[Candidate]:
+        return sortition.rank(candidate for _, candidate in self._tickets.values())
+
+    @cached_property
+    def _members(self) -> list[Member]:
+        """The committee as the draw made it, before anybody was replaced."""
+        return sortition.committee(self._ranking, sortition.committee_minimum(self._document.tag))
+
+    @cached_property
+    def _results(self) -> list[JobResult]:
+        return [_result(_open(text)) for text in self._document.results]
+
+    def _check_tickets(self) -> None:
+        for elector in self._document.electorate or []:
+            if elector.reason and elector.frame is not None and self._is_good(elector):
+                raise InvalidEvidence(
+                    f"the good ticket of {elector.operator} was set aside: {elector.reason}"
+                )
+        if not self._tickets:
+            raise InvalidEvidence("there is no good ticket")
+
+    def _is_good(self, elector: ElectorDocument) -> bool:
+        try:
+            self._verified(elector)
+        except ProtocolError:
+            return False
+        return True
+
+    def _verified(self, elector: ElectorDocument) -> tuple[Ticket, Candidate]:
+        ticket = _ticket(elector)
+        return ticket, check_ticket(ticket, self._call(elector.operator), elector.operator)
+
+    def _call(self, operator: str) -> Draw:
         """Rebuild the call for tickets that this operator must have answered."""
-        registered = {entry.operator: entry for entry in round_.registry.operators} if round_.registry else {}
-        entry = registered.get(operator)
+        document, entry = self._document, self._entries.get(operator)
+        if entry is None:
+            raise InvalidEvidence(f"{operator} was asked for a ticket, but is not in the registry")
         return Draw(
             job_id=self._evidence.job.job_id,
-            tag=round_.tag,
-            position=round_.position,
+            tag=document.tag,
+            position=document.position,
             job_type=self._request.job.tag,
-            model=round_.model,
+            model=document.model,
             seed=self._evidence.seed.value,
             seed_proof=self._evidence.seed.proof,
             vrf_prompt_hash=self._request.job.prompt_hash(),
-            range_start=entry.start if entry else 0,
-            range_end=entry.end if entry else 0,
-            clock=round_.draw_clock or {},
+            range_start=entry.start,
+            range_end=entry.end,
+            clock=document.draw_clock or {},
         )
 
-    def _check_committee(self, round_: RoundDocument) -> None:
-        if (round_.tag, round_.position) != (self._request.tag, "after" if self._request.tag else ""):
+    def _check_committee(self) -> None:
+        document = self._document
+        if (document.tag, document.position) != (self._request.tag, "after" if self._request.tag else ""):
             raise InvalidEvidence("the round's tag and position are not the request's")
-        _check_registry(round_.registry)
-        ranking = sortition.rank(self._draw(round_).candidates.values())
-        members = sortition.committee(ranking, sortition.committee_minimum(round_.tag))
-        given_up = sum(seat.state in {"refused", "lost"} for seat in round_.committee)
-        expected = [candidate.operator for candidate in ranking[: len(members) + given_up]]
-        # The last replacement may still be on its way when the document is made.
-        seated = [seat.operator for seat in round_.committee]
-        if not len(members) <= len(seated) or seated != expected[: len(seated)]:
-            raise InvalidEvidence(
-                f"the committee is not the head of the draw, {', '.join(expected) or 'nobody'}"
-            )
-        if (
-            round_.status in {"completed", "failed"}
-            and self._evidence.job.status == "completed"
-            and seated != expected
-        ):
-            raise InvalidEvidence(
-                "a member that was given up was not replaced by the next in the draw's order"
-            )
-        for place, seat in enumerate(round_.committee):
-            if seat.filled == ranking[place].selected:
+        self._check_registry()
+        seats = document.committee
+        given_up = sum(seat.state in _GIVEN_UP for seat in seats)
+        expected = self._ranking[: len(self._members) + given_up]
+        if [seat.operator for seat in seats] != [candidate.operator for candidate in expected[: len(seats)]]:
+            raise InvalidEvidence("the seats are not the head of the draw, in its order")
+        # While a job goes on, the last replacement may not be seated yet.
+        if len(seats) < (len(expected) if self._completed else len(self._members)):
+            raise InvalidEvidence("the committee is smaller than the draw made it")
+        for seat, candidate in zip(seats, expected, strict=False):
+            if seat.filled == candidate.selected:
                 raise InvalidEvidence(f"{seat.operator} is not rightly marked as filled or selected")
 
-    def _check_results(self, round_: RoundDocument) -> None:
-        tickets = self._draw(round_).tickets
-        seats = {seat.operator: seat for seat in round_.committee}
-        terms = Terms(
+    def _check_registry(self) -> None:
+        """Raise unless the ranges are disjoint and inside the whole."""
+        registry = self._document.registry
+        if registry is None or registry.max_range != sortition.MAX_RANGE:
+            raise InvalidEvidence(f"the registry's range is not {sortition.MAX_RANGE}")
+        if len(self._entries) != len(registry.operators):
+            raise InvalidEvidence("an operator is twice in the registry")
+        end = 0
+        for entry in sorted(registry.operators, key=lambda entry: (entry.start, entry.end)):
+            if not end <= entry.start <= entry.end <= registry.max_range:
+                raise InvalidEvidence(f"the range of {entry.operator} overlaps another, or leaves the whole")
+            end = entry.end
+
+    def _check_results(self) -> None:
+        roles = {seat.operator: seat.role for seat in self._document.committee}
+        terms = self._terms()
+        for text, result in zip(self._document.results, self._results, strict=True):
+            operator = _open(text).address
+            if operator not in roles or operator not in self._tickets:
+                raise InvalidEvidence(f"{operator} has a result, but no seat and ticket")
+            check_result(result, terms, self._tickets[operator][0], roles[operator], _domain(self._evidence))
+
+    def _terms(self) -> Terms:
+        return Terms(
             job_id=self._evidence.job.job_id,
             user=self._request.user,
             job=self._request.job,
-            tag=round_.tag,
-            position=round_.position,
-            model_sha256=round_.model.sha256,
-            dispatch_clock=round_.dispatch_clock or {},
+            tag=self._document.tag,
+            position=self._document.position,
+            model_sha256=self._document.model.sha256,
+            dispatch_clock=self._document.dispatch_clock or {},
         )
-        for text in round_.results:
-            frame = _open(text)
-            result = _result(frame)
-            if result.operator != frame.address:
-                raise InvalidEvidence(f"a result of {result.operator} is in a frame of {frame.address}")
-            if result.operator not in seats or result.operator not in tickets:
-                raise InvalidEvidence(f"{result.operator} has a result, but no seat and ticket")
-            check_result(result, terms, tickets[result.operator], seats[result.operator].role, self._domain)
 
-    def _check_clocks(self, round_: RoundDocument) -> None:
-        drawn, dispatched = _clock(round_.draw_clock), _clock(round_.dispatch_clock)
-        tickets = self._draw(round_).tickets
-        numbers = (
-            {entry.operator: entry.number for entry in round_.registry.operators} if round_.registry else {}
-        )
+    def _check_clocks(self) -> None:
+        drawn, dispatched = _clock(self._document.draw_clock), _clock(self._document.dispatch_clock)
+        ended = _clock(self._evidence.job.clock)
         if not dispatched.dominates(drawn):
             raise InvalidClock("the dispatch does not follow the draw")
-        for text in round_.results:
-            result = _result(_open(text))
-            clock, ticket, number = (
-                _clock(result.clock),
-                tickets[result.operator].clock,
-                numbers[result.operator],
-            )
-            if clock.get(number) <= _clock(ticket).get(number):
+        for member in self._members:
+            if not dispatched.dominates(_clock(self._tickets[member.operator][0].clock)):
+                raise InvalidClock(f"the dispatch does not follow the ticket of {member.operator}")
+        for result in self._results:
+            number = self._entries[result.operator].number
+            clock, ticket = _clock(result.clock), _clock(self._tickets[result.operator][0].clock)
+            if clock.get(number) <= ticket.get(number):
                 raise InvalidClock(f"the result of {result.operator} does not follow its own ticket")
-            if (
-                not _clock(self._evidence.job.clock).dominates(clock)
-                and self._evidence.job.status == "completed"
-            ):
+            if self._completed and not ended.dominates(clock):
                 raise InvalidClock(f"the end of the job does not follow the result of {result.operator}")
 
-    def _check_model(self, round_: RoundDocument) -> None:
-        if round_.model.name != self._request.job.model:
-            raise InvalidEvidence(
-                f"the round ran {round_.model.name}, the request asks for {self._request.job.model}"
-            )
-        for text in round_.results:
-            result = _result(_open(text))
+    def _check_model(self) -> None:
+        model = self._document.model
+        if model.name != self._request.job.model:
+            raise InvalidEvidence(f"the request asks for {self._request.job.model}")
+        for result in self._results:
             said = (result.transcript or {}).get("model")
-            if result.model != round_.model or said != round_.model.sha256:
-                raise InvalidEvidence(f"{result.operator} ran {result.model.name} {said}")
+            if result.model != model or said != model.sha256:
+                raise InvalidEvidence(f"{result.operator} ran {result.model.name}, {said}")
 
-    def _check_complete(self, round_: RoundDocument) -> None:
-        answered = sorted(seat.operator for seat in round_.committee if seat.state == "answered")
-        results = sorted(_result(_open(text)).operator for text in round_.results)
-        if answered != results:
+    def _check_complete(self) -> None:
+        answered = sorted(seat.operator for seat in self._document.committee if seat.state == "answered")
+        if answered != sorted(result.operator for result in self._results):
             raise InvalidEvidence("results and answered seats are not one to one")
-        members = sortition.committee_minimum(round_.tag)
-        ranking = sortition.rank(self._draw(round_).candidates.values())
-        needed = len(sortition.committee(ranking, members))
-        if len(results) != needed:
-            raise InvalidEvidence(f"a completed job needs {needed} results, there are {len(results)}")
+        if len(answered) != len(self._members):
+            raise InvalidEvidence(f"{len(self._members)} results are needed, there are {len(answered)}")
 
 
 def _check(name: str, what: str, run: Callable[[], object]) -> Check:
@@ -437,7 +315,20 @@ def _check(name: str, what: str, run: Callable[[], object]) -> Check:
         run()
     except ProtocolError as error:
         return Check(name, "FAIL", f"{what}: {error}")
+    except KeyError as error:
+        return Check(name, "FAIL", f"{what}: {error.args[0]} has no ticket or no place in the registry")
     return Check(name, "PASS", what)
+
+
+def _read(document: object) -> Evidence:
+    try:
+        return parse_message(Evidence, document)
+    except InvalidMessage as error:
+        raise InvalidEvidence(str(error)) from None
+
+
+def _domain(evidence: Evidence) -> Domain:
+    return Domain(evidence.domain.chain_id, evidence.domain.registry)
 
 
 def _open(text: str) -> Frame:
@@ -447,7 +338,10 @@ def _open(text: str) -> Frame:
 def _result(frame: Frame) -> JobResult:
     if frame.method != "job_result" or len(frame.params) != 1:
         raise InvalidEvidence("a result's frame is no job_result")
-    return parse_message(JobResult, frame.params[0])
+    result = parse_message(JobResult, frame.params[0])
+    if result.operator != frame.address:
+        raise InvalidEvidence(f"a result of {result.operator} is in a frame of {frame.address}")
+    return result
 
 
 def _ticket(elector: ElectorDocument) -> Ticket:
@@ -456,23 +350,9 @@ def _ticket(elector: ElectorDocument) -> Ticket:
     frame = _open(elector.frame)
     ticket = parse_message(Ticket, (frame.result or {}).get("ticket"))
     if not frame.address == ticket.operator == elector.operator:
-        raise InvalidEvidence(
-            f"the ticket of {elector.operator} is signed by {frame.address} for {ticket.operator}"
-        )
+        signer = frame.address
+        raise InvalidEvidence(f"the ticket of {elector.operator} is signed by {signer} for {ticket.operator}")
     return ticket
-
-
-def _check_registry(registry: RegistryDocument | None) -> None:
-    """Raise unless the ranges are disjoint and inside the whole."""
-    if registry is None or registry.max_range != sortition.MAX_RANGE:
-        raise InvalidEvidence(f"the registry's range is not {sortition.MAX_RANGE}")
-    end = 0
-    for entry in sorted(registry.operators, key=lambda entry: entry.start):
-        if not end <= entry.start <= entry.end <= registry.max_range:
-            raise InvalidEvidence(f"the range of {entry.operator} overlaps another, or leaves the whole")
-        end = entry.end
-    if len({entry.operator for entry in registry.operators}) != len(registry.operators):
-        raise InvalidEvidence("an operator is twice in the registry")
 
 
 def _clock(entries: Mapping[str, str] | None) -> VectorClock:

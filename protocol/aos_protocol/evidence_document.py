@@ -1,0 +1,129 @@
+"""The form of a job's evidence document, version 1, as `GET /api/job/evidence/{job_id}` returns it.
+
+Tickets and results stand in it as the signed frames that operators sent, text for text, because that
+text is what their signatures cover. `aos_protocol.evidence` checks a document.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from aos_protocol.messages import (
+    Address,
+    ClockMap,
+    Hex32,
+    Message,
+    ModelOffer,
+    Position,
+    Proof,
+    PublicKey,
+    Role,
+    Signature,
+    Tag,
+)
+
+VERSION = "aos-evidence/1"
+
+
+class DispatcherIdentity(Message):
+    """Who vouches for the job, and the key that its seed is proven with."""
+
+    address: Address
+    public_key: PublicKey
+
+
+class DomainDocument(Message):
+    """The EIP-712 domain of receipt and results."""
+
+    chain_id: int = Field(ge=0)
+    registry: Address
+
+
+class JobDocument(Message):
+    """The request, its place in the sequence, and how the job stands."""
+
+    job_id: Hex32
+    sequence: int = Field(ge=1)
+    request: dict[str, Any]
+    request_digest: Hex32
+    receipt: Signature
+    status: Literal["created", "dispatched", "completed", "failed", "cancelled"]
+    reason: str
+    clock: ClockMap
+
+
+class SeedDocument(Message):
+    """The job's seed and its proof."""
+
+    value: Hex32
+    proof: Proof
+
+
+class RegistryEntry(Message):
+    """One operator's number and its `[start, end)` of the range."""
+
+    operator: Address
+    number: int = Field(ge=2)
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+
+
+class RegistryDocument(Message):
+    """The registry as the draw saw it."""
+
+    max_range: int = Field(ge=1)
+    operators: list[RegistryEntry]
+
+
+class ElectorDocument(Message):
+    """An operator that was asked for a ticket: its signed reply, and why it does not count if it does not."""
+
+    operator: Address
+    frame: str | None
+    reason: str
+
+
+class SeatDocument(Message):
+    """One seat of the committee, in the draw's order."""
+
+    operator: Address
+    role: Role
+    filled: bool
+    state: Literal["assigned", "answered", "refused", "lost"]
+    reason: str
+
+
+class RoundDocument(Message):
+    """One dispatch of the job; what has not happened yet is null or empty."""
+
+    verify_id: str
+    tag: Tag
+    position: Position
+    model: ModelOffer
+    status: str
+    registry: RegistryDocument | None
+    draw_clock: ClockMap | None
+    electorate: list[ElectorDocument] | None
+    dispatch_clock: ClockMap | None
+    committee: list[SeatDocument]
+    results: list[str]
+
+
+class RejectionDocument(Message):
+    """What an operator sent and was refused."""
+
+    operator: Address
+    reason: str
+    frame: str
+
+
+class Evidence(Message):
+    """The whole document."""
+
+    version: Literal["aos-evidence/1"]
+    dispatcher: DispatcherIdentity
+    domain: DomainDocument
+    job: JobDocument
+    seed: SeedDocument
+    rounds: Annotated[list[RoundDocument], Field(min_length=1)]
+    rejections: list[RejectionDocument]

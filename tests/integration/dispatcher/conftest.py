@@ -1,0 +1,138 @@
+"""A real dispatcher on real PostgreSQL, over real sockets, in this process; operators are scripted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest_asyncio
+import uvicorn
+from support.operators import ScriptedOperator
+
+from aos_dispatcher.app import create_app
+from aos_dispatcher.database import Database
+from aos_dispatcher.operators import register_operator
+from aos_dispatcher.projects import create_project
+from aos_dispatcher.service import Dispatcher, assemble
+from aos_dispatcher.settings import DispatcherSettings
+from aos_protocol.identity import Signer
+from aos_service.database import create_engine, database_url
+
+PROJECT = "shop"
+
+
+class Network:
+    """A dispatcher, a project with a token, and the operators that a test adds."""
+
+    def __init__(self, url: str, **dispatch: float) -> None:
+        patience = {"draw_timeout": 2, "reassign_after": 0.2, "member_timeout": 20, "job_timeout": 20, "lease": 3}
+        self.signer = Signer.generate()
+        self.settings = DispatcherSettings.model_validate(
+            {
+                "database": {"url": url},
+                "identity": {},
+                "listen": {"port": 0},
+                "limits": {"frame_bytes": 65_536, "body_bytes": 32_768},
+                "dispatch": patience | dispatch,
+            }
+        )
+        self.token = ""
+        self.operators: list[ScriptedOperator] = []
+        self.client = httpx.AsyncClient()
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start (or, after `stop`, restart) the dispatcher on the same database."""
+        engine = create_engine(
+            database_url(self.settings.database.url.get_secret_value()),
+            pool_min=1,
+            pool_max=8,
+            connect_timeout=5,
+            acquire_timeout=5,
+        )
+        self.dispatcher: Dispatcher = assemble(self.settings, Database(engine), self.signer)
+        config = uvicorn.Config(create_app(self.dispatcher), host="127.0.0.1", port=0, log_config=None, ws_max_size=1 << 20)
+        self._server = uvicorn.Server(config)
+        self._serving = asyncio.create_task(self._server.serve())
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
+        self.ws = f"ws://127.0.0.1:{port}/ws"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        assert self._serving is not None
+        await self.client.aclose()
+        self._server.should_exit = True
+        await self._serving
+
+    async def project(self, name: str = PROJECT, *, private: bool = False) -> str:
+        self.token = await create_project(self.dispatcher.database, name, private=private)
+        return self.token
+
+    async def operator(self, *, connect: bool = True, signer: Signer | None = None) -> ScriptedOperator:
+        """Register an operator and, unless told otherwise, connect it."""
+        operator = ScriptedOperator(signer or Signer.generate(), self.ws)
+        await register_operator(self.dispatcher.database, operator.signer.address)
+        self.operators.append(operator)
+        if connect:
+            assert (await operator.connect())["code"] == 200
+        return operator
+
+    def body(self, **changes: Any) -> dict[str, Any]:
+        """The published example, for the scripted operators' model."""
+        job = {
+            "tag": "opml",
+            "prompt": "What is AI?",
+            "model": "tiny.gguf",
+            "params": {"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024},
+        }
+        user = "b77f1799de0148c07bc6ef630fb75ac267f31d147cd28797ad145afe72302632"
+        return {"from": PROJECT, "tag": "", "user": user, "job": job, "verify": self.token} | changes
+
+    async def submit(self, **changes: Any) -> str:
+        answer = await self.client.post("/api/job/submit", json=self.body(**changes))
+        assert answer.status_code == 200, answer.text
+        job_id: str = answer.json()["result"]
+        return job_id
+
+    async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return await self.client.post(path, json=body, **options)
+
+    async def detail(self, job_id: str) -> dict[str, Any]:
+        answer = await self.post("/api/job/detail", {"job_id": job_id})
+        assert answer.status_code == 200, answer.text
+        detail: dict[str, Any] = answer.json()["result"]
+        return detail
+
+    async def finished(self, job_id: str) -> dict[str, Any]:
+        """Wait for the job's end; its detail."""
+        async with asyncio.timeout(30):
+            while (detail := await self.detail(job_id))["status"] in {"created", "dispatched"}:
+                await asyncio.sleep(0.02)
+        return detail
+
+    async def results(self, job_id: str) -> list[dict[str, Any]]:
+        answer = await self.post("/api/job/result", {"job_id": job_id})
+        assert answer.status_code == 200, answer.text
+        rows: list[dict[str, Any]] = answer.json()["result"]
+        return rows
+
+    async def evidence(self, job_id: str) -> dict[str, Any]:
+        answer = await self.client.get(f"/api/job/evidence/{job_id}")
+        assert answer.status_code == 200, answer.text
+        document: dict[str, Any] = answer.json()
+        return document
+
+
+@pytest_asyncio.fixture
+async def network(new_database: Any) -> AsyncIterator[Network]:
+    running = Network(await new_database("dispatcher"))
+    await running.start()
+    await running.project()
+    yield running
+    for operator in running.operators:
+        await operator.close()
+    await running.stop()

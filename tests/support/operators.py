@@ -1,0 +1,215 @@
+"""An operator that a test drives by hand: honest by default, and every step can be bent."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from aos_protocol import sortition, vrf
+from aos_protocol.clock import VectorClock
+from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
+from aos_protocol.identity import Signer
+from aos_protocol.messages import (
+    Challenge,
+    Connect,
+    Dispatch,
+    Draw,
+    JobResult,
+    ModelOffer,
+    Ticket,
+    Vrf,
+    Welcome,
+    parse_message,
+)
+from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import Domain, sign_typed
+from aos_protocol.verification import result_claim
+
+MODEL = ModelOffer(name="tiny.gguf", sha256=hashlib.sha256(b"tiny").hexdigest())
+Bend = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class ScriptedOperator:
+    """One connection of one operator. `answer` is what it says to every prompt; None makes it stay silent.
+
+    `bend_ticket`, `bend_result` and `bend_frame` change a message just before it is sealed or sent.
+    """
+
+    def __init__(self, signer: Signer, url: str, models: list[ModelOffer] | None = None) -> None:
+        self.signer = signer
+        self.url = url
+        self.models = [MODEL] if models is None else models
+        self.answer: str | None = "a sensible answer"
+        self.reason = ""
+        self.bend_ticket: Bend = lambda ticket: ticket
+        self.bend_result: Bend = lambda result: result
+        self.bend_frame: Callable[[str], str] = lambda text: text
+        self.dispatched: list[Dispatch] = []
+        self.cancelled: list[dict[str, Any]] = []
+        self.replies: list[dict[str, Any]] = []
+        self.heard = asyncio.Event()
+        self.counter = 0
+        self.number = 0
+        self.domain = Domain(0, "0x" + "0" * 40)
+        self._ids = 0
+        self._socket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def connect(self) -> dict[str, Any]:
+        """Connect and answer the challenge; the dispatcher's reply, good or bad."""
+        self._socket = await websockets.connect(self.url, max_size=None)
+        challenge = parse_message(Challenge, open_frame(await self._socket.recv()).params[0])
+        self.domain = Domain(challenge.chain_id, challenge.registry)
+        said = {
+            "operator": self.signer.address,
+            "workers": ["opml"],
+            "models": [offer.to_json() for offer in self.models],
+            "nonce": challenge.nonce,
+        }
+        reply = await self.ask("connect", self.bend_connect(seal_object(self.signer, said)))
+        if reply["code"] == 200:
+            welcome = parse_message(Welcome, reply)
+            self.number = welcome.number
+            self.counter = max(self.counter, *map(int, welcome.clock.values()), 0)
+            self._reader = asyncio.create_task(self._read())
+        return reply
+
+    bend_connect: Bend = staticmethod(lambda connect: connect)
+
+    async def ask(self, method: str, parameter: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and wait for its reply; only before the reader runs."""
+        assert self._socket is not None
+        await self._socket.send(self.request(method, parameter).text)
+        return open_frame(await self._socket.recv()).result or {}
+
+    def request(self, method: str, parameter: dict[str, Any]) -> Frame:
+        self._ids += 1
+        return seal_request(self.signer, str(self._ids), method, [parameter])
+
+    async def send(self, text: str) -> None:
+        assert self._socket is not None
+        await self._socket.send(text)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def wait(self, until: Callable[[], bool]) -> None:
+        """Wait until something heard makes this true."""
+        while not until():
+            self.heard.clear()
+            await asyncio.wait_for(self.heard.wait(), 10)
+
+    async def closed(self) -> str:
+        """Wait for the dispatcher to close the connection; its reason."""
+        assert self._socket is not None
+        await asyncio.wait_for(self._socket.wait_closed(), 10)
+        return self._socket.close_reason or ""
+
+    def tick(self, *known: dict[str, str]) -> dict[str, str]:
+        self.counter += 1
+        clock = VectorClock.from_map({str(self.number): str(self.counter)})
+        for other in known:
+            clock = clock.merge(VectorClock.from_map(other))
+        return clock.to_map()
+
+    async def _read(self) -> None:
+        assert self._socket is not None
+        async for text in self._socket:
+            frame = open_frame(text, max_bytes=1 << 24)
+            if frame.method == "draw":
+                await self._on_draw(frame)
+            elif frame.method == "dispatch_job":
+                await self._on_dispatch(frame)
+            elif frame.method == "cancel_job":
+                self.cancelled.append(frame.params[0])
+                await self._reply(frame, {"code": 200, "message": "success"})
+            else:
+                self.replies.append(frame.result or {})
+            self.heard.set()
+
+    async def _on_draw(self, frame: Frame) -> None:
+        draw = parse_message(Draw, frame.params[0])
+        ticket = Ticket(
+            job_id=draw.job_id,
+            tag=draw.tag,
+            position=draw.position,
+            operator=self.signer.address,
+            vrf=self.ticket(draw),
+            clock=self.tick(draw.clock),
+        )
+        said = self.bend_ticket({"code": 200, "message": "success", "ticket": ticket.to_json()})
+        await self._reply(frame, said)
+
+    async def _on_dispatch(self, frame: Frame) -> None:
+        dispatch = parse_message(Dispatch, frame.params[0])
+        self.dispatched.append(dispatch)
+        await self._reply(frame, {"code": 200, "message": "success"})
+        if self.answer is not None:
+            await self.send_result(dispatch)
+
+    async def send_result(self, dispatch: Dispatch) -> None:
+        await self.send(self.bend_frame(self.request("job_result", self.result(dispatch)).text))
+
+    def result(self, dispatch: Dispatch) -> dict[str, Any]:
+        """The signed result of this dispatch, after `bend_result`."""
+        said = {
+            "user": dispatch.user,
+            "job_id": dispatch.job_id,
+            "result": "" if self.reason else self.answer or "",
+            "reason": self.reason,
+            "vrf": self.ticket(dispatch).to_json(),
+            "tag": dispatch.tag,
+            "clock": self.tick(dispatch.clock),
+            "operator": self.signer.address,
+            "signature": "0" * 130,
+            "position": dispatch.position,
+            "role": dispatch.role,
+            "model": dispatch.model.to_json(),
+        }
+        if not self.reason:
+            said["transcript"] = transcript(dispatch)
+        return self.bend_result(self.signed(said, dispatch))
+
+    def signed(self, said: dict[str, Any], dispatch: Dispatch) -> dict[str, Any]:
+        """Put the EIP-712 signature on a result, whatever it says."""
+        result = parse_message(JobResult, said)
+        made = Transcript.from_json(result.transcript) if result.transcript else None
+        claim = result_claim(result, dispatch.job.params.digest(), made)
+        return {**said, "signature": sign_typed(self.signer, self.domain, claim)}
+
+    def ticket(self, call: Draw | Dispatch) -> Vrf:
+        prompt_hash = call.vrf_prompt_hash if isinstance(call, Draw) else call.job.prompt_hash()
+        proof = vrf.prove(self.signer, bytes.fromhex(call.seed) + bytes.fromhex(prompt_hash))
+        output = vrf.verify(self.signer.public_key, bytes.fromhex(call.seed) + bytes.fromhex(prompt_hash), proof)
+        threshold = sortition.ticket_threshold(call.range_start, call.range_end, call.tag, call.position)
+        return Vrf(
+            selected=sortition.ticket_value(output) < threshold,
+            vrf_prompt_hash=prompt_hash,
+            vrf_random_value=output.hex(),
+            vrf_verify_pubkey=self.signer.public_key.hex(),
+            vrf_proof=proof.hex(),
+        )
+
+    async def _reply(self, frame: Frame, result: dict[str, Any]) -> None:
+        assert self._socket is not None
+        await self._socket.send(seal_reply(self.signer, frame.id, result).text)
+
+
+def transcript(dispatch: Dispatch) -> dict[str, Any]:
+    """A transcript as a worker would give it for this job."""
+    return {
+        "rule": 1,
+        "model": dispatch.model.sha256,
+        "engine": "scripted",
+        "params": dispatch.job.params.model_dump(),
+        "prompt_tokens": [1, 2, 3],
+        "output_tokens": [4, 5, 2],
+        "finish_reason": "eos",
+    }
