@@ -23,9 +23,10 @@ def accept_answer(answer: dict[str, Any], dispatch: Dispatch) -> Outcome:
         raise AnswerRejected(f"the worker ran model {transcript.model}, not {dispatch.model.sha256}")
     if digest(transcript.params.model_dump(mode="json")) != dispatch.job.params.digest():
         raise AnswerRejected("the worker ran with other parameters than the job's")
-    if answer.get("commitment") != transcript.commitment():
+    commitment = transcript.commitment()
+    if answer.get("commitment") != commitment:
         raise AnswerRejected("the worker's commitment is not that of its transcript")
-    return Outcome(text, "", transcript.to_json())
+    return Outcome(text, "", transcript.to_json(), commitment)
 
 
 def _text(text: object) -> str:

@@ -20,7 +20,7 @@ from aos_operator.answers import accept_answer
 from aos_operator.backoff import Backoff, until_available
 from aos_operator.errors import AnswerRejected, QueueUnavailable, Refused, Unavailable, WorkerRefused
 from aos_operator.queue import Entry, Queue
-from aos_operator.session import Settled
+from aos_operator.events import Settled
 from aos_operator.store import Store
 from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
 from aos_operator.worker import Worker
@@ -181,7 +181,8 @@ class Jobs:
             await until_available(
                 lambda: self._store.close(key, state, verdict), "closing the job in PostgreSQL"
             )
-        del self._open[key]
+        if self._open.get(key) is work:
+            del self._open[key]
         await until_available(lambda: self._queue.done(entry_id), "removing the job from Redis")
 
     async def _known(self, dispatch: Dispatch) -> Task:
@@ -200,7 +201,9 @@ class Jobs:
             answer = await until_available(
                 lambda: self._worker.generate(dispatch.job, dispatch.seed), "running the job on the worker"
             )
-            return accept_answer(answer, dispatch)
+            return await asyncio.to_thread(
+                accept_answer, answer, dispatch
+            )  # long transcripts take long to hash
         except (WorkerRefused, AnswerRejected) as error:
             _log.warning("the job has no answer", reason=str(error))
             return Outcome.failed(str(error))

@@ -12,19 +12,12 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from aos_operator.backoff import Backoff
 from aos_operator.errors import LinkLost, Refused, Replaced, StartError, Unavailable
+from aos_operator.events import CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox, Wire
-from aos_operator.session import (
-    MAX_FRAME_BYTES,
-    CancelCall,
-    DrawCall,
-    JobCall,
-    Say,
-    Session,
-    Settled,
-    Welcomed,
-)
+from aos_operator.session import MAX_FRAME_BYTES, Session
 from aos_operator.tasks import TaskKey
+from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import Signer
 from aos_protocol.messages import Dispatch
 
@@ -109,8 +102,7 @@ class Link:
         async with self._open() as socket:
             session = Session(self._signer, self._target.address, self._desk.offer())
             wire = _SocketWire(socket)
-            async with asyncio.timeout(_HANDSHAKE_S):
-                welcomed = await _shake_hands(session, socket, wire)
+            welcomed = await _shake_hands(session, socket, wire)
             await self._outbox.attach(session, wire, welcomed.last_seen)
             self._was_welcome, self._socket = True, socket
             _log.info("connected to the dispatcher", url=self._target.url, dispatcher=self._target.address)
@@ -161,21 +153,27 @@ class Link:
     async def _answer(self, session: Session, wire: Wire, call: _Call) -> None:
         """Answer one request. That the connection is gone is for `_read` to report."""
         try:
-            try:
-                await self._carry_out(call)
-            except Refused as error:
-                await wire.send(session.reply(call.frame_id, error.code, str(error)))
-            except LinkLost:
-                raise
-            except Unavailable as error:
-                await wire.send(session.reply(call.frame_id, 503, str(error)))
-            else:
-                if not isinstance(call, DrawCall):
-                    await wire.send(session.reply(call.frame_id))
+            reply = await self._reply(session, call)
+            if reply is not None:
+                await wire.send(reply)
         except LinkLost:
             _log.debug("an answer came too late for its connection")
         finally:
             self._slots.release()
+
+    async def _reply(self, session: Session, call: _Call) -> str | None:
+        """Carry a request out and make its reply; None when it has been sent already."""
+        try:
+            await self._carry_out(call)
+        except LinkLost:
+            raise
+        except (Refused, ProtocolError, Unavailable) as error:
+            code = (
+                error.code if isinstance(error, Refused) else 503 if isinstance(error, Unavailable) else 400
+            )
+            _log.warning("declined a request", request=type(call).__name__, code=code, reason=str(error))
+            return session.reply(call.frame_id, code, str(error))
+        return None if isinstance(call, DrawCall) else session.reply(call.frame_id)
 
     async def _carry_out(self, call: _Call) -> None:
         match call:
@@ -203,9 +201,15 @@ class _SocketWire:
 
 
 async def _shake_hands(session: Session, socket: ClientConnection, wire: Wire) -> Welcomed:
-    while True:
-        match session.receive(await socket.recv()):
-            case Say(text):
-                await wire.send(text)
-            case Welcomed() as welcomed:
-                return welcomed
+    try:
+        async with asyncio.timeout(_HANDSHAKE_S):
+            while True:
+                match session.receive(await socket.recv()):
+                    case Say(text):
+                        await wire.send(text)
+                    case Welcomed() as welcomed:
+                        return welcomed
+    except TimeoutError:
+        raise LinkLost(
+            f"no challenge and welcome within {_HANDSHAKE_S:g} s: is an AOS dispatcher there?"
+        ) from None

@@ -16,7 +16,7 @@ from aos_operator.errors import OperatorError, StartError
 from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_service.database import database_url
-from aos_service.errors import ServiceError
+from aos_service.errors import DatabaseError, ServiceError
 from aos_service.logs import configure_logs
 from aos_service.settings import load_settings
 
@@ -37,8 +37,8 @@ Run it, beside a worker (inference-worker --model models/FILE.gguf):
   operator-runner -c config.yaml
 
 \b
-It stops on Ctrl-C or SIGTERM. Exit status: 0 stopped, 1 something it needs at the start does not answer, 2 set up wrongly,
-3 the dispatcher refused it, 4 another dispatcher than the configured one answered, 5 another process took its place.
+It stops on Ctrl-C or SIGTERM. Exit status: 0 stopped, 1 PostgreSQL or Redis cannot be used, 2 set up wrongly, 3 the
+dispatcher refused it, 4 another dispatcher than the configured one answered, 5 another process took its place.
 """
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -154,4 +154,14 @@ def _failures_shown() -> Iterator[None]:
             error = error.exceptions[0]
         for line in str(error).splitlines():
             typer.echo(f"operator-runner: {line}", err=True)
-        raise SystemExit(getattr(error, "exit_code", 2 if isinstance(error, ServiceError) else 1)) from None
+        raise SystemExit(_exit_code(error)) from None
+
+
+def _exit_code(error: BaseException) -> int:
+    match error:
+        case StartError():
+            return error.exit_code
+        case OperatorError() | DatabaseError():
+            return 1
+        case _:
+            return 2

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from aos_operator.counter import Counter
 from aos_operator.errors import LinkLost
-from aos_operator.session import DrawCall, Session, Settled
+from aos_operator.events import DrawCall, Settled
+from aos_operator.session import Session
 from aos_operator.tasks import Task
 
 

@@ -12,13 +12,13 @@ methods named after it. So tests step through the protocol by hand, and `link` o
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypeAlias
 
 import structlog
 
 from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
+from aos_operator.events import CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.tasks import Outcome, Task, TaskKey
 from aos_operator.tickets import draw_ticket
@@ -28,18 +28,18 @@ from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer, address_of
 from aos_protocol.messages import (
-    NO_DIGEST,
     Challenge,
     Dispatch,
     Draw,
+    Hex32,
     JobResult,
+    Message,
+    Tag,
     Ticket,
-    Vrf,
     Welcome,
     parse_message,
 )
 from aos_protocol.sortition import ticket_threshold
-from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
 from aos_protocol.verification import check_receipt, check_seed, result_claim
 
@@ -48,57 +48,16 @@ MAX_BAD_FRAMES = 100
 MAX_LAST_SEEN = 2**62
 """A dispatcher that claims to have seen more of our counter than this is lying or broken."""
 
+_UNSIGNED = "00" * 65
+
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class Say:
-    """Send this text; nothing else is to be done."""
+class Cancel(Message):
+    """`cancel_job`: names the task that nobody waits for."""
 
-    text: str
-
-
-@dataclass(frozen=True)
-class Welcomed:
-    """The dispatcher let us in; it has seen our counter at `last_seen` (0: never)."""
-
-    last_seen: int
-
-
-@dataclass(frozen=True)
-class DrawCall:
-    """A draw that this operator can take part in."""
-
-    frame_id: str
-    draw: Draw
-
-
-@dataclass(frozen=True)
-class JobCall:
-    """A dispatch whose receipt, seed and model were checked."""
-
-    frame_id: str
-    dispatch: Dispatch
-
-
-@dataclass(frozen=True)
-class CancelCall:
-    """Nobody waits for this task's result any more."""
-
-    frame_id: str
-    key: TaskKey
-
-
-@dataclass(frozen=True)
-class Settled:
-    """The dispatcher's reply to one of our results."""
-
-    frame_id: str
-    code: int
-    message: str
-
-
-Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | Settled | None
+    job_id: Hex32
+    tag: Tag
 
 
 class _Stage(Enum):
@@ -119,7 +78,7 @@ class Session:
         self._number = 0
         self._last_id = 0
         self.refused: Counter[str] = Counter()
-        """How often something was refused on this connection, by kind."""
+        """How many frames (not acceptably signed or formed) and requests (signed, but not acceptable) were refused."""
         self._requests: dict[str, Callable[[str, JsonObject], Event]] = {
             "draw": self._drawn,
             "dispatch_job": self._dispatched,
@@ -142,8 +101,11 @@ class Session:
         try:
             return self._requested(frame)
         except ProtocolError as error:
-            self.refused[frame.method[:32]] += 1
-            _log.warning("refused a request of the dispatcher", method=frame.method[:32], reason=str(error))
+            self.refused["request"] += 1
+            named = frame.params[0].get("job_id") if frame.params else None
+            _log.warning(
+                "refused a request", method=frame.method[:32], job_id=str(named)[:64], reason=str(error)
+            )
             return Say(self.reply(frame.id, 400, str(error)))
 
     def reply(self, frame_id: str, code: int = 200, message: str = "success") -> str:
@@ -165,38 +127,43 @@ class Session:
         return seal_reply(self._signer, call.frame_id, answer).text
 
     def result(self, task: Task, counter: int) -> tuple[str, str]:
-        """Make a `job_result` for a task that has an outcome: its frame's id and text."""
+        """Make a `job_result` for a task that has an outcome: its frame's id and text.
+
+        An answer that cannot be sent becomes the reason why there is none, so that the task ends.
+        """
         if task.outcome is None:
             raise ValueError("a task without an outcome has no result yet")
-        vrf = draw_ticket(self._signer, task.dispatch)
         clock = self._clock(task.dispatch.clock, counter)
-        text = self._result_text(task, task.outcome, vrf, clock)
+        try:
+            text = self._result_text(task.dispatch, task.outcome, clock)
+        except ProtocolError as error:
+            text = self._result_text(
+                task.dispatch, Outcome.failed(f"the answer cannot be sent: {error}"), clock
+            )
         if len(text.encode()) > MAX_FRAME_BYTES:
-            outcome = Outcome.failed(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
-            text = self._result_text(task, outcome, vrf, clock)
+            too_large = Outcome.failed(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
+            text = self._result_text(task.dispatch, too_large, clock)
         return str(self._last_id), text
 
-    def _result_text(self, task: Task, outcome: Outcome, vrf: Vrf, clock: dict[str, str]) -> str:
-        dispatch = task.dispatch
+    def _result_text(self, dispatch: Dispatch, outcome: Outcome, clock: dict[str, str]) -> str:
         unsigned = JobResult(
             user=dispatch.user,
             job_id=dispatch.job_id,
             result=outcome.result,
             reason=outcome.reason,
-            vrf=vrf,
+            vrf=draw_ticket(self._signer, dispatch),
             tag=dispatch.tag,
             clock=clock,
             operator=self._signer.address,
-            signature=NO_DIGEST * 2 + "00",
+            signature=_UNSIGNED,
             position=dispatch.position,
             role=dispatch.role,
             model=dispatch.model,
             transcript=outcome.transcript,
         )
-        transcript = None if outcome.transcript is None else Transcript.from_json(outcome.transcript)
-        claim = result_claim(unsigned, dispatch.job.params.digest(), transcript)
-        result = unsigned.model_copy(update={"signature": sign_typed(self._signer, self._domain(), claim)})
-        return self._request("job_result", result.to_json())
+        claim = result_claim(unsigned, dispatch.job.params.digest(), None)
+        signature = sign_typed(self._signer, self._domain(), replace(claim, transcript=outcome.commitment))
+        return self._request("job_result", unsigned.model_copy(update={"signature": signature}).to_json())
 
     def _request(self, method: str, param: JsonObject) -> str:
         self._last_id += 1
@@ -309,15 +276,14 @@ class Session:
         return JobCall(frame_id, dispatch)
 
     def _check_draw(self, call: Draw | Dispatch) -> None:
+        self._clock(call.clock, 1)  # raises if our entry finds no room
         ticket_threshold(call.range_start, call.range_end, call.tag, call.position)  # raises if no rule fits
         key = self._challenged_by().public_key
         check_seed(self._dispatcher, key, call.job_id, call.seed, call.seed_proof)
 
     def _cancelled(self, frame_id: str, param: JsonObject) -> Event:
-        job_id, tag = param.get("job_id"), param.get("tag")
-        if param.keys() != {"job_id", "tag"} or not isinstance(job_id, str) or not isinstance(tag, str):
-            raise InvalidMessage("cancel_job takes job_id and tag, both strings, and nothing else")
-        return CancelCall(frame_id, TaskKey(job_id, tag))
+        cancel = parse_message(Cancel, param)
+        return CancelCall(frame_id, TaskKey(cancel.job_id, cancel.tag))
 
 
 def _request_id(text: str | bytes) -> str | None:

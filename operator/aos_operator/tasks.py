@@ -1,12 +1,12 @@
 """A task: one dispatch of a job under a tag, from being taken to its result's acceptance."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from aos_operator.errors import Refused
 from aos_protocol.clock import VectorClock
-from aos_protocol.messages import Dispatch
+from aos_protocol.messages import NO_DIGEST, Dispatch
 
 
 class TaskKey(NamedTuple):
@@ -32,11 +32,15 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task, unsigned: an answer with its transcript, or a reason for having none."""
+    """What came of a task, unsigned: an answer with its transcript, or a reason for having none.
+
+    `commitment` is the transcript's, 64 hex digits, computed once; zeros without a transcript.
+    """
 
     result: str
     reason: str
     transcript: dict[str, Any] | None
+    commitment: str = NO_DIGEST
 
     @classmethod
     def failed(cls, reason: str) -> Self:
@@ -46,7 +50,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that is stored."""
-        return {"result": self.result, "reason": self.reason, "transcript": self.transcript}
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""What can come of a message from the dispatcher: what `Session.receive` returns and `Link` acts upon."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from aos_operator.tasks import TaskKey
+from aos_protocol.messages import Dispatch, Draw
+
+
+@dataclass(frozen=True)
+class Say:
+    """Send this text; nothing else is to be done."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """The dispatcher let us in; it has seen our counter at `last_seen` (0: never)."""
+
+    last_seen: int
+
+
+@dataclass(frozen=True)
+class DrawCall:
+    """A draw that this operator can take part in."""
+
+    frame_id: str
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class JobCall:
+    """A dispatch whose receipt, seed and model were checked."""
+
+    frame_id: str
+    dispatch: Dispatch
+
+
+@dataclass(frozen=True)
+class CancelCall:
+    """Nobody waits for this task's result any more."""
+
+    frame_id: str
+    key: TaskKey
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The dispatcher's reply to one of our results."""
+
+    frame_id: str
+    code: int
+    message: str
+
+
+Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | Settled | None
+
+
