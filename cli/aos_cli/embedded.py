@@ -192,6 +192,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     name = "PostgreSQL"
     socket_name = ".s.PGSQL.5432"
+    _programs: Path
 
     def url(self, database: str) -> str:
         """The address of a database, which need not exist yet."""
@@ -217,6 +218,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 f"root's PostgreSQL runs as {_ROOT_RUNS_AS}, who cannot enter {self.data.parent}: choose a data folder "
                 f"elsewhere, such as {default_data_folder()}"
             )
+        self._programs = await asyncio.to_thread(self._find_programs)
         if not self._cluster.exists():
             await self._make_cluster()
         # We hold the lock, so a process id that a killed server left behind is stale, whoever has that id today.
@@ -258,7 +260,7 @@ class EmbeddedPostgres(EmbeddedServer):
         }
         return Child(
             program,
-            [str(self._programs() / program), *arguments],
+            [str(self._programs / program), *arguments],
             log=self.data / f"{program}.log",
             stop_signal=signal.SIGINT,  # "fast": ends connections; the default would wait for them
             abort_signal=signal.SIGQUIT,
@@ -268,7 +270,7 @@ class EmbeddedPostgres(EmbeddedServer):
             inherited=inherited,
         )
 
-    def _programs(self) -> Path:
+    def _find_programs(self) -> Path:
         """The folder of the programs that fit the cluster; a copy of it when the server's account cannot reach it."""
         version_file = self._cluster / "PG_VERSION"
         version = int(version_file.read_text()) if version_file.exists() else max(_POSTGRES_FOLDERS)
@@ -371,19 +373,18 @@ def _copy_programs(programs: Path, to: Path, account: Account) -> Path:
     package = installation.parent
     libraries = package.with_name(f"{package.name}.libs")
     copy = to / f"{installation.name}-{int(programs.stat().st_mtime)}"
-    place = copy / package.name / installation.name
     if not copy.exists():
         unfinished = to / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         inside = unfinished / package.name / installation.name
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(
-                installation / part, inside / part, ignore=shutil.ignore_patterns("*.a", "pg_*", "psql")
-            )
+        for part in ("lib/postgresql", "share"):
+            shutil.copytree(installation / part, inside / part)
+        (inside / "bin").mkdir()
+        for program in ("initdb", "postgres"):
+            shutil.copy2(programs / program, inside / "bin")
         shutil.copytree(libraries, unfinished / libraries.name)
-        for folder, folders, files in os.walk(unfinished):
-            for entry in (".", *folders, *files):
+        for folder, _, files in os.walk(to):
+            for entry in (".", *files):
                 os.chown(Path(folder, entry), *account)
-        os.chown(to, *account)
         unfinished.rename(copy)
-    return place / "bin"
+    return copy / package.name / installation.name / "bin"

@@ -1,5 +1,7 @@
 """PostgreSQL's address and its errors, for the modules of this package."""
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,7 +45,7 @@ def database_url(text: str) -> URL:
 
 def describe(url: URL) -> str:
     """The address without its password and driver, for messages."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=True)
+    return url.set(drivername="postgresql").render_as_string(hide_password=True).replace("%2F", "/")
 
 
 def connect_arguments(timeout: float = CONNECT_TIMEOUT_S) -> dict[str, Any]:
@@ -59,25 +61,31 @@ async def connect(url: URL) -> asyncpg.Connection:
 
 @asynccontextmanager
 async def reported(url: URL, kind: type[DatabaseError] = DatabaseError) -> AsyncIterator[None]:
-    """Turn what asyncpg and SQLAlchemy raise inside into a DatabaseError that says what to do (`kind`: where SQL fails)."""
+    """Turn what asyncpg and SQLAlchemy raise inside into a DatabaseError that says what to do.
+
+    `kind` is raised where the server is reached and a statement fails.
+    """
     try:
         yield
-    except TimeoutError as error:
-        raise DatabaseError(
-            f"{describe(url)} does not answer in time: is a PostgreSQL server there?"
-        ) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise DatabaseError(
-            f"no PostgreSQL server at {describe(url)} ({reason}): start it, or correct the URL"
-        ) from error
-    except asyncpg.InvalidAuthorizationSpecificationError as error:  # a wrong password is one, too
-        raise DatabaseError(
-            f"{describe(url)}: {error}: check user and password, and pg_hba.conf on the server"
-        ) from error
-    except asyncpg.InvalidCatalogNameError as error:
-        raise DatabaseError(f"{describe(url)}: {error}: create and migrate it first (`-i URL`)") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise kind(f"{describe(url)}: {error}") from error
     except exc.DBAPIError as error:
-        raise kind(f"{describe(url)}: {error.orig}") from error
+        cause = error.orig.__cause__ if error.orig else None
+        raise _translated(cause or error.orig or error, url, kind) from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise _translated(error, url, kind) from error
+
+
+def _translated(error: BaseException, url: URL, kind: type[DatabaseError]) -> DatabaseError:
+    where = describe(url)
+    if isinstance(error, TimeoutError):
+        return DatabaseError(f"{where} does not answer in time: is a PostgreSQL server there?")
+    if isinstance(error, OSError):
+        numbered = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0) if numbered else error.strerror
+        return DatabaseError(
+            f"no PostgreSQL server at {where} ({reason or error}): start it, or correct the URL"
+        )
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):  # a wrong password is one, too
+        return DatabaseError(f"{where}: {error}: check user and password, and pg_hba.conf on the server")
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return DatabaseError(f"{where}: {error}: create and migrate it first (`-i URL`)")
+    return kind(f"{where}: {error}")

@@ -1,5 +1,6 @@
 """Brings a database's tables to the revision that a program needs, by alembic, one process at a time."""
 
+import asyncio
 from pathlib import Path
 from typing import Literal, TypeAlias
 from zlib import crc32
@@ -17,7 +18,8 @@ from aos_service.postgres import connect_arguments, describe, reported
 
 Program: TypeAlias = Literal["dispatcher", "operator"]
 
-_LOCK_TIMEOUT_S = 60
+_LOCK_TIMEOUT_S = 60.0
+_alembic = asyncio.Lock()  # alembic keeps its context in one global for the process
 
 
 def migrations_folder(name: Program) -> Path:
@@ -58,10 +60,8 @@ async def migrate(url: URL, name: Program, revision: str = "head") -> None:
     config = alembic_config(name)
 
     def upgrade(connection: Connection) -> None:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(:key)"), {"key": crc32(f"aos migrate {name}".encode())}
-        )
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S:g}s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(name)})
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, revision)
@@ -73,7 +73,7 @@ async def migrate(url: URL, name: Program, revision: str = "head") -> None:
 
     engine = _engine(url)
     try:
-        async with reported(url, MigrationError), engine.begin() as connection:
+        async with _alembic, reported(url, MigrationError), engine.begin() as connection:
             await connection.run_sync(upgrade)
     finally:
         await engine.dispose()
@@ -97,3 +97,7 @@ async def current_revision(url: URL) -> str | None:
 
 def _engine(url: URL) -> AsyncEngine:
     return create_async_engine(url, poolclass=NullPool, connect_args=connect_arguments())
+
+
+def _lock_key(name: Program) -> int:
+    return crc32(f"aos migrate {name}".encode())

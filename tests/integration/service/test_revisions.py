@@ -1,0 +1,148 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import URL
+
+from aos_service import revisions
+from aos_service.database import current_revision, database_url, migrate
+from aos_service.errors import DatabaseError, MigrationError
+from aos_service.revisions import alembic_config, migrations_folder
+
+NewDatabase = Callable[[None], Awaitable[str]]
+
+ENVIRONMENT = "from aos_service.alembic_env import run\n\nrun()\n"
+REVISION = '''\
+"""A revision."""
+
+from alembic import op
+
+revision = {revision!r}
+down_revision = {after!r}
+
+
+def upgrade() -> None:
+    op.execute({up!r})
+
+
+def downgrade() -> None:
+    op.execute({down!r})
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Revisions of a program of our own: a table, then a slow one."""
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "env.py").write_text(ENVIRONMENT)
+    add(tmp_path, "1", None, "CREATE TABLE jobs (id int)", "DROP TABLE jobs")
+    add(tmp_path, "2", "1", "CREATE TABLE results AS SELECT pg_sleep(0.2)::text", "DROP TABLE results")
+    monkeypatch.setattr(revisions, "migrations_folder", lambda _name: tmp_path)
+    return tmp_path
+
+
+def add(folder: Path, revision: str, after: str | None, up: str, down: str = "") -> None:
+    (folder / "versions" / f"{revision}.py").write_text(
+        REVISION.format(revision=revision, after=after, up=up, down=down)
+    )
+
+
+@pytest.fixture
+async def url(new_database: NewDatabase) -> URL:
+    return database_url(await new_database(None))
+
+
+async def connect(url: URL) -> asyncpg.Connection:
+    return await asyncpg.connect(**url.get_dialect()().create_connect_args(url)[1])
+
+
+async def tables(url: URL) -> set[str]:
+    connection = await connect(url)
+    rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    await connection.close()
+    return {row["tablename"] for row in rows}
+
+
+@pytest.mark.usefixtures("folder")
+async def test_a_database_is_brought_to_a_revision_and_on_to_the_newest(url: URL) -> None:
+    assert await current_revision(url) is None
+    await migrate(url, "operator", "1")
+    assert await current_revision(url) == "1"
+    await migrate(url, "operator")
+    await migrate(url, "operator")
+    assert await current_revision(url) == "2"
+    assert await tables(url) == {"jobs", "results", "alembic_version"}
+
+
+@pytest.mark.usefixtures("folder")
+async def test_processes_that_start_at_once_wait_for_each_other(
+    url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the lock inside a process, these are as separate as processes: the database's own lock is at work.
+    monkeypatch.setattr(revisions, "_alembic", asyncio.Semaphore(9))
+    await asyncio.gather(*(migrate(url, "operator") for _ in range(3)))
+    assert await current_revision(url) == "2"
+
+
+@pytest.mark.usefixtures("folder")
+async def test_a_process_does_not_wait_for_ever(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revisions, "_LOCK_TIMEOUT_S", 0.1)
+    connection = await connect(url)
+    await connection.execute("SELECT pg_advisory_lock($1)", revisions._lock_key("operator"))
+    with pytest.raises(MigrationError, match="lock timeout"):
+        await migrate(url, "operator")
+    await connection.close()
+    await migrate(url, "operator")
+
+
+async def test_a_failing_revision_changes_nothing(url: URL, folder: Path) -> None:
+    await migrate(url, "operator", "1")
+    add(folder, "3", "2", "CREATE TABLE jobs (id int)")
+    with pytest.raises(MigrationError, match='relation "jobs" already exists'):
+        await migrate(url, "operator")
+    assert await current_revision(url) == "1"
+    assert await tables(url) == {"jobs", "alembic_version"}
+
+
+async def test_a_database_ahead_of_the_program(url: URL, folder: Path) -> None:
+    await migrate(url, "operator")
+    (folder / "versions" / "2.py").unlink()
+    with pytest.raises(MigrationError, match=r"Can't locate revision .*update this one"):
+        await migrate(url, "operator")
+
+
+@pytest.mark.usefixtures("folder")
+async def test_a_revision_that_does_not_exist(url: URL) -> None:
+    with pytest.raises(MigrationError, match="cannot be brought to the operator's revision 7"):
+        await migrate(url, "operator", "7")
+
+
+@pytest.mark.usefixtures("folder")
+async def test_a_database_that_cannot_be_reached(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="no PostgreSQL server at"):
+        await migrate(database_url(f"postgres://u@/name?host={tmp_path}"), "operator")
+
+
+@pytest.mark.parametrize("name", ["dispatcher", "operator"])
+def test_our_migrations_are_found_in_the_checkout(name: revisions.Program) -> None:
+    folder = migrations_folder(name)
+    assert folder.parts[-2:] == ("migrations", name)
+    assert (folder / "script.py.mako").is_file()
+    assert alembic_config(name).get_main_option("script_location") == str(folder)
+
+
+def test_migrations_inside_the_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "aos_service" / "migrations" / "operator"
+    inside.mkdir(parents=True)
+    (inside / "env.py").touch()
+    monkeypatch.setattr(revisions, "__file__", str(tmp_path / "aos_service" / "revisions.py"))
+    assert migrations_folder("operator") == inside
+    with pytest.raises(MigrationError, match="the dispatcher's migrations are not installed"):
+        migrations_folder("dispatcher")
+
+
+async def test_our_own_migrations_run_on_an_empty_database(url: URL) -> None:
+    await migrate(url, "operator")
+    await migrate(database_url(str(url.render_as_string(hide_password=False))), "operator")
