@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import ecdsa
@@ -34,8 +35,8 @@ class Curve(Protocol[Point]):
     def multiply(self, scalar: int, point: Point) -> Point | None:
         """Multiply by a public scalar; the time taken may depend on it."""
 
-    def multiply_secret(self, scalar: int, point: Point) -> Point | None:
-        """Multiply by a scalar that must not show in the time taken, as far as the curve's library allows."""
+    def multiply_secret(self, scalars: Sequence[int], point: Point) -> list[Point | None]:
+        """Multiply one point by secret scalars, hiding them as well as the curve's library allows."""
 
     def multiply_base(self, scalar: int) -> Point | None:
         """Multiply the generator by a scalar that may be secret."""
@@ -78,14 +79,15 @@ class Secp256k1:
         scalar %= self.order
         return point.multiply(scalar.to_bytes(32, "big")) if scalar else None
 
-    def multiply_secret(self, scalar: int, point: PublicKey) -> PublicKey | None:
-        """Multiply by a secret scalar, split at random into two.
+    def multiply_secret(self, scalars: Sequence[int], point: PublicKey) -> list[PublicKey | None]:
+        """Multiply one point by secret scalars, each split into a random share and the rest.
 
-        libsecp256k1's multiplication of an arbitrary point takes variable time, and timings of a
-        nonce or a key can be added up to the key; of a fresh random share they tell nothing.
+        libsecp256k1's multiplication of an arbitrary point takes variable time, and the timings of many
+        proofs add up to the key; those of a fresh random share and of what it leaves tell nothing.
         """
         share = secrets.randbelow(self.order)
-        return self.add(self.multiply(share, point), self.multiply(scalar - share, point))
+        common = self.multiply(share, point)
+        return [self.add(common, self.multiply(scalar - share, point)) for scalar in scalars]
 
     def multiply_base(self, scalar: int) -> PublicKey | None:
         """Multiply the generator by a scalar that may be secret (constant time)."""
@@ -144,9 +146,9 @@ class EcdsaCurve:
         """Multiply by a scalar."""
         return _finite(point * (scalar % self.order))
 
-    def multiply_secret(self, scalar: int, point: PointJacobi) -> PointJacobi | None:
-        """Multiply by a scalar; pure Python integers hide nothing of it."""
-        return self.multiply(scalar, point)
+    def multiply_secret(self, scalars: Sequence[int], point: PointJacobi) -> list[PointJacobi | None]:
+        """Multiply one point by scalars; pure Python integers hide nothing of them."""
+        return [self.multiply(scalar, point) for scalar in scalars]
 
     def multiply_base(self, scalar: int) -> PointJacobi | None:
         """Multiply the generator by a scalar."""

@@ -78,7 +78,8 @@ class Ecvrf(Generic[Point]):
         h = self.encode_to_curve(public_key, alpha)
         h_string = curve.encode(h)
         k = rfc6979_nonce(x, h_string, curve.order)
-        gamma, u, v = curve.multiply_secret(x, h), curve.multiply_base(k), curve.multiply_secret(k, h)
+        u = curve.multiply_base(k)
+        gamma, v = curve.multiply_secret((x, k), h)
         if gamma is None or u is None or v is None:
             raise InvalidKey  # unreachable in a group of prime order: x, k and h are not zero
         gamma_string = curve.encode(gamma)
