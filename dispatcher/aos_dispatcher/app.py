@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketState
 
 from aos_dispatcher import api
-from aos_dispatcher.errors import ApiError
+from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.openapi import describe
 from aos_dispatcher.service import Dispatcher
 
@@ -56,6 +56,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop.cancel()
         with suppress(asyncio.CancelledError):
             await loop
+        try:
+            await dispatcher.store.release_all()
+        except Unavailable as error:
+            log.warning("leases not released; they run out by themselves", why=str(error))
         await dispatcher.database.close()
 
 

@@ -1,5 +1,7 @@
 """Taking in `job_result`: every check before anything is stored, and the same answer for a repetition."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from aos_dispatcher.committee import Seat, SeatState
@@ -9,7 +11,7 @@ from aos_dispatcher.metrics import RESULTS_ACCEPTED, RESULTS_REJECTED
 from aos_dispatcher.round import ActiveRound, stored_result
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
-from aos_protocol.errors import ProtocolError
+from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobResult, Message, parse_message
 from aos_protocol.typed_data import Domain
@@ -31,7 +33,12 @@ class ResultDesk:
 
     async def accept(self, peer: Peer, frame: Frame) -> None:
         """Verify and store one result. Raises `Refused`, or `ProtocolError` for a message of the wrong form."""
-        result = parse_message(JobResult, frame.params[0])
+        try:
+            result = parse_message(JobResult, frame.params[0])
+        except InvalidMessage as error:
+            # The operator is told never to send this again, so nobody need wait for it.
+            self._give_up(self._loop.active.get(_round_key(frame.params[0])), peer, error)
+            raise
         if result.operator != peer.address:
             raise Refused(_NEVER, f"the result names operator {result.operator}, but {peer.address} sent it")
         if await self._is_repetition(result):
@@ -40,10 +47,14 @@ class ResultDesk:
         try:
             await self._verify_and_store(round_, peer, frame, result)
         except ProtocolError as error:
-            # A result that fails a check costs its operator the seat; the next in the draw's order takes it.
+            self._give_up(round_, peer, error)
+            raise
+
+    def _give_up(self, round_: ActiveRound | None, peer: Peer, error: ProtocolError) -> None:
+        """A result that fails a check costs its operator the seat; the next in the draw's order takes it."""
+        if round_ is not None:
             round_.committee.refused(peer.address, str(error)[:1000])
             round_.poke.set()
-            raise
 
     async def keep(self, frame: Frame, reason: str) -> None:
         """Store what an operator signed and was refused."""
@@ -110,6 +121,10 @@ def result_id(result: JobResult) -> str:
 def _content(result: JobResult) -> Message:
     """Return a result without what changes at each sending."""
     return result.model_copy(update={"clock": {}, "signature": ""})
+
+
+def _round_key(said: Mapping[str, object]) -> tuple[str, str]:
+    return str(said.get("job_id")), str(said.get("tag"))
 
 
 def _job_of(frame: Frame) -> str | None:

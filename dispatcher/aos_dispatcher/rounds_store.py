@@ -45,6 +45,7 @@ _RELEASE = text(
     "update rounds set lease_owner = null, lease_until = null, not_before = now() + make_interval(secs => :pause) "
     "where id = :round and lease_owner = :owner"
 )
+_RELEASE_ALL = text("update rounds set lease_owner = null, lease_until = null where lease_owner = :owner")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ class RoundsStore:
         """Give a round back, to be claimed again by anybody after `pause` seconds."""
         async with self._database.begin() as connection:
             await connection.execute(_RELEASE, {"round": round_id, "owner": self._owner, "pause": pause})
+
+    async def release_all(self) -> None:
+        """Give every round back at once, so that another process goes on with it without waiting."""
+        async with self._database.begin() as connection:
+            await connection.execute(_RELEASE_ALL, {"owner": self._owner})
 
     async def drawn(self, round_id: int, job_id: str, drawn: Drawn) -> None:
         """Store a draw and its committee, and let job and round be `dispatched`. Raises `LeaseLost`."""

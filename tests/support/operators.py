@@ -14,7 +14,6 @@ from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal
 from aos_protocol.identity import Signer
 from aos_protocol.messages import (
     Challenge,
-    Connect,
     Dispatch,
     Draw,
     JobResult,
@@ -187,7 +186,9 @@ class ScriptedOperator:
     def ticket(self, call: Draw | Dispatch) -> Vrf:
         prompt_hash = call.vrf_prompt_hash if isinstance(call, Draw) else call.job.prompt_hash()
         proof = vrf.prove(self.signer, bytes.fromhex(call.seed) + bytes.fromhex(prompt_hash))
-        output = vrf.verify(self.signer.public_key, bytes.fromhex(call.seed) + bytes.fromhex(prompt_hash), proof)
+        output = vrf.verify(
+            self.signer.public_key, bytes.fromhex(call.seed) + bytes.fromhex(prompt_hash), proof
+        )
         threshold = sortition.ticket_threshold(call.range_start, call.range_end, call.tag, call.position)
         return Vrf(
             selected=sortition.ticket_value(output) < threshold,

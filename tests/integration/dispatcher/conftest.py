@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import pytest_asyncio
 import uvicorn
-from support.operators import ScriptedOperator
 
 from aos_dispatcher.app import create_app
 from aos_dispatcher.database import Database
@@ -17,6 +16,7 @@ from aos_dispatcher.service import Dispatcher, assemble
 from aos_dispatcher.settings import DispatcherSettings
 from aos_protocol.identity import Signer
 from aos_service.database import create_engine, database_url
+from support.operators import ScriptedOperator
 
 PROJECT = "shop"
 
@@ -25,7 +25,13 @@ class Network:
     """A dispatcher, a project with a token, and the operators that a test adds."""
 
     def __init__(self, url: str, **dispatch: float) -> None:
-        patience = {"draw_timeout": 2, "reassign_after": 0.2, "member_timeout": 20, "job_timeout": 20, "lease": 3}
+        patience = {
+            "draw_timeout": 2,
+            "reassign_after": 0.2,
+            "member_timeout": 20,
+            "job_timeout": 20,
+            "lease": 3,
+        }
         self.signer = Signer.generate()
         self.settings = DispatcherSettings.model_validate(
             {
@@ -52,7 +58,9 @@ class Network:
             acquire_timeout=5,
         )
         self.dispatcher: Dispatcher = assemble(self.settings, Database(engine), self.signer)
-        config = uvicorn.Config(create_app(self.dispatcher), host="127.0.0.1", port=0, log_config=None, ws_max_size=1 << 20)
+        config = uvicorn.Config(
+            create_app(self.dispatcher), host="127.0.0.1", port=0, log_config=None, ws_max_size=1 << 20
+        )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())
         while not self._server.started:

@@ -1,19 +1,218 @@
-"""One job's way through a dispatcher, and what a third party can check of it."""
+"""One job's way through a dispatcher: committees, replacements, ends, restarts."""
 
+import asyncio
 from typing import Any
 
+import pytest
+
+from aos_dispatcher.operators import pin_model
 from aos_protocol.evidence import check_evidence
+from aos_protocol.identity import Signer
+from aos_protocol.messages import ModelOffer
+from support.operators import MODEL, ScriptedOperator
 
 
-async def test_the_documented_example_ends_with_checkable_results(network: Any) -> None:
-    for _ in range(3):
+async def failed_checks(network: Any, job_id: str) -> list[str]:
+    """The ids of all checks on the job's evidence that do not pass."""
+    document = await network.evidence(job_id)
+    checks = check_evidence(document, dispatcher=network.signer.address, job_id=job_id)
+    return [f"{check.id} {check.status} {check.what}" for check in checks if check.status != "PASS"]
+
+
+@pytest.mark.parametrize(("tag", "members"), [("", 1), ("suspicion", 3), ("malicious", 5)])
+async def test_a_tag_sets_the_committee_and_everything_checks(network: Any, tag: str, members: int) -> None:
+    for _ in range(6):
         await network.operator()
+    job_id = await network.submit(tag=tag)
+    detail = await network.finished(job_id)
+    assert (detail["status"], detail["reason"]) == ("completed", "")
+    rows = await network.results(job_id)
+    assert len(rows) >= members
+    assert len({row["operator"] for row in rows}) == len(rows)
+    assert await failed_checks(network, job_id) == []
+
+
+async def test_a_row_shows_the_published_fields(network: Any) -> None:
+    operator = await network.operator()
     job_id = await network.submit()
     detail = await network.finished(job_id)
-    assert detail["status"] == "completed", detail
-    rows = await network.results(job_id)
-    assert rows
-    evidence = await network.evidence(job_id)
-    checks = check_evidence(evidence, dispatcher=network.signer.address, job_id=job_id)
-    assert [check for check in checks if check.status != "PASS"] == []
-    assert len(checks) == 9
+    (row,) = await network.results(job_id)
+    assert row["id"] == f"{operator.signer.address}_{job_id}_"
+    assert (row["job_id"], row["operator"], row["result"]) == (
+        job_id,
+        operator.signer.address,
+        "a sensible answer",
+    )
+    assert set(row["vrf"]) == {
+        "selected", "vrf_prompt_hash", "vrf_random_value", "vrf_verify_pubkey", "vrf_proof",
+    }  # fmt: skip
+    assert row["vrf"]["vrf_verify_pubkey"] == operator.signer.public_key.hex()
+    assert set(row["clock"]) == {"1", "2"}
+    assert (row["job_type"], row["tag"], len(row["signature"])) == ("opml", "", 130)
+    assert detail["id"] == job_id
+    assert detail["job"] == network.body()["job"]
+    assert (detail["job_type"], detail["tag"], detail["user"]) == ("opml", "", network.body()["user"])
+    for moment in (row["created_at"], detail["created_at"], detail["finished_at"]):
+        assert len(moment) == len("2024-09-27 03:36:04")
+
+
+async def test_a_job_waits_for_an_operator_that_comes_late(network: Any) -> None:
+    await network.operator()
+    (first,) = network.operators
+    await first.close()
+    job_id = await network.submit()
+    assert (await network.detail(job_id))["status"] == "created"
+    late = await network.operator(signer=first.signer)
+    assert (await network.finished(job_id))["status"] == "completed"
+    assert late.dispatched
+
+
+async def test_a_job_without_operators_fails_at_its_deadline_and_says_why(network: Any) -> None:
+    operator = await network.operator()
+    await operator.close()
+    await network.stop()
+    network.settings = network.settings.model_copy(
+        update={"dispatch": network.settings.dispatch.model_copy(update={"job_timeout": 0.5})}
+    )
+    await network.start()
+    detail = await network.finished(await network.submit())
+    assert detail["status"] == "failed"
+    assert "no operator that serves tiny.gguf" in detail["reason"]
+
+
+async def committee_of_three(
+    network: Any, operators: list[ScriptedOperator]
+) -> tuple[str, list[ScriptedOperator]]:
+    """Submit until a draw seats three of the four; now and then all four are selected."""
+    for attempt in range(10):
+        for operator in operators:
+            operator.answer = None
+            operator.dispatched.clear()
+        job_id = await network.submit(tag="suspicion", user=f"user {attempt}")
+        async with asyncio.timeout(10):
+            while not (committee := (await network.evidence(job_id))["rounds"][0]["committee"]):
+                await asyncio.sleep(0.01)
+        members = [o for o in operators if o.signer.address in {seat["operator"] for seat in committee}]
+        for member in members:
+            await member.wait(lambda member=member: bool(member.dispatched))
+        if len(members) == 3:
+            return job_id, members
+        for member in members:
+            await member.send_result(member.dispatched[0])
+        await network.finished(job_id)
+    pytest.fail("ten draws in a row selected all four operators")
+
+
+async def test_a_member_that_leaves_is_replaced_by_the_next_in_the_draw(network: Any) -> None:
+    operators = [await network.operator() for _ in range(4)]
+    job_id, (leaver, *others) = await committee_of_three(network, operators)
+    await leaver.close()
+    for member in others:
+        await member.send_result(member.dispatched[0])
+    (reserve,) = set(operators) - {leaver, *others}
+    await reserve.wait(lambda: bool(reserve.dispatched))
+    await reserve.send_result(reserve.dispatched[0])
+    assert (await network.finished(job_id))["status"] == "completed"
+    seats = (await network.evidence(job_id))["rounds"][0]["committee"]
+    states = {seat["operator"]: seat["state"] for seat in seats}
+    assert states.pop(leaver.signer.address) == "lost"
+    assert set(states.values()) == {"answered"}
+    assert seats[-1]["operator"] == reserve.signer.address
+    assert await failed_checks(network, job_id) == []
+
+
+async def test_a_refusal_is_replaced_and_kept(network: Any) -> None:
+    operators = [await network.operator() for _ in range(3)]
+    for operator in operators:
+        operator.reason = "the prompt does not fit"
+    job_id = await network.submit()
+    detail = await network.finished(job_id)
+    assert detail["status"] == "failed"
+    assert "the prompt does not fit" in detail["reason"]
+    assert "nobody is left to ask" in detail["reason"]
+    document = await network.evidence(job_id)
+    assert len(document["rejections"]) == 3
+    assert await network.results(job_id) == []
+
+
+async def test_a_returning_member_is_dispatched_to_again(network: Any) -> None:
+    operator = await network.operator()
+    operator.answer = None
+    job_id = await network.submit()
+    await operator.wait(lambda: bool(operator.dispatched))
+    await operator.close()
+    back = ScriptedOperator(operator.signer, network.ws)
+    network.operators.append(back)
+    assert (await back.connect())["code"] == 200
+    assert (await network.finished(job_id))["status"] == "completed"
+    assert back.dispatched[0].job_id == job_id
+
+
+async def test_a_second_connection_replaces_the_first(network: Any) -> None:
+    operator = await network.operator()
+    again = await network.operator(signer=operator.signer)
+    assert "replaced" in await operator.closed()
+    assert (await network.finished(await network.submit()))["status"] == "completed"
+    assert again.dispatched
+
+
+async def test_a_restarted_dispatcher_goes_on_where_it_was(network: Any) -> None:
+    operator = await network.operator()
+    operator.answer = None
+    job_id = await network.submit()
+    await operator.wait(lambda: bool(operator.dispatched))
+    dispatched = operator.dispatched[0]
+    await network.stop()
+    await network.start()
+    back = ScriptedOperator(operator.signer, network.ws)
+    back.counter = operator.counter
+    network.operators.append(back)
+    await back.connect()
+    # Nothing is drawn again.
+    assert (await network.finished(job_id))["status"] == "completed"
+    assert back.dispatched[0].clock == dispatched.clock
+    assert await failed_checks(network, job_id) == []
+
+
+async def test_cancelling_tells_the_members_and_needs_the_token(network: Any) -> None:
+    operator = await network.operator()
+    operator.answer = None
+    job_id = await network.submit()
+    await operator.wait(lambda: bool(operator.dispatched))
+    assert (await network.post("/api/job/cancel", {"job_id": job_id})).status_code == 401
+    bearer = {"Authorization": f"Bearer {network.token}"}
+    answer = await network.post("/api/job/cancel", {"job_id": job_id}, headers=bearer)
+    assert answer.json() == {"code": 200, "result": "cancelled"}
+    await operator.wait(lambda: bool(operator.cancelled))
+    assert operator.cancelled == [{"job_id": job_id, "tag": ""}]
+    assert (await network.detail(job_id))["status"] == "cancelled"
+    again = await network.post("/api/job/cancel", {"job_id": job_id}, headers=bearer)
+    assert again.json() == {"code": 200, "result": "cancelled"}
+    await operator.send_result(operator.dispatched[0])
+    await operator.wait(lambda: bool(operator.replies))
+    assert operator.replies[-1]["code"] == 400
+
+
+async def test_a_model_name_stands_for_one_file(network: Any) -> None:
+    await network.operator()
+    other = ModelOffer(name=MODEL.name, sha256="ab" * 32)
+    stranger = await network.operator(connect=False)
+    stranger.models = [other]
+    refusal = await stranger.connect()
+    assert refusal["code"] == 400
+    assert MODEL.sha256 in refusal["message"]
+    await pin_model(network.dispatcher.database, "opml", other)
+    welcome = ScriptedOperator(stranger.signer, network.ws, [other])
+    network.operators.append(welcome)
+    assert (await welcome.connect())["code"] == 200
+    await network.submit()
+    await welcome.wait(lambda: bool(welcome.dispatched))
+    assert welcome.dispatched[0].model == other
+
+
+async def test_an_operator_that_is_not_registered_is_told_what_to_do(network: Any) -> None:
+    stranger = ScriptedOperator(Signer.generate(), network.ws)
+    network.operators.append(stranger)
+    refusal = await stranger.connect()
+    assert refusal["code"] == 400
+    assert f"dispatcher operator add {stranger.signer.address}" in refusal["message"]
