@@ -1,0 +1,72 @@
+"""Group commit: callers share batches, outcomes reach their own callers."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from aos_dispatcher.coalesce import Coalescer
+
+
+async def test_callers_that_arrive_during_a_write_share_the_next() -> None:
+    batches: list[list[int]] = []
+    gate = asyncio.Event()
+
+    async def write(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(list(items))
+        if len(batches) == 1:
+            await gate.wait()
+        return [item * 10 for item in items]
+
+    coalescer: Coalescer[int, int] = Coalescer(write, limit=3)
+    first = asyncio.create_task(coalescer.submit(0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(coalescer.submit(n)) for n in range(1, 6)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(first, *others) == [0, 10, 20, 30, 40, 50]
+    assert batches == [[0], [1, 2, 3], [4, 5]]
+
+
+async def test_an_outcome_that_is_an_error_reaches_its_own_caller_only() -> None:
+    async def write(items: Sequence[int]) -> list[int | Exception]:
+        return [ValueError(str(item)) if item % 2 else item for item in items]
+
+    coalescer: Coalescer[int, int] = Coalescer(write, limit=8)
+    outcomes = await asyncio.gather(*(coalescer.submit(n) for n in range(4)), return_exceptions=True)
+    assert [outcomes[0], outcomes[2]] == [0, 2]
+    assert [str(outcomes[1]), str(outcomes[3])] == ["1", "3"]
+
+
+async def test_a_failed_write_reaches_everybody_and_the_next_batch_is_fresh() -> None:
+    failing = True
+
+    async def write(items: Sequence[int]) -> list[int | Exception]:
+        if failing:
+            raise ConnectionError
+        return list(items)
+
+    coalescer: Coalescer[int, int] = Coalescer(write, limit=8)
+    outcomes = await asyncio.gather(coalescer.submit(1), coalescer.submit(2), return_exceptions=True)
+    assert all(isinstance(outcome, ConnectionError) for outcome in outcomes)
+    failing = False
+    assert await coalescer.submit(3) == 3
+
+
+async def test_a_caller_that_gave_up_does_not_disturb_the_others() -> None:
+    gate = asyncio.Event()
+
+    async def write(items: Sequence[int]) -> list[int | Exception]:
+        await gate.wait()
+        return list(items)
+
+    coalescer: Coalescer[int, int] = Coalescer(write, limit=8)
+    gone = asyncio.create_task(coalescer.submit(1))
+    stays = asyncio.create_task(coalescer.submit(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    gate.set()
+    assert await stays == 2
