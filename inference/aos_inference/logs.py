@@ -29,4 +29,5 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     chain = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=chain))
-    logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
+    # Libraries are heard from warnings on: what they do well is their own affair.
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)

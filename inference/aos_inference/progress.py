@@ -23,7 +23,7 @@ class Progress:
         """Tell that `fraction` (0 to 1) of the step is done."""
         percent = int(fraction * 100)
         step = 1 if self._terminal else 10
-        if time.monotonic() - self._started < _QUIET or percent < self._shown + step:
+        if time.monotonic() - self._started < _QUIET or percent // step <= self._shown // step:
             return
         self._shown = percent
         typer.echo(f"{self._label}: {percent}%", err=True, nl=not self._terminal)

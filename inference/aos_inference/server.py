@@ -94,13 +94,18 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(GRACE) + 2,
             )
         )
-        self._engine = worker.engine
+        self._worker = worker
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            _log.info("listening", address=describe(listener), model=self._worker.card.name, pid=os.getpid())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(GRACE, self._engine.stop)
+        timer = asyncio.get_running_loop().call_later(GRACE, self._worker.engine.stop)
         await super().shutdown(sockets)
         timer.cancel()
-        self._engine.stop()
+        self._worker.engine.stop()
 
 
 async def serve(worker: Worker, listener: socket.socket) -> None:
@@ -115,10 +120,10 @@ async def serve(worker: Worker, listener: socket.socket) -> None:
     server = _Server(worker)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     engine_ended = asyncio.create_task(worker.engine.wait())
-    _log.info("listening", address=describe(listener), model=worker.card.name, pid=os.getpid())
     await asyncio.wait({serving, engine_ended}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
+    _log.info("stopped")
     await engine_ended
 
 
