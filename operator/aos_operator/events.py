@@ -55,5 +55,3 @@ class Settled:
 
 
 Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | Settled | None
-
-

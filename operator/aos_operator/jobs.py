@@ -19,8 +19,8 @@ import structlog
 from aos_operator.answers import accept_answer
 from aos_operator.backoff import Backoff, until_available
 from aos_operator.errors import AnswerRejected, QueueUnavailable, Refused, Unavailable, WorkerRefused
-from aos_operator.queue import Entry, Queue
 from aos_operator.events import Settled
+from aos_operator.queue import Entry, Queue
 from aos_operator.store import Store
 from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
 from aos_operator.worker import Worker

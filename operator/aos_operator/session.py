@@ -12,7 +12,7 @@ methods named after it. So tests step through the protocol by hand, and `link` o
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 import structlog
