@@ -245,17 +245,16 @@ class _Round:
                 raise InvalidEvidence(f"{seat.operator} is not rightly marked as filled or selected")
 
     def _check_registry(self) -> None:
-        """Raise unless the ranges are disjoint and inside the whole."""
+        """Raise unless the range is shared equally in the order of the operators' numbers, as without a chain it must be."""
         registry = self._document.registry
         if registry is None or registry.max_range != sortition.MAX_RANGE:
             raise InvalidEvidence(f"the registry's range is not {sortition.MAX_RANGE}")
-        if len(self._entries) != len(registry.operators):
-            raise InvalidEvidence("an operator is twice in the registry")
-        end = 0
-        for entry in sorted(registry.operators, key=lambda entry: (entry.start, entry.end)):
-            if not end <= entry.start <= entry.end <= registry.max_range:
-                raise InvalidEvidence(f"the range of {entry.operator} overlaps another, or leaves the whole")
-            end = entry.end
+        numbers = [entry.number for entry in registry.operators]
+        if len(self._entries) != len(registry.operators) or numbers != sorted(set(numbers)):
+            raise InvalidEvidence("an operator or a number is twice in the registry, or out of order")
+        shares = [(entry.operator, entry.start, entry.end) for entry in registry.operators]
+        if shares != sortition.equal_shares(list(self._entries)):
+            raise InvalidEvidence("the registry does not give every operator the same share of the range")
 
     def _check_results(self) -> None:
         roles = {seat.operator: seat.role for seat in self._document.committee}
@@ -282,13 +281,16 @@ class _Round:
         ended = _clock(self._evidence.job.clock)
         if not dispatched.dominates(drawn):
             raise InvalidClock("the dispatch does not follow the draw")
+        for operator, (ticket, _) in self._tickets.items():
+            if _clock(ticket.clock).get(self._entries[operator].number) == 0:
+                raise InvalidClock(f"the ticket of {operator} does not tick its own number")
         for member in self._members:
             if not dispatched.dominates(_clock(self._tickets[member.operator][0].clock)):
                 raise InvalidClock(f"the dispatch does not follow the ticket of {member.operator}")
         for result in self._results:
             number = self._entries[result.operator].number
-            clock, ticket = _clock(result.clock), _clock(self._tickets[result.operator][0].clock)
-            if clock.get(number) <= ticket.get(number):
+            clock, drawn = _clock(result.clock), _clock(self._tickets[result.operator][0].clock)
+            if clock.get(number) <= drawn.get(number):
                 raise InvalidClock(f"the result of {result.operator} does not follow its own ticket")
             if self._completed and not ended.dominates(clock):
                 raise InvalidClock(f"the end of the job does not follow the result of {result.operator}")
