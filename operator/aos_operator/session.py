@@ -245,10 +245,7 @@ class Session:
         if code in {429, 503}:
             raise Unavailable(f"the dispatcher cannot take this operator now ({code}): {message}")
         if code != 200:
-            raise DispatcherRefused(
-                f"the dispatcher refuses operator {self._signer.address}: {message} (if it is not registered there, "
-                f"ask its owner to run: dispatcher operator add {self._signer.address})"
-            )
+            raise DispatcherRefused(f"the dispatcher refuses operator {self._signer.address}: {message}")
         try:
             welcome = parse_message(Welcome, result)
         except InvalidMessage as error:
