@@ -25,6 +25,7 @@ from aos_protocol.typed_data import Domain
 log = structlog.get_logger()
 
 _HANDSHAKE_S = 10.0
+_HANDSHAKE_BYTES = 1 << 17  # 256 models with their digests; whoever is not admitted yet shall cost little
 _MOST_REFUSALS = 100
 
 
@@ -124,7 +125,7 @@ class OperatorLink:
             return None
         request_id = ""
         try:
-            frame = open_frame(text, max_bytes=self.frame_bytes)
+            frame = open_frame(text, max_bytes=_HANDSHAKE_BYTES)
             request_id = frame.id
             connect = greeting.check(frame)
             number, seen = await self.operators.admit(connect.operator, connect.workers, connect.models)

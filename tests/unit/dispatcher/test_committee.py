@@ -137,7 +137,11 @@ class CommitteeLife(RuleBasedStateMachine):
     def what_is_settled_stays_settled(self) -> None:
         if not hasattr(self, "seats"):
             return
-        now = {seat.operator: str(seat.state) for seat in self.seats.seats if seat.state is not SeatState.ASSIGNED}
+        now = {
+            seat.operator: str(seat.state)
+            for seat in self.seats.seats
+            if seat.state is not SeatState.ASSIGNED
+        }
         assert all(now[name] == state for name, state in self.settled.items())
         self.settled = now
 

@@ -1,6 +1,7 @@
 """The selection rule: its numbers, its rates, and that anybody recomputes the same committee."""
 
 import hashlib
+import itertools
 import math
 import random
 from fractions import Fraction
@@ -15,7 +16,13 @@ from aos_protocol.errors import InvalidMessage
 from aos_protocol.identity import Signer
 from aos_protocol.sortition import MAX_RANGE, Candidate
 
-TAGS = [("", ""), ("suspicion", "before"), ("suspicion", "after"), ("malicious", "before"), ("malicious", "after")]
+TAGS = [
+    ("", ""),
+    ("suspicion", "before"),
+    ("suspicion", "after"),
+    ("malicious", "before"),
+    ("malicious", "after"),
+]
 SEEDS = 10_000
 candidates = st.lists(
     st.builds(
@@ -87,7 +94,9 @@ def test_real_tickets_are_selected_at_the_rate_of_their_threshold(tag: str, posi
 
 
 @given(candidates, st.sampled_from([1, 3, 5]), st.randoms())
-def test_a_third_party_recomputes_the_committee(drawn: list[Candidate], minimum: int, shuffle: random.Random) -> None:
+def test_a_third_party_recomputes_the_committee(
+    drawn: list[Candidate], minimum: int, shuffle: random.Random
+) -> None:
     """From the tickets alone, in any order, by the rule's own words."""
     ranking = sortition.rank(drawn)
     committee = sortition.committee(ranking, minimum)
@@ -101,7 +110,9 @@ def test_a_third_party_recomputes_the_committee(drawn: list[Candidate], minimum:
     assert len(committee) == max(len(selected), min(minimum, len(able)))
     order = [(Fraction(m.candidate.value, m.candidate.threshold), m.operator) for m in committee]
     assert order == sorted(order)
-    outside = [Fraction(c.value, c.threshold) for c in able if c.operator not in {m.operator for m in committee}]
+    outside = [
+        Fraction(c.value, c.threshold) for c in able if c.operator not in {m.operator for m in committee}
+    ]
     assert not outside or not order or min(outside) >= order[-1][0]
 
 
@@ -111,7 +122,7 @@ def test_equal_shares_cover_the_range_without_gap_or_overlap(operators: list[str
     assert [address for address, _, _ in shares] == operators
     assert shares[0][1] == 0
     assert shares[-1][2] == MAX_RANGE
-    assert all(left[2] == right[1] for left, right in zip(shares, shares[1:], strict=False))
+    assert all(left[2] == right[1] for left, right in itertools.pairwise(shares))
     sizes = [end - start for _, start, end in shares]
     assert max(sizes) - min(sizes) <= 1
 
@@ -129,7 +140,9 @@ def test_a_job_id_binds_dispatcher_sequence_and_request() -> None:
         sortition.job_id("0xA", 1, {"from": "shop", "job": {"params": {"temperature": 1.5}}}),
     }
     assert len(ids) == 4
-    assert sortition.job_id("0xA", 1, request) == digest({"sequence": 1, "request": request, "dispatcher": "0xA"})
+    assert sortition.job_id("0xA", 1, request) == digest(
+        {"sequence": 1, "request": request, "dispatcher": "0xA"}
+    )
     # 1.0 and 1 are the same number, so they are the same request.
     assert sortition.job_id("0xA", 1, {"from": "shop", "job": {"params": {"temperature": 1}}}) in ids
 

@@ -1,0 +1,42 @@
+"""The migrations build exactly the tables of the code, and can be undone."""
+
+from typing import Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, inspect
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from aos_dispatcher.tables import Base
+from aos_service.database import database_url
+from aos_service.revisions import alembic_config, current_revision
+
+
+async def test_the_migrated_tables_are_the_models(new_database: Any) -> None:
+    engine = create_async_engine(database_url(await new_database("dispatcher")))
+
+    def differences(connection: Connection) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return list(compare_metadata(context, Base.metadata))
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert await connection.run_sync(lambda sync: inspect(sync).has_sequence("clock_ticks"))
+    await engine.dispose()
+
+
+async def test_the_migrations_can_be_undone(new_database: Any) -> None:
+    url = database_url(await new_database("dispatcher"))
+    assert await current_revision(url) is not None
+    engine = create_async_engine(url)
+
+    def down(connection: Connection) -> list[str]:
+        config = alembic_config("dispatcher")
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        return [name for name in inspect(connection).get_table_names() if name != "alembic_version"]
+
+    async with engine.begin() as connection:
+        assert await connection.run_sync(down) == []
+    await engine.dispose()

@@ -1,0 +1,125 @@
+"""Messages are strict and closed, and say which field is wrong without repeating what was sent."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from aos_protocol.canonical import canonical, digest
+from aos_protocol.errors import InvalidMessage
+from aos_protocol.messages import (
+    Draw,
+    JobSpec,
+    ModelOffer,
+    Params,
+    Receipt,
+    Reply,
+    SubmitRequest,
+    Welcome,
+    parse_message,
+)
+
+JOB = {
+    "tag": "opml",
+    "prompt": "What is AI?",
+    "model": "m.gguf",
+    "params": {"temperature": 1.0, "top_p": 0.5},
+}
+SUBMIT = {"from": "shop", "tag": "", "user": "device", "job": JOB}
+
+
+def test_the_published_example_is_understood_and_kept() -> None:
+    request = parse_message(SubmitRequest, SUBMIT)
+    assert (request.project, request.tag, request.user) == ("shop", "", "device")
+    assert request.job.params == Params(temperature=1.0, top_p=0.5)
+    assert request.job.params.max_tokens == 256
+
+
+def test_an_integer_is_a_number_but_a_boolean_or_a_text_is_not() -> None:
+    assert parse_message(Params, {"temperature": 1}).temperature == 1.0
+    for wrong in (True, "1", None, [1], float("inf"), float("nan")):
+        with pytest.raises(InvalidMessage, match="temperature"):
+            parse_message(Params, {"temperature": wrong})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"from": ""}, "from"),
+        ({"from": "x" * 257}, "from"),
+        ({"tag": "evil"}, "tag"),
+        ({"user": 7}, "user"),
+        ({"user": "a\0b"}, "user"),
+        ({"user": "\ud800"}, "user"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"job": JOB | {"tag": "gpu"}}, "job.tag"),
+        ({"job": JOB | {"messages": [{"role": "user", "content": "hi"}]}}, "job"),
+        ({"job": JOB | {"params": {"top_p": 0}}}, "job.params.top_p"),
+        ({"job": JOB | {"params": {"top_p": 1.1}}}, "job.params.top_p"),
+        ({"job": JOB | {"params": {"max_tokens": 0}}}, "job.params.max_tokens"),
+        ({"job": JOB | {"params": {"max_tokens": 1.0}}}, "job.params.max_tokens"),
+        ({"job": JOB | {"params": {"stop": ["a", "b", "c", "d", "e"]}}}, "job.params.stop"),
+        ({"job": JOB | {"params": {"stop": [""]}}}, "job.params.stop.0"),
+        ({"job": JOB | {"params": {"typical_p": 1}}}, "job.params.typical_p"),
+    ],
+)
+def test_a_wrong_field_is_named_and_not_echoed(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        parse_message(SubmitRequest, SUBMIT | change)
+    assert f"{field}:" in str(caught.value)
+    assert "What is AI?" not in str(caught.value)
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    with pytest.raises(InvalidMessage, match=r"user: .*; job\.tag: "):
+        parse_message(SubmitRequest, SUBMIT | {"user": "", "job": JOB | {"tag": "gpu"}})
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 7, {}])
+def test_what_is_no_such_object_is_refused(value: Any) -> None:
+    for kind in (SubmitRequest, Draw, Welcome, ModelOffer):
+        with pytest.raises(InvalidMessage, match=kind.__name__):
+            parse_message(kind, value)
+
+
+def test_a_prompt_hash_covers_the_prompt_or_the_canonical_messages() -> None:
+    plain = parse_message(JobSpec, JOB)
+    assert plain.prompt_hash() == hashlib.sha512(b"What is AI?").hexdigest()
+    turns = [{"role": "user", "content": "é"}]
+    chat = parse_message(JobSpec, {"tag": "opml", "model": "m", "messages": turns})
+    assert chat.prompt_bytes() == canonical(turns)
+
+
+def test_params_have_one_digest_whether_defaults_are_written_or_not() -> None:
+    written = {"temperature": 1, "top_p": 1.0, "max_tokens": 256, "stop": []}
+    assert parse_message(Params, {}).digest() == parse_message(Params, written).digest() == digest(written)
+    assert parse_message(Params, {"top_p": 0.5}).digest() != Params().digest()
+
+
+def test_addresses_must_be_in_eip55_form() -> None:
+    good = "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf"
+    receipt = {"job_id": "a" * 64, "sequence": 1, "request_digest": "b" * 64, "signature": "c" * 130}
+    assert parse_message(Receipt, receipt | {"dispatcher": good}).dispatcher == good
+    for bad in (good.lower(), good.swapcase(), good[:-1], "0x", "", 7):
+        with pytest.raises(InvalidMessage, match="dispatcher"):
+            parse_message(Receipt, receipt | {"dispatcher": bad})
+
+
+@pytest.mark.parametrize(
+    "clock", [{"0": "1"}, {"1": 1}, {"1": "-1"}, {"01": "1"}, {"1": "x"}, [], {"1": str(2**63)}]
+)
+def test_clocks_are_maps_of_positive_decimal_strings(clock: Any) -> None:
+    with pytest.raises(InvalidMessage, match="clock"):
+        parse_message(Welcome, {"number": 2, "clock": clock})
+
+
+def test_a_reply_with_a_control_character_cannot_reach_the_database() -> None:
+    with pytest.raises(InvalidMessage, match="message"):
+        parse_message(Reply, {"code": 500, "message": "\0"})
+
+
+def test_what_travels_has_the_published_names_and_no_nulls() -> None:
+    said = parse_message(SubmitRequest, SUBMIT).to_json()
+    assert said["from"] == "shop"
+    assert "messages" not in said["job"]
+    assert parse_message(SubmitRequest, said).to_json() == said
