@@ -19,8 +19,8 @@ examples:
   python scripts/train_demo_model.py --out models/aos-demo-5m.F16.gguf
   python scripts/train_demo_model.py --out /tmp/tiny.gguf --steps 2     # a trial run, about half a minute
 
-The same seed, packages, Python version, processor type and --threads give the same file. The default number of steps takes
-about half an hour on two cores with bfloat16 instructions (AVX-512 BF16 or AMX), longer without."""
+The same seed, packages, Python version, processor type and --threads give the same file. The default number
+of steps takes about 20 minutes on one core with bfloat16 instructions (AVX-512 BF16 or AMX), longer without."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,12 +1,14 @@
 """The demo model: its corpus, its text forms, its generator, and (with the `train` extra) a tiny training run."""
 
+import hashlib
 import random
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from demo_model.corpus import SYSTEM_PROMPTS, Corpus, held_out
 from demo_model.errors import CorpusError, DemoModelError, MissingDependencyError
 from demo_model.questions import Entry
 
+MODEL = Path(__file__).parents[2] / "models" / "aos-demo-5m.F16.gguf"
 MISSING = [package for package in ("torch", "gguf", "tokenizers") if find_spec(package) is None]
 WEEKDAYS, MONTHS, NUMBERS = (invention._WORDS[kind] for kind in ("weekdays", "months", "numbers"))
 CONVERSATION = [
@@ -306,34 +309,35 @@ class TestCommandLine:
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    train_demo_model.make_model(train_demo_model.parse_arguments(["--out", str(path), "--steps", "2"]))
+    return path
+
+
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed (extra: train): {', '.join(MISSING)}")
 class TestTinyRun:
     """Two steps with everything real: vocabulary, training, file."""
 
-    @pytest.fixture(scope="class")
-    def made(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-        train_demo_model.make_model(train_demo_model.parse_arguments(["--out", str(path), "--steps", "2"]))
-        return path
+    def test_the_file_fits_and_nothing_else_is_left(self, tiny_model: Path) -> None:
+        assert 1_000_000 < tiny_model.stat().st_size <= 10_000_000
+        assert list(tiny_model.parent.iterdir()) == [tiny_model]
 
-    def test_the_file_fits_and_nothing_else_is_left(self, made: Path) -> None:
-        assert 1_000_000 < made.stat().st_size <= 10_000_000
-        assert list(made.parent.iterdir()) == [made]
-
-    def test_every_matrix_is_f16_with_rows_that_k_quants_accept(self, made: Path) -> None:
+    def test_every_matrix_is_f16_with_rows_that_k_quants_accept(self, tiny_model: Path) -> None:
         import gguf
 
-        for tensor in gguf.GGUFReader(made).tensors:
+        for tensor in gguf.GGUFReader(tiny_model).tensors:
             if len(tensor.shape) > 1:
                 assert tensor.tensor_type == gguf.GGMLQuantizationType.F16
                 assert tensor.shape[0] % 256 == 0
             else:
                 assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
 
-    def test_metadata_names_vocabulary_template_and_licence(self, made: Path) -> None:
+    def test_metadata_names_vocabulary_template_and_licence(self, tiny_model: Path) -> None:
         import gguf
 
-        fields = {name: field.contents() for name, field in gguf.GGUFReader(made).fields.items()}
+        fields = {name: field.contents() for name, field in gguf.GGUFReader(tiny_model).fields.items()}
         assert fields["general.architecture"] == "llama"
         assert fields["general.license"] == "apache-2.0"
         assert fields["tokenizer.ggml.pre"] == "gpt-2"
@@ -353,6 +357,38 @@ class TestTinyRun:
         with pytest.raises(errors.ModelTooLargeError, match="smaller shape"):
             export.write_gguf(network.Network(shape), tokenizer, tmp_path / "x.gguf")
         assert list(tmp_path.iterdir()) == []
+
+
+class TestCommittedModel:
+    """The file in the repository: what its card says of it, and the documented example."""
+
+    def test_the_card_names_its_size_and_digest(self) -> None:
+        data, card = MODEL.read_bytes(), MODEL.with_name("README.md").read_text("utf-8")
+        assert len(data) <= 10_000_000
+        assert hashlib.sha256(data).hexdigest() in card
+        assert f"{len(data):,} bytes" in card
+
+    @pytest.mark.parametrize("prompt", ["What is AI?", chat.chat_prompt([Message("user", "What is AI?")])])
+    def test_the_documented_example_gets_a_short_answer_that_ends(self, prompt: str) -> None:
+        llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+        model = llama_cpp.Llama(str(MODEL), n_ctx=256, n_threads=1, seed=1, verbose=False)
+        is_chat = prompt.startswith(BOS)
+        tokens = model.tokenize(prompt.encode(), add_bos=not is_chat, special=is_chat)
+        for seed in range(3):
+            model.set_seed(seed)
+            output = list(islice(_until_eos(model, tokens), 200))
+            answer = model.detokenize(output).decode().strip()
+            assert 30 <= len(output) <= 120
+            assert "AI" in answer
+            assert answer.endswith(".")
+
+
+def _until_eos(model: Any, tokens: list[int]) -> Iterator[int]:
+    """Sample at the documented settings: temperature 1.0, top_p 0.5, no other filter."""
+    for token in model.generate(tokens, temp=1.0, top_p=0.5, top_k=0, min_p=0.0, repeat_penalty=1.0):
+        if token == model.token_eos():
+            return
+        yield token
 
 
 def _number(text: str) -> int:
