@@ -1,0 +1,173 @@
+"""The dispatcher's HTTP API (docs/api.md), from the project's side.
+
+    async with DispatcherClient("http://127.0.0.1:8000", token=token) as client:
+        receipt = await client.submit(request)
+        await client.until_ended(receipt.job_id)
+        rows = await client.results(receipt.job_id)
+
+Nothing here is trusted: `receipts` and `checks` hold what comes back against what was sent.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import httpx
+
+from aos_cli.failures import ApiError, BadAnswer, Unreachable
+from aos_protocol.errors import InvalidMessage
+from aos_protocol.messages import Receipt, parse_message
+
+JsonObject: TypeAlias = dict[str, Any]
+
+ENDED = frozenset({"completed", "failed", "cancelled"})
+"""The statuses that a job stays in for ever."""
+
+_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """A dispatcher's own word on itself: connected operators, and how far its clock is ahead of ours in seconds."""
+
+    operators: int
+    skew: float | None
+
+
+class DispatcherClient:
+    """One dispatcher, at a URL such as `http://127.0.0.1:8000`; `token` is the project's, needed to submit and to cancel.
+
+    Every method raises `Unreachable` when nothing answers, `ApiError` when the dispatcher refuses, and `BadAnswer` when its
+    answer is not one of the API.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        try:
+            self._http = httpx.AsyncClient(base_url=self.url, transport=transport, timeout=_TIMEOUT_S)
+        except httpx.InvalidURL as error:
+            raise Unreachable(
+                f"{url!r} is no address ({error}): write it like http://127.0.0.1:8000"
+            ) from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def submit(self, request: JsonObject, *, idempotency_key: str | None = None) -> Receipt:
+        """Submit a request (without its token, which is added here) and return the receipt, not verified yet."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        answer = await self._call(
+            "POST", "/api/job/submit", {**request, "verify": self._token or ""}, headers
+        )
+        try:
+            receipt = parse_message(Receipt, answer.get("receipt"))
+        except InvalidMessage as error:
+            raise BadAnswer(f"{self.url} gave no receipt that can be read: {error}") from error
+        if answer.get("result") != receipt.job_id:
+            raise BadAnswer(
+                f"{self.url} gave job id {answer.get('result')}, and a receipt for {receipt.job_id}"
+            )
+        return receipt
+
+    async def results(self, job_id: str) -> list[JsonObject]:
+        """Return the rows of a job's results so far."""
+        rows = (await self._query("result", job_id)).get("result")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadAnswer(f"{self.url} gave no list of results")
+        return rows
+
+    async def detail(self, job_id: str) -> JsonObject:
+        """Return a job's request and where it stands."""
+        detail = (await self._query("detail", job_id)).get("result")
+        if not isinstance(detail, dict) or not isinstance(detail.get("status"), str):
+            raise BadAnswer(f"{self.url} gave no detail of the job")
+        return detail
+
+    async def cancel(self, job_id: str) -> str:
+        """Cancel a job and return its status: `cancelled`, or how it had ended before."""
+        return str((await self._query("cancel", job_id)).get("result"))
+
+    async def evidence(self, job_id: str) -> JsonObject:
+        """Return a job's evidence document as it stands; `checks` checks it."""
+        return await self._call("GET", f"/api/job/evidence/{job_id}", headers=self._bearer())
+
+    async def until_ended(self, job_id: str) -> JsonObject:
+        """Wait for a job's end, however long that takes, and return its detail."""
+        while (detail := await self.detail(job_id))["status"] not in ENDED:
+            await asyncio.sleep(_POLL_S)
+        return detail
+
+    async def ready(self) -> Readiness:
+        """Return what the dispatcher says of itself, if it can take jobs."""
+        response = await self._send("GET", "/readyz")
+        operators = _object(self.url, response).get("operators")
+        if not isinstance(operators, int):
+            raise BadAnswer(f"{self.url} is no AOS dispatcher: /readyz counts no operators")
+        return Readiness(operators, _skew(response.headers))
+
+    async def _query(self, what: str, job_id: str) -> JsonObject:
+        return await self._call("POST", f"/api/job/{what}", {"job_id": job_id}, self._bearer())
+
+    def _bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    async def _call(
+        self, method: str, path: str, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
+    ) -> JsonObject:
+        return _object(self.url, await self._send(method, path, body, headers))
+
+    async def _send(
+        self, method: str, path: str, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, json=body, headers=headers)
+        except httpx.TimeoutException as error:
+            raise Unreachable(f"{self.url} did not answer in time: see its log, and try again") from error
+        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+            raise Unreachable(
+                f"nothing answers at {self.url} ({error or type(error).__name__}): start a dispatcher with `aos up`, "
+                "or name another with --dispatcher URL"
+            ) from error
+        if response.is_error:
+            raise ApiError(response.status_code, _message(response))
+        return response
+
+
+def _object(url: str, response: httpx.Response) -> JsonObject:
+    try:
+        answer = json.loads(response.content)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"{url} is no AOS dispatcher: its answer is not JSON") from error
+    if not isinstance(answer, dict):
+        raise BadAnswer(f"{url} is no AOS dispatcher: its answer is no JSON object")
+    return answer
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        message = json.loads(response.content)["message"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return f"HTTP {response.status_code} {response.reason_phrase}"
+    return f"{message} ({response.status_code})"
+
+
+def _skew(headers: httpx.Headers) -> float | None:
+    """How far the sender's clock was ahead of ours; its header has whole seconds."""
+    try:
+        return (parsedate_to_datetime(headers["Date"]) - datetime.now(UTC)).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return None

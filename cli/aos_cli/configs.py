@@ -1,0 +1,77 @@
+"""The configuration files of a one-machine stack, in the form that anybody would write for the same commands by hand."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aos_cli.data import DataFolder, write_private
+
+MODEL_LIMIT = 4
+"""Jobs that one local operator hands to the shared worker at a time."""
+
+
+def ensure_password(data: DataFolder) -> Path:
+    """Make the file with the password of all local keystores, once.
+
+    It lies beside them: they are encrypted so that a stray copy of one gives no key away, not against who reads this folder.
+    """
+    if not data.password.exists():
+        write_private(data.password, secrets.token_urlsafe(24) + "\n")
+    return data.password
+
+
+def write_dispatcher(data: DataFolder, database: str, port: int) -> Path:
+    """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file."""
+    return _write(
+        data.config / "dispatcher.yaml",
+        {
+            "database": {"url": database},
+            "identity": {
+                "keystore": str(data.keystore("dispatcher")),
+                "keystore_password_file": str(data.password),
+            },
+            "listen": {"host": "127.0.0.1", "port": port},
+        },
+    )
+
+
+def write_operator(
+    data: DataFolder, name: str, *, database: str, queue: str, dispatcher_port: int, worker: Path, model: str
+) -> Path:
+    """Write one operator's settings (`aos_operator.settings`) and return their file."""
+    return _write(
+        data.config / f"{name}.yaml",
+        {
+            "db": {"pg_db_url": database, "min_connect_pool": 1, "max_connect_pool": 5},
+            "queue": {"queue_url": queue},
+            "net": {
+                "dispatcher_url": f"ws://127.0.0.1:{dispatcher_port}/ws",
+                "worker_url": f"unix://{worker}",
+                "worker_concurrency": MODEL_LIMIT,
+            },
+            "node": {
+                "node_id": data.address(name),
+                "keystore": str(data.keystore(name)),
+                "keystore_password_file": str(data.password),
+                "dispatcher_address": data.address("dispatcher"),
+                "ai_models": [model],
+            },
+        },
+    )
+
+
+def _write(path: Path, settings: dict[str, Any]) -> Path:
+    text = yaml.safe_dump(_literal(settings), sort_keys=False, allow_unicode=True)
+    write_private(path, f"# Made by `aos up`, which writes it anew at every start.\n{text}")
+    return path
+
+
+def _literal(value: Any) -> Any:  # noqa: ANN401 (YAML data)
+    """Keep `${` in paths from being read as an environment variable."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value

@@ -1,0 +1,31 @@
+"""The `aos` command."""
+
+import typer
+
+from aos_cli import jobs, keys
+from aos_cli.demo import demo
+from aos_cli.errors import MessageGroup
+from aos_cli.up import up
+
+app = typer.Typer(
+    name="aos",
+    cls=MessageGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="AOS, inference that can be checked: run a network, submit jobs to it, and verify their answers.",
+    epilog='Example: aos demo, or aos up in one terminal and aos submit "What is AI?" --wait in another.',
+)
+_JOB = "636a5cf015a1a4c7480317f114d5b06d69476b9d0d5a67dbe53e9b59de72769b"
+
+app.command(epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'")(demo)
+app.command(epilog="Example: aos up --data ./network --operators 3 --port 8000")(up)
+app.command(
+    epilog="Example: aos submit 'What is AI?' --top-p 0.5 --wait; elsewhere: aos submit 'What is AI?' --dispatcher "
+    "https://dispatcher.example --dispatcher-address 0x... --project shop --token-file token --model tiny.gguf"
+)(jobs.submit)
+app.command(epilog=f"Example: aos result {_JOB}")(jobs.result)
+app.command(epilog=f"Example: aos detail {_JOB} | jq -r .status")(jobs.detail)
+app.command(epilog=f"Example: aos verify {_JOB} --json")(jobs.verify)
+app.command(epilog=f"Example: aos cancel {_JOB}")(jobs.cancel)
+app.add_typer(keys.app, name="keys")

@@ -1,0 +1,263 @@
+"""The one-machine stack: every part a real process of its own, started in order, watched, and stopped in order.
+
+    async with running_stack(data, Plan(model), progress) as stack:
+        ...  # stack.url answers; leaving stops everything
+
+1. PostgreSQL and Valkey, the worker (which loads the model), and the keys, all at the same time;
+2. the dispatcher, which makes its tables; then the project, if there is none yet;
+3. each operator: entered into the registry, then started; ready when the dispatcher counts all of them.
+
+Whichever part ends before it is told to ends the stack: what goes on with two operators of three has a defect to be looked at.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import httpx
+
+from aos_cli import ports
+from aos_cli.commands import program, run_command
+from aos_cli.configs import ensure_password, write_dispatcher, write_operator
+from aos_cli.data import DataFolder, Running, write_private
+from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
+from aos_cli.failures import StackError
+from aos_cli.keys import new_keystore
+from aos_cli.progress import Progress
+from aos_service.child import Child
+
+PROJECT = "demo"
+
+_LOAD_TIMEOUT_S = 900.0  # a large model comes from a slow disk
+_START_TIMEOUT_S = 60.0
+_WATCH_S = 0.1
+_SOCKET_PATH_BYTES = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. `durable` False gives up the embedded servers' safety for speed, for data that is thrown away."""
+
+    model: Path
+    operators: int = 3
+    port: int = 0
+    durable: bool = True
+
+
+@asynccontextmanager
+async def running_stack(data: DataFolder, plan: Plan, progress: Progress) -> AsyncIterator["Stack"]:
+    """Start a stack on a data folder, and stop all of it on leaving.
+
+    Raises:
+        StackError: when it does not start, or (out of the body) when a part ends meanwhile.
+        ServiceError, CliError: what its parts say about that.
+    """
+    with data.locked(), ExitStack() as held:
+        port = held.enter_context(ports.reserve(plan.port))
+        stack = Stack(data, plan, progress, ports.number(port), held)
+        try:
+            async with AsyncExitStack() as started:
+                stack.will_stop(started)
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(stack.watch())
+                    await stack.start()
+                    with data.announced(stack.running()):
+                        yield stack
+                    watching.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+
+class Stack:
+    """The parts of a stack; `running_stack` makes one."""
+
+    def __init__(self, data: DataFolder, plan: Plan, progress: Progress, port: int, held: ExitStack) -> None:
+        self.data = data
+        self.plan = plan
+        self.port = port
+        self.url = f"http://{ports.LOOPBACK}:{port}"
+        self.new_token: str | None = None
+        self._progress = progress
+        self._socket = _socket_path(data.root / "run", held)
+        self._postgres = EmbeddedPostgres(data.postgres, durable=plan.durable)
+        self._valkey = EmbeddedValkey(data.valkey, durable=plan.durable)
+        self._operators: list[Child] = []
+        self._watched: list[Child] = []
+        worker = ["--model", str(plan.model.absolute()), "--uds", str(self._socket)]
+        self._worker = self._child("worker", "inference-worker", *worker)
+        self._config = data.config / "dispatcher.yaml"
+        self._dispatcher = self._child("dispatcher", "dispatcher", "run", "-c", str(self._config))
+
+    @property
+    def names(self) -> list[str]:
+        """The operators' names: `operator-1` and so on."""
+        return [f"operator-{number}" for number in range(1, self.plan.operators + 1)]
+
+    def running(self) -> Running:
+        """Return what other commands need to know to use this stack."""
+        return Running(pid=os.getpid(), url=self.url, project=PROJECT, model=self.plan.model.name)
+
+    def will_stop(self, started: AsyncExitStack) -> None:
+        """Register the stops, which do nothing for parts that were not started; the last one here comes first."""
+        for stop in (
+            self._postgres.stop,
+            self._valkey.stop,
+            self._worker.stop,
+            self._dispatcher.stop,
+            self._stop_operators,
+        ):
+            started.push_async_callback(stop)
+
+    async def watch(self) -> NoReturn:
+        """Return never.
+
+        Raises:
+            StackError: when a part has ended.
+        """
+        while True:
+            for child in self._watched:
+                if child.returncode is not None:
+                    raise StackError(f"{child.name} ended with status {child.returncode}. {child.log_tail()}")
+            await asyncio.sleep(_WATCH_S)
+
+    async def start(self) -> None:
+        """Start every part; see the module's docstring.
+
+        Raises:
+            StackError, ServiceError, CliError: when one does not start; possibly in an exception group.
+        """
+        async with asyncio.TaskGroup() as first:
+            first.create_task(self._start_postgres())
+            first.create_task(self._start_valkey())
+            first.create_task(self._start_worker())
+            first.create_task(self._make_keys())
+        async with asyncio.TaskGroup() as second:
+            second.create_task(run_command("operator-runner", "-i", self._postgres.url("operators")))
+            second.create_task(self._start_dispatcher())
+        await self._start_operators()
+
+    async def _start_postgres(self) -> None:
+        with self._progress.step("PostgreSQL"):
+            await self._postgres.start()
+        self._watched.append(self._postgres.child)
+
+    async def _start_valkey(self) -> None:
+        with self._progress.step("Valkey"):
+            await self._valkey.start()
+        self._watched.append(self._valkey.child)
+
+    async def _start_worker(self) -> None:
+        with self._progress.step("worker") as said:
+            self._start(self._worker)
+            transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+            async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+                await self._worker.until_ready(_answers(client, "/healthz"), timeout_s=_LOAD_TIMEOUT_S)
+            said.append(self.plan.model.name)
+
+    async def _make_keys(self) -> None:
+        password = ensure_password(self.data).read_text(encoding="utf-8").strip()
+        missing = [name for name in ("dispatcher", *self.names) if not self.data.keystore(name).exists()]
+        if not missing:
+            return
+        with self._progress.step("keys") as said:
+            for name in missing:
+                await asyncio.to_thread(new_keystore, self.data.keystore(name), password)
+            said.append(f"{len(missing)} made")
+
+    async def _start_dispatcher(self) -> None:
+        with self._progress.step("dispatcher") as said:
+            write_dispatcher(self.data, self._postgres.url("dispatcher"), self.port)
+            self._start(self._dispatcher)
+            async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+                await self._dispatcher.until_ready(_answers(client, "/readyz"), timeout_s=_START_TIMEOUT_S)
+            said.append(f"{self.url}  {self.data.address('dispatcher')}")
+        if self.data.token() is None:
+            with self._progress.step("project") as said:
+                output = await run_command(
+                    "dispatcher", "project", "create", PROJECT, "-c", str(self._config)
+                )
+                self.new_token = output.strip()
+                write_private(self.data.token_file, output)
+                said.append(PROJECT)
+
+    async def _start_operators(self) -> None:
+        with self._progress.step("operators") as said:
+            async with asyncio.TaskGroup() as starting:
+                for name in self.names:
+                    starting.create_task(self._start_operator(name))
+            await self._all_connected()
+            said.append(f"{self.plan.operators} connected")
+
+    async def _start_operator(self, name: str) -> None:
+        address = self.data.address(name)
+        await run_command("dispatcher", "operator", "add", address, "-c", str(self._config))
+        config = write_operator(
+            self.data,
+            name,
+            database=self._postgres.url("operators"),
+            queue=self._valkey.url(),
+            dispatcher_port=self.port,
+            worker=self._socket,
+            model=self.plan.model.name,
+        )
+        operator = self._child(name, "operator-runner", "-c", str(config))
+        self._operators.append(operator)
+        self._start(operator)
+
+    async def _all_connected(self) -> None:
+        connected, deadline = 0, time.monotonic() + _START_TIMEOUT_S
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+            while connected < self.plan.operators:
+                if time.monotonic() > deadline:
+                    logs = "\n".join(operator.log_tail() for operator in self._operators)
+                    raise StackError(
+                        f"{connected} of {self.plan.operators} operators connected within {_START_TIMEOUT_S:g} s.\n{logs}"
+                    )
+                await asyncio.sleep(_WATCH_S / 2)
+                connected = (await client.get("/readyz")).json().get("operators", 0)
+
+    async def _stop_operators(self) -> None:
+        await asyncio.gather(*(operator.stop() for operator in self._operators))
+
+    def _child(self, name: str, command: str, *arguments: str) -> Child:
+        return Child(name, [program(command), *arguments], log=self.data.logs / f"{name}.log")
+
+    def _start(self, child: Child) -> None:
+        child.start()
+        self._watched.append(child)
+
+
+def _answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[bool]]:
+    """Whether a server answers this path with success, as a question to be asked again and again."""
+
+    async def ask() -> bool:
+        try:
+            return (await client.get(path)).is_success
+        except httpx.TransportError:
+            return False
+
+    return ask
+
+
+def _socket_path(folder: Path, held: ExitStack) -> Path:
+    """Where the worker listens: in the data folder, or in a temporary one when that path cannot stand in a socket's URL."""
+    path = folder / "worker.sock"
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES or not set("?#%").isdisjoint(str(path)):
+        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="aos-")))
+        return folder / "worker.sock"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first single exception of nested groups: what happened first."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

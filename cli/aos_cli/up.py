@@ -1,0 +1,73 @@
+"""`aos up`: the whole network on this machine, until it is told to stop."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from aos_cli.failures import Interrupted
+from aos_cli.interrupts import Interrupts
+from aos_cli.models import ModelFile, model_file
+from aos_cli.progress import Progress
+from aos_cli.show import make_console
+from aos_cli.stack import Plan, Stack, running_stack
+from aos_cli.target import Data, data_folder
+
+
+def up(
+    data: Data = None,
+    model: ModelFile = None,
+    operators: Annotated[int, typer.Option(min=1, max=16, help="How many operators to run.")] = 3,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The dispatcher's port on 127.0.0.1; 0 takes a free one.")
+    ] = 8000,
+) -> None:
+    """Run a whole network on this machine until Ctrl-C: dispatcher, operators, worker, PostgreSQL and Valkey.
+
+    Every part is a process of its own, started by the same command that you would use on a server; its configuration and
+    its log lie in the data folder, and so do the keys, the jobs and the project's token from run to run.
+
+    The operators share one worker: each has its own key, draws its own tickets and signs its own results, but the model is
+    in memory once. On one machine a worker for each would only run the same file on the same processors.
+
+    Ctrl-C or SIGTERM stops all parts. If one of them ends by itself, the others are stopped and the exit status is 1.
+    """
+    console, chosen = make_console(), Plan(model_file(model), operators, port)
+    ready = False
+
+    async def main() -> None:
+        nonlocal ready
+        async with running_stack(data_folder(data), chosen, Progress(console)) as stack:
+            _tell(console, stack)
+            ready = True
+            await asyncio.Event().wait()
+
+    with Interrupts() as interrupts:
+        try:
+            interrupts.run(main())
+        except Interrupted:
+            console.print("stopped" if ready else "stopped before it was ready")
+            if not ready:
+                raise
+
+
+def _tell(console: Console, stack: Stack) -> None:
+    """Say what runs, where, and what to do with it; the token is shown when it is new."""
+    model = stack.plan.model.name
+    lines = [
+        "",
+        f"ready: {stack.url}   API description at {stack.url}/docs",
+        f"model    {model}",
+        f"project  {stack.running().project}, its token is in {stack.data.token_file}",
+    ]
+    if stack.new_token:
+        lines.append(f"token    {stack.new_token}   (shown this once)")
+    lines += [
+        f"logs     {stack.data.logs}",
+        "",
+        'try:     aos submit "What is AI?" --wait',
+        "stop:    Ctrl-C",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
