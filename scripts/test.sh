@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Checks everything: format, lint, types, import contracts, then the unit, integration and acceptance tests.
+#
+#   scripts/test.sh                              all of it
+#   scripts/test.sh tests/unit -k clock          only these tests, with any of pytest's arguments
+#
+# Every check runs, also after one has failed; the exit status is 0 only when all have passed. The integration tests
+# start a PostgreSQL and a Valkey of their own; AOS_TEST_DATABASE_URL and AOS_TEST_REDIS_URL name others.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+started=$SECONDS
+failed=()
+
+section() {
+  local name="$1" before=$SECONDS
+  shift
+  printf '\n=== %s: %s\n' "$name" "$*"
+  if "$@"; then
+    printf '=== %s: passed (%d s)\n' "$name" $((SECONDS - before))
+  else
+    printf '=== %s: FAILED (%d s)\n' "$name" $((SECONDS - before))
+    failed+=("$name")
+  fi
+}
+
+scripts/setup.sh dev
+export PATH="$PWD/.venv/bin:$PATH"
+
+if (($#)); then
+  section tests python -m pytest "$@"
+else
+  section format ruff format --check .
+  section lint ruff check .
+  section types mypy
+  section imports lint-imports
+  section unit python -m pytest tests/unit
+  section integration python -m pytest tests/integration
+  section acceptance python -m pytest tests/acceptance
+fi
+
+total=$((SECONDS - started))
+printf '\n'
+if ((${#failed[@]})); then
+  printf 'FAILED after %d:%02d: %s\n' $((total / 60)) $((total % 60)) "${failed[*]}"
+  exit 1
+fi
+printf 'All passed in %d:%02d.\n' $((total / 60)) $((total % 60))
