@@ -59,7 +59,7 @@ class Database(Group):
     pg_db_url: SecretStr
     pg_db_name: str | None = Field(None, min_length=1)
     max_connect_pool: Positive = 30
-    min_connect_pool: Positive = 10
+    min_connect_pool: Positive = Field(10, validate_default=True)
     connect_timeout: Seconds = 30
     acquire_timeout: Seconds = 60
 

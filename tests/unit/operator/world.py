@@ -6,7 +6,7 @@ from typing import Any
 
 from aos_operator.offer import Offer
 from aos_protocol import sortition, vrf
-from aos_protocol.canonical import digest
+from aos_protocol.canonical import JsonObject, digest
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import (
@@ -47,7 +47,7 @@ class World:
         """A dispatch that holds in every respect; `changes` replace single members of it."""
         sequence = next(self._sequence)
         spec = JobSpec(tag="opml", prompt=prompt, model=MODEL.name, params=Params(max_tokens=16))
-        request = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
+        request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
         proof = vrf.prove(self.signer, sortition.seed_alpha(job_id))
         claim = ReceiptClaim(job_id, sequence, digest(request))
