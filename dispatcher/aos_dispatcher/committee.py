@@ -66,9 +66,14 @@ class Step:
 
 @dataclass
 class Committee:
-    """The seats of one round, and the reserves that replace whoever is lost, both in the draw's order."""
+    """The seats of one round, and the reserves that replace whoever is lost, both in the draw's order.
+
+    A round wants `size` answers, and is also complete with `minimum` of them when nobody is left to ask:
+    one member that cheats or stays away must not fail a job that others have answered.
+    """
 
     size: int
+    minimum: int
     seats: list[Seat]
     reserves: list[Candidate]
     patience: Patience
@@ -76,10 +81,16 @@ class Committee:
 
     @classmethod
     def drawn(
-        cls, members: Sequence[Member], reserves: Sequence[Candidate], patience: Patience, deadline: float
+        cls,
+        members: Sequence[Member],
+        reserves: Sequence[Candidate],
+        minimum: int,
+        patience: Patience,
+        deadline: float,
     ) -> "Committee":
-        """Seat the members of a fresh draw."""
-        return cls(len(members), [Seat(member) for member in members], list(reserves), patience, deadline)
+        """Seat the members of a fresh draw; `minimum` is the tag's, which fewer members lower to their number."""
+        seats = [Seat(member) for member in members]
+        return cls(len(seats), min(minimum, len(seats)), seats, list(reserves), patience, deadline)
 
     def answered(self, operator: str) -> None:
         """Record that this operator's result was verified and stored."""
@@ -103,6 +114,8 @@ class Committee:
             self.seats.append(Seat(Member(self.reserves.pop(0), filled=True)))
         waiting = self._open()
         if not waiting or (now >= self.deadline and not any(seat.receiving for seat in waiting)):
+            for seat in waiting:
+                self._settle(seat.operator, SeatState.LOST, "no answer by the deadline")
             return Step([], self._conclusion(), now)
         ready = [seat for seat in waiting if seat.operator in connected and not seat.sent]
         for seat in ready:
@@ -130,18 +143,18 @@ class Committee:
             self._settle(seat.operator, SeatState.LOST, "no answer in time" if here else "away for too long")
 
     def _patience_ends(self, seat: Seat) -> float:
-        """Return when this seat is given to a reserve; without reserves it is waited for to the end."""
+        """Return when this seat is given up; one that the round cannot do without is waited for to the end."""
         ends = [self.deadline]
-        if self.reserves and seat.away_since is not None:
-            ends.append(seat.away_since + self.patience.away)
-        if self.reserves and seat.sent_at is not None:
-            ends.append(seat.sent_at + self.patience.answer)
+        if self.reserves or self._count(SeatState.ANSWERED) >= self.minimum:
+            if seat.away_since is not None:
+                ends.append(seat.away_since + self.patience.away)
+            if seat.sent_at is not None:
+                ends.append(seat.sent_at + self.patience.answer)
         return min(ends)
 
     def _conclusion(self) -> str:
         answers = self._count(SeatState.ANSWERED)
-        if answers >= self.size:
+        if answers >= self.minimum:
             return ""
         gone = [f"{seat.operator} {seat.state}: {seat.reason}" for seat in self.seats if seat.reason]
-        missing = "deadline" if self._open() else "nobody is left to ask"
-        return "; ".join([f"{missing}: {answers} of {self.size} committee members answered", *gone])
+        return "; ".join([f"nobody is left to ask: {answers} of {self.minimum} needed answers came", *gone])

@@ -4,7 +4,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 JOBS_SUBMITTED = Counter("aos_jobs_submitted_total", "Jobs accepted and stored")
 JOBS_ENDED = Counter("aos_jobs_ended_total", "Jobs that reached a terminal status", ["status"])
-JOB_SECONDS = Histogram(
+ROUND_SECONDS = Histogram(
     "aos_round_seconds",
     "From leasing a round to closing it",
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),

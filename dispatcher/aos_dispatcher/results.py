@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import structlog
 
 from aos_dispatcher.committee import Seat, SeatState
+from aos_dispatcher.driver import Active
 from aos_dispatcher.errors import LeaseLost, Refused
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.metrics import RESULTS_ACCEPTED, RESULTS_REJECTED
 from aos_dispatcher.round import ActiveRound, stored_result
-from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
 from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.frames import Frame
@@ -26,9 +26,9 @@ _NEVER = 400
 class ResultDesk:
     """Accepts verified results into their rounds."""
 
-    def __init__(self, store: RoundsStore, loop: RoundLoop, domain: Domain) -> None:
+    def __init__(self, store: RoundsStore, active: Active, domain: Domain) -> None:
         self._store = store
-        self._loop = loop
+        self._active = active
         self._domain = domain
 
     async def accept(self, peer: Peer, frame: Frame) -> None:
@@ -37,7 +37,7 @@ class ResultDesk:
             result = parse_message(JobResult, frame.params[0])
         except InvalidMessage as error:
             # The operator is told never to send this again, so nobody need wait for it.
-            self._give_up(self._loop.active.get(_round_key(frame.params[0])), peer, error)
+            self._give_up(self._active.get(_round_key(frame.params[0])), peer, error)
             raise
         if result.operator != peer.address:
             raise Refused(_NEVER, f"the result names operator {result.operator}, but {peer.address} sent it")
@@ -71,7 +71,7 @@ class ResultDesk:
         return True
 
     async def _round_of(self, result: JobResult) -> ActiveRound:
-        round_ = self._loop.active.get((result.job_id, result.tag))
+        round_ = self._active.get((result.job_id, result.tag))
         if round_ is not None:
             return round_
         if await self._store.is_open(result.job_id, result.tag):

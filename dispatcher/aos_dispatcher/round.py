@@ -165,7 +165,8 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRo
     ]
     taken = {seat.operator for seat in seated}
     reserves = [c for c in sortition.rank(candidates.values()) if c.operator not in taken]
-    committee = Committee(row.size, seated, reserves, patience, facts.deadline)
+    minimum = min(sortition.committee_minimum(facts.tag), row.size)
+    committee = Committee(row.size, minimum, seated, reserves, patience, facts.deadline)
     heard = [stored_result(frame).clock for frame in claimed.answers]
     return ActiveRound(facts, ranges, tickets, row.dispatch_clock, committee, len(seated), heard)
 

@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from aos_dispatcher.clock import DispatcherClock
 from aos_dispatcher.database import Database
+from aos_dispatcher.driver import RoundDriver
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.jobs import Jobs
@@ -50,8 +51,9 @@ def assemble(settings: DispatcherSettings, database: Database, signer: Signer) -
     hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub)))
     clock, operators = DispatcherClock(database), Operators(database)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
-    loop = RoundLoop(store, hub, operators, clock, settings.dispatch)
-    desk = ResultDesk(store, loop, domain)
+    driver = RoundDriver(store, hub, operators, clock, settings.dispatch)
+    loop = RoundLoop(store, hub, driver, settings.dispatch)
+    desk = ResultDesk(store, driver.active, domain)
     return Dispatcher(
         settings=settings,
         database=database,

@@ -13,7 +13,7 @@ a proof, or plain testimony of the dispatcher, which is only held against the re
 | AOS-RESULT-1 | every result is in a frame of its operator, with an EIP-712 signature over all that it binds |
 | AOS-CLOCK-1 | tickets follow the draw, the dispatch follows the tickets, results follow the dispatch, and the end follows all |
 | AOS-MODEL-1 | every result was made with the model file that the round names |
-| AOS-COMPLETE-1 | a completed job has one result of every seated member of its committee |
+| AOS-COMPLETE-1 | a completed job has one result of each member that was not given up, and as many as its tag needs |
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -161,7 +161,12 @@ class _Round:
                 f"the model is {document.model.name}, {document.model.sha256}",
                 self._check_model,
             ),
-            ("AOS-COMPLETE-1", unfinished, "there is one result of each seat", self._check_complete),
+            (
+                "AOS-COMPLETE-1",
+                unfinished,
+                f"{results} results, one of each member that was not given up",
+                self._check_complete,
+            ),
         ]
         for name, missing, what, run in table:
             yield Check(name, "SKIP", missing + where) if missing else _check(name, what + where, run)
@@ -308,8 +313,11 @@ class _Round:
         answered = sorted(seat.operator for seat in self._document.committee if seat.state == "answered")
         if answered != sorted(result.operator for result in self._results):
             raise InvalidEvidence("results and answered seats are not one to one")
-        if len(answered) != len(self._members):
-            raise InvalidEvidence(f"{len(self._members)} results are needed, there are {len(answered)}")
+        if any(seat.state == "assigned" for seat in self._document.committee):
+            raise InvalidEvidence("a seat is still open")
+        needed = min(sortition.committee_minimum(self._document.tag), len(self._members))
+        if len(answered) < needed:
+            raise InvalidEvidence(f"{needed} results are needed, there are {len(answered)}")
 
 
 def _check(name: str, what: str, run: Callable[[], object]) -> Check:
