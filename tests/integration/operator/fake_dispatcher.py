@@ -23,6 +23,7 @@ class FakeDispatcher:
     def __init__(self, world: World) -> None:
         self.world = world
         self.url = ""
+        self.port = 0
         self.connects: list[Connect] = []
         self.accepted: dict[tuple[str, str], list[JobResult]] = {}
         self.counters: list[int] = []
@@ -57,6 +58,14 @@ class FakeDispatcher:
         await self.connected.wait()
         assert self._socket is not None
         await self._socket.send(text)
+
+    async def expect_refusal(self, text: str, frame_id: str) -> str:
+        """Send a request of our own making and return why it was refused."""
+        reply = self._replies[frame_id] = asyncio.get_running_loop().create_future()
+        await self.raw(text)
+        result = (await reply).result or {}
+        assert result["code"] == 400
+        return str(result["message"])
 
     async def drop(self, code: int = 1011) -> None:
         """Close the operator's connection."""

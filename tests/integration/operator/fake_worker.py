@@ -1,0 +1,91 @@
+"""A worker over HTTP for the operator's tests: stub answers, and a test decides when and with which status."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aos_operator.stub import stub_answer
+from aos_protocol.messages import JobSpec
+from unit.operator.world import MODEL
+
+
+class FakeWorker:
+    """Answers `/v1/models` and `/v1/generate`; waits for `go` before it answers a job."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.models: object = {
+            "models": [{"name": MODEL.name, "sha256": MODEL.sha256, "size": 1, "engine": "stub"}]
+        }
+        self.jobs: list[dict[str, Any]] = []
+        self.status = 200
+        self.body: bytes | None = None
+        self.go = asyncio.Event()
+        self.go.set()
+        self.started = asyncio.Event()
+        self.left = asyncio.Event()
+
+    @asynccontextmanager
+    async def serving(self, path: Path | None = None, port: int = 0) -> AsyncIterator["FakeWorker"]:
+        """Listen on loopback, or on a unix socket at `path`."""
+        if path is not None:
+            server: asyncio.Server = await asyncio.start_unix_server(self._serve, path)
+            self.url = f"unix://{path}"
+        else:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+            self.port = server.sockets[0].getsockname()[1]
+            self.url = f"http://127.0.0.1:{self.port}"
+        async with server:
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(
+                (line.split(":")[1] for line in head.lower().split("\r\n") if "content-length" in line), "0"
+            )
+            body = await reader.readexactly(int(length))
+            status, answer = await self._answer(head.split(" ")[1], body, reader)
+            writer.write(
+                b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(answer))
+            )
+            writer.write(answer)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client left
+        finally:
+            writer.close()
+
+    async def _answer(self, path: str, body: bytes, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        if path == "/v1/models":
+            return 200, json.dumps(self.models).encode()
+        request = json.loads(body)
+        self.jobs.append(request)
+        self.started.set()
+        await self._wait(reader)
+        if self.body is not None or self.status != 200:
+            said = (
+                self.body
+                if self.body is not None
+                else json.dumps({"code": self.status, "message": "told to"}).encode()
+            )
+            return self.status, said
+        job = {key: request[key] for key in ("prompt", "messages", "model", "params") if key in request}
+        return 200, json.dumps(
+            stub_answer(JobSpec.model_validate({**job, "tag": "opml"}), MODEL.sha256)
+        ).encode()
+
+    async def _wait(self, reader: asyncio.StreamReader) -> None:
+        """Wait for `go`, and notice a client that leaves in the meantime."""
+        going, leaving = asyncio.ensure_future(self.go.wait()), asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({going, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done():
+                self.left.set()
+                raise ConnectionResetError
+        finally:
+            going.cancel()
+            leaving.cancel()

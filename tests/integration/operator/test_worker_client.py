@@ -1,0 +1,126 @@
+"""The worker's client, over TCP and a unix socket, and what it makes of every kind of trouble."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from aos_operator.errors import WorkerRefused, WorkerUnavailable
+from aos_operator.worker import HttpWorker
+from aos_protocol.messages import JobSpec, Params
+from integration.operator.fake_worker import FakeWorker
+from unit.operator.world import MODEL
+
+JOB = JobSpec(tag="opml", prompt="What is AI?", model=MODEL.name, params=Params(temperature=0.0, top_p=0.5))
+SEED = "ab" * 32
+
+
+@pytest_asyncio.fixture(params=["tcp", "unix"])
+async def worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FakeWorker]:
+    path = tmp_path / "worker.sock" if request.param == "unix" else None
+    async with FakeWorker().serving(path) as serving:
+        yield serving
+
+
+@pytest_asyncio.fixture
+async def client(worker: FakeWorker) -> AsyncIterator[HttpWorker]:
+    client = HttpWorker(worker.url, timeout=5)
+    yield client
+    await client.close()
+
+
+async def test_it_lists_the_models(client: HttpWorker) -> None:
+    assert await client.models() == [MODEL]
+
+
+async def test_a_job_is_sent_with_its_seed_and_all_parameters(client: HttpWorker, worker: FakeWorker) -> None:
+    answer = await client.generate(JOB, SEED)
+    assert answer["text"] == "What is AI?"
+    assert worker.jobs == [
+        {
+            "model": MODEL.name,
+            "prompt": "What is AI?",
+            "params": {"temperature": 0.0, "top_p": 0.5, "max_tokens": 256, "stop": []},
+            "seed": SEED,
+            "stream": False,
+        }
+    ]
+
+
+async def test_messages_take_the_place_of_the_prompt(client: HttpWorker, worker: FakeWorker) -> None:
+    turns = [{"role": "user", "content": "What is AI?"}]
+    await client.generate(
+        JobSpec.model_validate({"tag": "opml", "messages": turns, "model": MODEL.name}), SEED
+    )
+    assert worker.jobs[0]["messages"] == turns
+    assert "prompt" not in worker.jobs[0]
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 500])
+async def test_a_job_that_cannot_be_done_is_refused_in_the_workers_words(
+    client: HttpWorker, worker: FakeWorker, status: int
+) -> None:
+    worker.status = status
+    with pytest.raises(WorkerRefused, match=rf"^told to \(HTTP {status}\)$"):
+        await client.generate(JOB, SEED)
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+async def test_a_worker_that_is_full_or_away_may_be_asked_again(
+    client: HttpWorker, worker: FakeWorker, status: int
+) -> None:
+    worker.status = status
+    with pytest.raises(WorkerUnavailable, match="told to"):
+        await client.generate(JOB, SEED)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff"])
+async def test_an_answer_that_is_no_json_object_is_none(
+    client: HttpWorker, worker: FakeWorker, body: bytes
+) -> None:
+    worker.body = body
+    with pytest.raises(WorkerUnavailable, match="is it an AOS worker"):
+        await client.generate(JOB, SEED)
+
+
+async def test_an_error_without_a_message_shows_its_status(client: HttpWorker, worker: FakeWorker) -> None:
+    worker.status, worker.body = 400, b"nonsense"
+    with pytest.raises(WorkerRefused, match=r"^HTTP 400$"):
+        await client.generate(JOB, SEED)
+
+
+@pytest.mark.parametrize("models", [{}, {"models": [{}]}, {"models": [{"name": "x", "sha256": "y"}]}, []])
+async def test_a_list_of_models_that_is_none_is_not_believed(
+    client: HttpWorker, worker: FakeWorker, models: object
+) -> None:
+    worker.models = models
+    with pytest.raises(WorkerUnavailable, match=r"/v1/models|no JSON object"):
+        await client.models()
+
+
+async def test_a_slow_worker_is_given_up(worker: FakeWorker) -> None:
+    worker.go.clear()
+    client = HttpWorker(worker.url, timeout=0.05)
+    with pytest.raises(WorkerUnavailable, match="no answer in time"):
+        await client.generate(JOB, SEED)
+    await client.close()
+
+
+async def test_who_cancels_leaves_the_worker(client: HttpWorker, worker: FakeWorker) -> None:
+    worker.go.clear()
+    running = asyncio.create_task(client.generate(JOB, SEED))
+    await worker.started.wait()
+    running.cancel()
+    await worker.left.wait()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:///nowhere/worker.sock"])
+async def test_a_worker_that_is_not_there_cannot_be_reached(url: str) -> None:
+    client = HttpWorker(url, timeout=5)
+    with pytest.raises(WorkerUnavailable, match="cannot be reached"):
+        await client.models()
+    with pytest.raises(WorkerUnavailable, match="cannot be reached"):
+        await client.generate(JOB, SEED)
+    await client.close()
