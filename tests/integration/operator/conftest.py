@@ -23,6 +23,7 @@ async def dispatcher() -> AsyncIterator[FakeDispatcher]:
     """A dispatcher that listens and waits for the operator."""
     async with FakeDispatcher(World()).serving() as serving:
         yield serving
+        assert serving.problems == []
 
 
 @pytest_asyncio.fixture

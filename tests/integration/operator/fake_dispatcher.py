@@ -1,7 +1,7 @@
 """A dispatcher for the operator's tests: it speaks the real protocol over a real WebSocket, and a test decides what it says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from aos_protocol.clock import VectorClock
+from aos_protocol.errors import ProtocolError
 from aos_protocol.frames import Frame, open_frame
 from aos_protocol.messages import Connect, Dispatch, JobResult, Ticket, Vrf, parse_message
 from aos_protocol.verification import check_ticket
@@ -18,17 +19,24 @@ Answer = tuple[int, str] | None
 
 
 class FakeDispatcher:
-    """Accepts one operator at a time; keeps every accepted result by (job, tag), and every counter it has seen."""
+    """Accepts one operator at a time; keeps every accepted result by (job, tag), and every counter it has seen.
+
+    As a real one, it answers a repetition of an accepted result with 200 and keeps nothing of it; another result for
+    the same job is a problem. `problems` must be empty in the end.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.url = ""
         self.port = 0
         self.connects: list[Connect] = []
-        self.accepted: dict[tuple[str, str], list[JobResult]] = {}
+        self.accepted: dict[tuple[str, str], JobResult] = {}
         self.counters: list[int] = []
         self.refuse: str | None = None
-        self.forget_clock = False
+        self.repetitions = 0
+        self.unreachable = False
+        self.lose_replies = False
+        self.problems: list[str] = []
         self.answer: Callable[[JobResult], Answer] = lambda _: (200, "success")
         self.connected = asyncio.Event()
         self.progress = asyncio.Condition()
@@ -100,9 +108,29 @@ class FakeDispatcher:
         key = dispatch.job_id, dispatch.tag
         async with self.progress:
             await self.progress.wait_for(lambda: key in self.accepted)
-        return self.accepted[key][0]
+        return self.accepted[key]
+
+    async def reconnected(self, times: int) -> None:
+        """Wait until the operator has connected this many times in all, and is connected."""
+        while len(self.connects) < times or not self.connected.is_set():
+            await asyncio.sleep(0.01)
+
+    async def insist(self, jobs: Sequence[Dispatch]) -> None:
+        """Dispatch every job until it was acknowledged, over as many connections as that takes."""
+        for job in jobs:
+            while True:
+                await self.connected.wait()
+                try:
+                    async with asyncio.timeout(1):
+                        if (await self.dispatch(job))["code"] == 200:
+                            break
+                except (TimeoutError, ConnectionClosed):
+                    continue
 
     async def _serve(self, socket: ServerConnection) -> None:
+        if self.unreachable:
+            await socket.close(1013)
+            return
         await socket.send(self.world.challenge())
         frame = open_frame(await socket.recv())
         connect = parse_message(Connect, frame.params[0])
@@ -111,8 +139,7 @@ class FakeDispatcher:
         if self.refuse is not None:
             await socket.send(self.world.reply(frame.id, 400, self.refuse))
             return
-        seen = max(self.counters, default=0) if not self.forget_clock else 0
-        await socket.send(self.world.welcome(frame, seen))
+        await socket.send(self.world.welcome(frame, max(self.counters, default=0)))
         self._socket = socket
         self.connected.set()
         try:
@@ -120,13 +147,18 @@ class FakeDispatcher:
                 await self._receive(socket, open_frame(text, max_bytes=4 << 20))
         except ConnectionClosed:
             pass
+        except (AssertionError, ProtocolError) as error:
+            self.problems.append(str(error))
+            raise
         finally:
             if self._socket is socket:
                 self.connected.clear()
 
     async def _receive(self, socket: ServerConnection, frame: Frame) -> None:
         if frame.method is None:
-            self._replies.pop(frame.id).set_result(frame)
+            waiting = self._replies.pop(frame.id)
+            if not waiting.done():
+                waiting.set_result(frame)
             return
         assert frame.method == "job_result"
         key = (str(frame.params[0]["job_id"]), str(frame.params[0]["tag"]))
@@ -137,15 +169,27 @@ class FakeDispatcher:
         if answer is None:
             return
         if answer[0] == 200:
-            self.accepted.setdefault(key, []).append(result)
+            self._accept(key, result)
         async with self.progress:
             self.progress.notify_all()
-        await socket.send(self.world.reply(frame.id, *answer))
+        if not self.lose_replies:
+            await socket.send(self.world.reply(frame.id, *answer))
+
+    def _accept(self, key: tuple[str, str], result: JobResult) -> None:
+        earlier = self.accepted.setdefault(key, result)
+        if earlier is not result:
+            self.repetitions += 1
+            assert _content(earlier) == _content(result), "two results for one job"
 
     def _count(self, clock: dict[str, str]) -> None:
         counter = VectorClock.from_map(clock).get(NUMBER)
         assert counter > max(self.counters, default=0), "the operator's clock ran backwards"
         self.counters.append(counter)
+
+
+def _content(result: JobResult) -> JobResult:
+    """A result without what changes at each sending."""
+    return result.model_copy(update={"clock": {}, "signature": ""})
 
 
 def _ticket_of(frame: Frame, dispatch: Dispatch) -> Ticket:

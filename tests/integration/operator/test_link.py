@@ -161,7 +161,7 @@ class TestRequests:
             await dispatcher.run(job)
             assert (await dispatcher.dispatch(job))["code"] == 200
             await dispatcher.run(dispatcher.world.job())
-        assert len(dispatcher.accepted[job.job_id, ""]) == 1
+        assert dispatcher.repetitions == 0
 
     async def test_a_full_queue_declines_draws_and_dispatches(
         self, running: Running, dispatcher: FakeDispatcher, configuration: dict[str, Any]

@@ -1,0 +1,211 @@
+"""A real operator process, killed by SIGKILL at every delicate moment: each job ends with exactly one accepted result."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+import redis.asyncio as redis
+from sqlalchemy import text
+
+from aos_service.database import create_engine, database_url
+from integration.operator.fake_dispatcher import FakeDispatcher
+from integration.operator.fake_worker import FakeWorker
+from integration.operator.processes import OperatorProcess
+from unit.operator.world import OPERATOR
+
+
+@pytest_asyncio.fixture
+async def worker() -> AsyncIterator[FakeWorker]:
+    async with FakeWorker().serving() as serving:
+        yield serving
+
+
+@pytest_asyncio.fixture
+async def operator(
+    tmp_path: Path, configuration: dict[str, Any], worker: FakeWorker
+) -> AsyncIterator[OperatorProcess]:
+    """A running operator on the fake worker."""
+    configuration["net"]["worker_url"] = worker.url
+    async with OperatorProcess(tmp_path, configuration).running() as process:
+        yield process
+
+
+@pytest_asyncio.fixture
+async def _nothing_is_left(
+    dispatcher: FakeDispatcher, operator: OperatorProcess, redis_url: str
+) -> AsyncIterator[None]:
+    """In the end, the queue is empty: every task was closed."""
+    yield
+    async with asyncio.timeout(10), redis.from_url(redis_url) as client:
+        while await client.xlen(f"aos:{OPERATOR.address}:task"):
+            await asyncio.sleep(0.02)
+    assert dispatcher.problems == []
+
+
+class TestKilled:
+    """Each test kills the process at one moment and starts it again."""
+
+    async def test_before_it_could_acknowledge_the_dispatch(
+        self, operator: OperatorProcess, dispatcher: FakeDispatcher, _nothing_is_left: None
+    ) -> None:
+        job = dispatcher.world.job()
+        await dispatcher.draw(job)
+        unacknowledged = asyncio.create_task(dispatcher.dispatch(job))
+        await asyncio.sleep(0)
+        await operator.kill()
+        unacknowledged.cancel()
+        operator.start()
+        await dispatcher.reconnected(2)
+        assert (await dispatcher.dispatch(job))["code"] == 200
+        await dispatcher.result_of(job)
+
+    async def test_while_the_model_runs(
+        self,
+        operator: OperatorProcess,
+        dispatcher: FakeDispatcher,
+        worker: FakeWorker,
+        _nothing_is_left: None,
+    ) -> None:
+        worker.go.clear()
+        job = dispatcher.world.job()
+        await dispatcher.draw(job)
+        await dispatcher.dispatch(job)
+        await worker.started.wait()
+        await operator.kill()
+        worker.go.set()
+        operator.start()
+        await dispatcher.result_of(job)
+        assert len(worker.jobs) == 2
+
+    async def test_when_the_outcome_is_stored_and_not_sent(
+        self,
+        operator: OperatorProcess,
+        dispatcher: FakeDispatcher,
+        worker: FakeWorker,
+        configuration: dict[str, Any],
+        _nothing_is_left: None,
+    ) -> None:
+        worker.go.clear()
+        job = dispatcher.world.job()
+        await dispatcher.draw(job)
+        await dispatcher.dispatch(job)
+        await worker.started.wait()
+        dispatcher.unreachable = True
+        await dispatcher.drop()
+        worker.go.set()
+        await outcome_stored(configuration, job.job_id)
+        await operator.kill()
+        dispatcher.unreachable = False
+        operator.start()
+        await dispatcher.result_of(job)
+        assert len(worker.jobs) == 1
+
+    async def test_when_the_result_is_sent_and_not_replied_to(
+        self,
+        operator: OperatorProcess,
+        dispatcher: FakeDispatcher,
+        worker: FakeWorker,
+        _nothing_is_left: None,
+    ) -> None:
+        sent = asyncio.Event()
+        dispatcher.answer = lambda _: sent.set()
+        job = dispatcher.world.job()
+        await dispatcher.draw(job)
+        await dispatcher.dispatch(job)
+        await sent.wait()
+        await operator.kill()
+        dispatcher.answer = lambda _: (200, "success")
+        operator.start()
+        await dispatcher.result_of(job)
+        assert len(worker.jobs) == 1
+
+    async def test_when_the_result_is_accepted_and_the_reply_is_lost(
+        self,
+        operator: OperatorProcess,
+        dispatcher: FakeDispatcher,
+        worker: FakeWorker,
+        _nothing_is_left: None,
+    ) -> None:
+        dispatcher.lose_replies = True
+        job = dispatcher.world.job()
+        await dispatcher.draw(job)
+        await dispatcher.dispatch(job)
+        await dispatcher.result_of(job)
+        await operator.kill()
+        dispatcher.lose_replies = False
+        operator.start()
+        while not dispatcher.repetitions:
+            await asyncio.sleep(0.02)
+        assert len(worker.jobs) == 1
+
+    async def test_again_and_again_at_any_moment(
+        self,
+        operator: OperatorProcess,
+        dispatcher: FakeDispatcher,
+        worker: FakeWorker,
+        _nothing_is_left: None,
+    ) -> None:
+        chance = random.Random(20260101)
+        jobs = [dispatcher.world.job(f"prompt {number}") for number in range(60)]
+        submitting = asyncio.create_task(dispatcher.insist(jobs))
+        for round_ in range(2, 6):
+            await dispatcher.reconnected(round_ - 1)
+            await asyncio.sleep(chance.uniform(0, 0.15))
+            await operator.kill()
+            operator.start()
+        await submitting
+        for job in jobs:
+            await dispatcher.result_of(job)
+        assert len(dispatcher.accepted) == 60
+
+
+async def test_a_polite_end_takes_seconds_and_keeps_the_job(
+    operator: OperatorProcess, dispatcher: FakeDispatcher, worker: FakeWorker, _nothing_is_left: None
+) -> None:
+    worker.go.clear()
+    job = dispatcher.world.job()
+    await dispatcher.draw(job)
+    await dispatcher.dispatch(job)
+    await worker.started.wait()
+    began = time.monotonic()
+    assert await operator.end(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 8
+    await worker.left.wait()
+    worker.go.set()
+    operator.start()
+    await dispatcher.result_of(job)
+
+
+async def test_a_stopping_operator_finishes_what_is_nearly_done_and_takes_nothing_more(
+    operator: OperatorProcess, dispatcher: FakeDispatcher, worker: FakeWorker, _nothing_is_left: None
+) -> None:
+    worker.go.clear()
+    job = dispatcher.world.job()
+    await dispatcher.draw(job)
+    await dispatcher.dispatch(job)
+    await worker.started.wait()
+    ending = asyncio.create_task(operator.end(signal.SIGINT))
+    while (answer := await dispatcher.draw(dispatcher.world.job()))["code"] == 200:
+        await asyncio.sleep(0.01)
+    assert (answer["code"], answer["message"]) == (503, "this operator is shutting down")
+    assert (await dispatcher.dispatch(dispatcher.world.job()))["code"] == 503
+    worker.go.set()
+    await dispatcher.result_of(job)
+    assert await ending == 0
+
+
+async def outcome_stored(configuration: dict[str, Any], job_id: str) -> None:
+    """Return when the operator's PostgreSQL has the job's outcome."""
+    url = database_url(configuration["db"]["pg_db_url"])
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    query = text("select count(*) from tasks where job_id = :job and outcome is not null")
+    async with engine.connect() as connection:
+        while not (await connection.execute(query, {"job": job_id})).scalar_one():
+            await connection.rollback()
+            await asyncio.sleep(0.02)
+    await engine.dispose()
