@@ -134,13 +134,17 @@ show_progress() {
   if [[ -t 2 ]] && ((percent >= 0)); then echo >&2; fi
 }
 
-install_llama() {
-  local wanted installed cache=()
+# Whether the profile has llama-cpp-python and .venv does not hold that version yet, or is to hold one of other flags.
+llama_is_due() {
+  local wanted installed
   wanted="$(entries "$profile" llama | sed -nE 's/^llama-cpp-python==([^ ]+).*/\1/p')"
-  [[ -n "$wanted" ]] || return 0
+  [[ -n "$wanted" ]] || return 1
   installed="$(pip list --format freeze 2>>"$log" | sed -nE 's/^llama[_-]cpp[_-]python==//p')"
-  [[ "$installed" != "$wanted" || -n "${CMAKE_ARGS:-}" ]] || return 0
-  check_compiler
+  [[ "$installed" != "$wanted" || -n "${CMAKE_ARGS:-}" ]]
+}
+
+install_llama() {
+  local cache=()
   # pip's cache does not know build flags: with flags of the user's own, nothing may come out of it or go into it.
   [[ -z "${CMAKE_ARGS:-}" ]] || cache=(--no-cache-dir --force-reinstall)
   say "building llama.cpp: 2 to 10 minutes, unless pip has it from an earlier build (log: $log)"
@@ -154,11 +158,16 @@ install_llama() {
 }
 
 install_everything() {
+  local due=no
+  if llama_is_due; then
+    due=yes
+    check_compiler
+  fi
   pip install --quiet --require-hashes -r requirements/build.txt >>"$log" 2>&1
   say "installing $(grep -c '^[a-zA-Z0-9]' "requirements/$profile.txt") packages (profile $profile)"
   entries "$profile" others >"$root/.aos/others.txt"
   pip install --require-hashes -r "$root/.aos/others.txt" >>"$log" 2>&1
-  install_llama
+  if [[ "$due" == yes ]]; then install_llama; fi
   pip install --quiet --no-deps --no-build-isolation --editable . >>"$log" 2>&1
 }
 
