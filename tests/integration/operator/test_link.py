@@ -27,6 +27,7 @@ class SlowWorker(StubWorker):
         self.go = asyncio.Event()
         self.started = asyncio.Event()
         self.away = False
+        self.lost = 0
 
     def serve(self, *models: ModelOffer) -> None:
         self._models = {model.name: model.sha256 for model in models}
@@ -39,6 +40,9 @@ class SlowWorker(StubWorker):
     async def generate(self, job: JobSpec, seed: str) -> dict[str, Any]:
         self.started.set()
         await self.go.wait()
+        if self.lost:
+            self.lost -= 1
+            raise WorkerUnavailable("the connection broke off")
         return await super().generate(job, seed)
 
 
