@@ -28,6 +28,7 @@ JsonObject: TypeAlias = dict[str, Any]
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The statuses that a job stays in for ever."""
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
@@ -53,7 +54,13 @@ class DispatcherClient:
         self.url = url.rstrip("/")
         self._token = token
         try:
-            self._http = httpx.AsyncClient(base_url=self.url, transport=transport, timeout=_TIMEOUT_S)
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                transport=transport,
+                timeout=_TIMEOUT_S,
+                # A proxy that the environment names cannot reach this machine's loopback.
+                trust_env=httpx.URL(self.url).host not in _LOOPBACK,
+            )
         except httpx.InvalidURL as error:
             raise Unreachable(
                 f"{url!r} is no address ({error}): write it like http://127.0.0.1:8000"

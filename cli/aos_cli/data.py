@@ -10,6 +10,7 @@ FOLDER/postgres, valkey  the embedded servers' data
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,14 +51,14 @@ class DataFolder:
         self._running_file = self.root / "running.json"
 
     def make(self) -> None:
-        """Create what is missing. Only its owner can list it; root's can be passed through, as PostgreSQL's account must.
+        """Create what is missing; only its owner can look into it.
 
         Raises:
             CliError: when it cannot be made.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self.root.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            _let_postgres_through(self.root)
             for folder in (self.keys, self.config, self.logs):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -113,15 +114,20 @@ class DataFolder:
             raise CliError(f"{self.token_file} cannot be read: {error.strerror}") from error
 
     def running(self) -> Running | None:
-        """Where the stack on this folder answers; None when none is up. After a SIGKILL it may be gone all the same."""
+        """Where the stack on this folder answers; None when none is up.
+
+        Raises:
+            CliError: when the file that says so cannot be read.
+        """
         try:
-            return Running.model_validate_json(self._running_file.read_text(encoding="utf-8"))
+            said = Running.model_validate_json(self._running_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValidationError) as error:
             raise CliError(
                 f"{self._running_file} cannot be read: remove it, and start `aos up` again"
             ) from error
+        return said if _runs(said.pid) else None  # a killed stack could not take its file away
 
     @contextmanager
     def announced(self, running: Running) -> Iterator[None]:
@@ -136,6 +142,32 @@ class DataFolder:
         running = self.running()
         who = f", at {running.url} (process {running.pid})" if running else ", and is still starting"
         return f"a stack runs on {self.root} already{who}: use that one, stop it, or choose another folder with --data"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as another user
+        return True
+    return True
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """A folder for embedded servers that is removed with all that it holds."""
+    folder = Path(tempfile.mkdtemp(prefix=f"aos-{purpose}-"))
+    try:
+        _let_postgres_through(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _let_postgres_through(folder: Path) -> None:
+    """Close a folder to others; root's may be passed through, not listed, since its PostgreSQL runs as another user."""
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
 
 def write_private(path: Path, text: str) -> None:

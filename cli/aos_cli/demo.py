@@ -1,7 +1,5 @@
 """`aos demo`: one job through a whole network that is started for it, checked, and gone again."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +11,9 @@ from rich.console import Console
 
 from aos_cli.checks import Expected, Submission, check_job, passed, table_of
 from aos_cli.client import DispatcherClient, JsonObject
-from aos_cli.data import DataFolder
+from aos_cli.data import DataFolder, temporary_folder
 from aos_cli.errors import CliError
+from aos_cli.failures import Interrupted
 from aos_cli.interrupts import Interrupts
 from aos_cli.models import ModelFile, model_file
 from aos_cli.progress import Progress
@@ -41,8 +40,12 @@ def demo(
     check passes.
     """
     console, path, started = make_console(), model_file(model), time.monotonic()
-    with Interrupts() as interrupts, _data_folder(keep) as data:
-        ok = interrupts.run(_demo(data, Plan(path, durable=keep is not None), prompt, console))
+    try:
+        with Interrupts() as interrupts, _data_folder(keep) as data:
+            ok = interrupts.run(_demo(data, Plan(path, durable=keep is not None), prompt, console))
+    except Interrupted as stopped:
+        console.print(f"{stopped}; nothing is left running", highlight=False)
+        raise typer.Exit(stopped.exit_status) from None
     total = f"{time.monotonic() - started:.1f} s in all; everything is stopped"
     kept = f", its data is in {keep}" if keep else ""
     console.print(f"\n{total}{kept}", highlight=False, markup=False, soft_wrap=True)
@@ -87,12 +90,9 @@ async def _one_job(stack: Stack, prompt: str, progress: Progress) -> bool:
 
 @contextmanager
 def _data_folder(keep: Path | None) -> Iterator[DataFolder]:
-    """The folder to keep, or a temporary one that is removed. Root's must let PostgreSQL's account through."""
+    """The folder to keep, or a temporary one."""
     if keep is not None:
         yield DataFolder(keep)
         return
-    folder = Path(tempfile.mkdtemp(prefix="aos-demo-"))
-    try:
+    with temporary_folder("demo") as folder:
         yield DataFolder(folder)
-    finally:
-        shutil.rmtree(folder)

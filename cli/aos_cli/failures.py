@@ -1,5 +1,7 @@
 """What the client commands and the one-machine stack stop with; the base class is `errors.CliError`."""
 
+import signal
+
 from aos_cli.errors import CliError
 
 
@@ -39,9 +41,10 @@ class ReceiptRefused(CliError):
     """The dispatcher's receipt is not one for the request that was sent."""
 
 
-class Interrupted(CliError):
-    """A signal asked the command to stop; everything that it had started is stopped."""
+class Interrupted(Exception):
+    """A signal asked the command to stop, and everything that it had started is stopped; no failure."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_status = 128 + number
+        """What shells give a program that a signal ended."""

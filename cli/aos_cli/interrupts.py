@@ -29,7 +29,10 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        # nohup has a program ignore SIGHUP. (SIGINT is ignored by whatever a script runs in the background; it stops us all
+        # the same, since nobody else would stop our children.)
+        wanted = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._receive) for number in wanted}
         return self
 
     def __exit__(

@@ -23,6 +23,7 @@ from aos_cli.target import (
     Dispatcher,
     DispatcherAddress,
     JobId,
+    Project,
     Target,
     TokenFile,
     find_target,
@@ -62,10 +63,7 @@ def submit(
     ] = "",
     user: Annotated[str, typer.Option(help="The user or device that the job is for.")] = "aos-cli",
     job_type: Annotated[Literal["opml", "tee"], typer.Option(help="Which kind of worker runs it.")] = "opml",
-    project: Annotated[
-        str | None,
-        typer.Option(help="The project's id. Default: that of the running `aos up`.", show_default=False),
-    ] = None,
+    project: Project = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +83,7 @@ def submit(
     The dispatcher's signed receipt is held against the request before the id is printed: it must bind exactly this request
     to this id, and be signed by --dispatcher-address (that of the running `aos up` is known).
     """
-    target = _target(data, dispatcher, dispatcher_address, token_file)
+    target = _target(data, dispatcher, token_file, address=dispatcher_address, project=project)
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop or None}
     job = {
         "tag": job_type,
@@ -94,7 +92,7 @@ def submit(
         "params": {name: value for name, value in given.items() if value is not None},
     }
     request = {
-        "from": _required("--project ID", project or target.project),
+        "from": _required("--project ID", target.project),
         "tag": tag,
         "user": user,
         "job": job,
@@ -118,7 +116,7 @@ def result(
     data: Data = None,
 ) -> None:
     """Print a job's answers so far: one for each member of its committee that has answered."""
-    rows = _call(_target(data, dispatcher, None, token_file), lambda client: client.results(job_id))
+    rows = _call(_target(data, dispatcher, token_file), lambda client: client.results(job_id))
     if as_json:
         _print_json(rows)
     elif rows:
@@ -131,14 +129,14 @@ def detail(
     job_id: JobId, dispatcher: Dispatcher = None, token_file: TokenFile = None, data: Data = None
 ) -> None:
     """Print a job's request and where it stands, as JSON."""
-    _print_json(_call(_target(data, dispatcher, None, token_file), lambda client: client.detail(job_id)))
+    _print_json(_call(_target(data, dispatcher, token_file), lambda client: client.detail(job_id)))
 
 
 def cancel(
     job_id: JobId, dispatcher: Dispatcher = None, token_file: TokenFile = None, data: Data = None
 ) -> None:
     """Cancel a job and print its status: `cancelled`, or how it had ended before. Needs the project's token."""
-    typer.echo(_call(_target(data, dispatcher, None, token_file), lambda client: client.cancel(job_id)))
+    typer.echo(_call(_target(data, dispatcher, token_file), lambda client: client.cancel(job_id)))
 
 
 def verify(
@@ -155,7 +153,7 @@ def verify(
     A check that could not be made is a SKIP and no pass: of a job that is not finished, say, or of a dispatcher whose
     address is not known beforehand.
     """
-    target = _target(data, dispatcher, dispatcher_address, token_file)
+    target = _target(data, dispatcher, token_file, address=dispatcher_address)
 
     async def fetch(client: DispatcherClient) -> tuple[JsonObject, list[JsonObject]]:
         return await client.evidence(job_id), await client.results(job_id)
@@ -190,8 +188,16 @@ async def _wait(client: DispatcherClient, job_id: str) -> None:
     show_answers(make_console(), await client.results(job_id))
 
 
-def _target(data: Path | None, url: str | None, address: str | None, token_file: Path | None) -> Target:
-    return find_target(data, url, address, read_token(token_file, os.environ.get("AOS_TOKEN")))
+def _target(
+    data: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    *,
+    address: str | None = None,
+    project: str | None = None,
+) -> Target:
+    token = read_token(token_file, os.environ.get("AOS_TOKEN"))
+    return find_target(data, url, address=address, project=project, token=token)
 
 
 def _call(target: Target, what: Callable[[DispatcherClient], Awaitable[T]]) -> T:

@@ -4,6 +4,7 @@ import typer
 
 from aos_cli import jobs, keys
 from aos_cli.demo import demo
+from aos_cli.doctor import doctor
 from aos_cli.errors import MessageGroup
 from aos_cli.up import up
 
@@ -28,4 +29,7 @@ app.command(epilog=f"Example: aos result {_JOB}")(jobs.result)
 app.command(epilog=f"Example: aos detail {_JOB} | jq -r .status")(jobs.detail)
 app.command(epilog=f"Example: aos verify {_JOB} --json")(jobs.verify)
 app.command(epilog=f"Example: aos cancel {_JOB}")(jobs.cancel)
+app.command(
+    epilog="Example: aos doctor; beside an operator: aos doctor -c config-operator.yaml --dispatcher http://..."
+)(doctor)
 app.add_typer(keys.app, name="keys")

@@ -61,6 +61,10 @@ DispatcherAddress = Annotated[
         show_default=False,
     ),
 ]
+Project = Annotated[
+    str | None,
+    typer.Option(help="The project's id. Default: that of the running `aos up`.", show_default=False),
+]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -89,7 +93,12 @@ def data_folder(chosen: Path | None) -> DataFolder:
 
 
 def find_target(
-    data: Path | None, url: str | None, address: str | None = None, token: str | None = None
+    data: Path | None,
+    url: str | None,
+    *,
+    address: str | None = None,
+    project: str | None = None,
+    token: str | None = None,
 ) -> Target:
     """Put together what was given, and for the stack on this machine what its data folder says.
 
@@ -99,18 +108,18 @@ def find_target(
     """
     folder = data_folder(data)
     running = folder.running()
+    if running is None and url is None:
+        raise NoDispatcher(
+            f"no dispatcher is named, and no stack runs on {folder.root}: start one with `aos up`, or name one with "
+            "--dispatcher URL"
+        )
     if running is None or (url is not None and url.rstrip("/") != running.url):
-        if url is None:
-            raise NoDispatcher(
-                f"no dispatcher is named, and no stack runs on {folder.root}: start one with `aos up`, or name one with "
-                "--dispatcher URL"
-            )
-        return Target(url, address, token, None, None)
+        return Target(str(url), address, token, project, None)
     return Target(
         running.url,
         address or folder.address("dispatcher"),
         token or folder.token(),
-        running.project,
+        project or running.project,
         running.model,
     )
 

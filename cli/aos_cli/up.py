@@ -46,10 +46,10 @@ def up(
     with Interrupts() as interrupts:
         try:
             interrupts.run(main())
-        except Interrupted:
-            console.print("stopped" if ready else "stopped before it was ready")
+        except Interrupted as stopped:
+            console.print(f"{stopped}; nothing is left running", highlight=False)
             if not ready:
-                raise
+                raise typer.Exit(stopped.exit_status) from None
 
 
 def _tell(console: Console, stack: Stack) -> None:

@@ -1,0 +1,102 @@
+"""Whether an operator could run with its settings: key, PostgreSQL, Redis, worker, and the dispatcher that it names."""
+
+import asyncio
+from pathlib import Path
+
+from redis.exceptions import RedisError
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from aos_cli.errors import CliError
+from aos_cli.findings import Finding, Findings, find
+from aos_operator.database import check_tables
+from aos_operator.offer import select_models
+from aos_operator.queue import connect_redis
+from aos_operator.settings import OperatorSettings
+from aos_operator.worker import HttpWorker
+from aos_protocol.frames import open_frame
+from aos_service.database import describe
+from aos_service.errors import SettingsError
+from aos_service.keys import load_signer
+from aos_service.settings import load_settings
+
+_TIMEOUT_S = 10.0
+
+
+async def operator_findings(file: Path) -> Findings:
+    """Look at everything that these settings name; nothing is changed."""
+    try:
+        settings = load_settings(file, OperatorSettings)
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Finding("FAIL", "operator settings", problem)
+        return
+    yield Finding("PASS", "operator settings", str(file))
+    yield await find("operator key", lambda: _key(settings, file))
+    yield await find("operator database", lambda: _database(settings))
+    yield await find("operator queue", lambda: _queue(settings))
+    yield await find("operator worker", lambda: _worker(settings))
+    yield await find("operator dispatcher", lambda: _dispatcher(settings))
+
+
+async def _key(settings: OperatorSettings, file: Path) -> str:
+    node = settings.node
+    signer = await asyncio.to_thread(
+        load_signer,
+        node.signer_key,
+        keystore=node.keystore,
+        password_file=node.keystore_password_file,
+        file=file,
+    )
+    if node.node_id not in {None, signer.address}:
+        raise CliError(
+            f"node.node_id is {node.node_id}, the key is that of {signer.address}: correct one of them"
+        )
+    return f"opens, and is that of {signer.address}"
+
+
+async def _database(settings: OperatorSettings) -> str:
+    url = settings.db.url()
+    await check_tables(url)
+    return f"{describe(url)} is up to date"
+
+
+async def _queue(settings: OperatorSettings) -> str:
+    client = connect_redis(settings.queue.queue_url.get_secret_value())
+    try:
+        await client.ping()
+    except RedisError as error:
+        raise CliError(
+            f"queue.queue_url: Redis does not answer ({error}): start it, or correct the URL"
+        ) from error
+    finally:
+        await client.aclose()
+    return "Redis answers"
+
+
+async def _worker(settings: OperatorSettings) -> str:
+    worker = HttpWorker(settings.net.worker_url, _TIMEOUT_S)
+    try:
+        chosen, missing = select_models(await worker.models(), settings.node.ai_models)
+    finally:
+        await worker.close()
+    if missing:
+        raise CliError(
+            f"node.ai_models: the worker at {settings.net.worker_url} does not have {', '.join(missing)}"
+        )
+    return f"{settings.net.worker_url} serves {', '.join(sorted(chosen))}"
+
+
+async def _dispatcher(settings: OperatorSettings) -> str:
+    """Read the challenge that a dispatcher opens every connection with: it is signed with the dispatcher's key."""
+    url, expected = settings.net.dispatcher_url, settings.node.dispatcher_address
+    try:
+        async with asyncio.timeout(_TIMEOUT_S), connect(url, proxy=None) as socket:
+            frame = open_frame(await socket.recv())
+    except (OSError, TimeoutError, WebSocketException) as error:
+        raise CliError(
+            f"net.dispatcher_url: no dispatcher at {url} ({error or type(error).__name__})"
+        ) from error
+    if frame.address != expected:
+        raise CliError(f"node.dispatcher_address is {expected}, at {url} answers {frame.address}")
+    return f"{url} is {expected}"
