@@ -1,6 +1,7 @@
 """The HTTP and WebSocket application around a `Dispatcher`."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
@@ -64,8 +65,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _report_end(loop: asyncio.Task[None]) -> None:
+    """A dispatcher that takes jobs and dispatches none is worse than none: stop, to be restarted."""
     if not loop.cancelled() and loop.exception() is not None:
-        log.critical("the dispatch loop ended; restart this dispatcher", exc_info=loop.exception())
+        log.critical("the dispatch loop ended; stopping", exc_info=loop.exception())
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def healthz() -> dict[str, str]:

@@ -124,21 +124,29 @@ class RoundDriver:
         )
 
     async def _work(self, round_: ActiveRound) -> None:
-        async with asyncio.TaskGroup() as deliveries:
-            while True:
-                round_.poke.clear()
-                step = round_.committee.step(time.monotonic(), self._hub.connected())
-                await self._store_changes(round_)
-                if round_.cancelled or step.closed is not None:
-                    break
-                for seat in step.dispatch:
-                    deliveries.create_task(self._deliver(round_, seat))
-                await wait(round_.poke, step.wake_at - time.monotonic())
+        try:
+            async with asyncio.TaskGroup() as deliveries:
+                failure = await self._follow(round_, deliveries)
+        except ExceptionGroup as group:
+            # The first error ended the others; it alone says what happened to the round.
+            raise group.exceptions[0] from None
         if round_.cancelled:
             await self._tell_cancelled(round_)
             return
-        status = "failed" if step.closed else "completed"
-        await self._end(round_.facts, status, step.closed or "", *round_.heard, round_.dispatch_clock)
+        status = "failed" if failure else "completed"
+        await self._end(round_.facts, status, failure, *round_.heard, round_.dispatch_clock)
+
+    async def _follow(self, round_: ActiveRound, deliveries: asyncio.TaskGroup) -> str:
+        """Perform the committee's steps until it closes; returns why it failed, or ''."""
+        while True:
+            round_.poke.clear()
+            step = round_.committee.step(time.monotonic(), self._hub.connected())
+            await self._store_changes(round_)
+            if round_.cancelled or step.closed is not None:
+                return step.closed or ""
+            for seat in step.dispatch:
+                deliveries.create_task(self._deliver(round_, seat))
+            await wait(round_.poke, step.wake_at - time.monotonic())
 
     async def _store_changes(self, round_: ActiveRound) -> None:
         """Write seats that the last step added, and those it gave up; answers are stored as they come."""

@@ -25,7 +25,7 @@ class RoundLoop:
         self._hub = hub
         self._driver = driver
         self._settings = settings
-        self._running = 0
+        self._held: set[int] = set()
         self._wake = asyncio.Event()
         hub.on_change(self._operator_changed)
 
@@ -46,14 +46,14 @@ class RoundLoop:
             tasks.create_task(self._renew_leases())
             while True:
                 self._wake.clear()
-                for row in await self._claim():
-                    self._running += 1
+                for claimed in await self._claim():
+                    self._held.add(claimed.row.id)
                     ROUNDS_ACTIVE.inc()
-                    tasks.create_task(self._drive(row))
+                    tasks.create_task(self._drive(claimed))
                 await wait(self._wake, _POLL_S)
 
     async def _claim(self) -> list[Claimed]:
-        free = self._settings.concurrency - self._running
+        free = self._settings.concurrency - len(self._held)
         if free <= 0:
             return []
         try:
@@ -66,7 +66,7 @@ class RoundLoop:
         while True:
             await asyncio.sleep(self._settings.lease / 3)
             try:
-                await self._store.renew()
+                await self._store.renew(self._held)
             except Unavailable as error:
                 log.error("database away; leases run out unless it is back soon", why=str(error))
 
@@ -84,7 +84,7 @@ class RoundLoop:
             log_round.exception("round failed by an internal error")
             await self._fail_internally(claimed)
         finally:
-            self._running -= 1
+            self._held.discard(claimed.row.id)
             ROUNDS_ACTIVE.dec()
             self.wake()
 

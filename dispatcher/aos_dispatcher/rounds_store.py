@@ -39,7 +39,7 @@ _CLAIM = text(
 )
 _RENEW = text(
     "update rounds set lease_until = now() + make_interval(secs => :lease) "
-    "where lease_owner = :owner and status in ('created', 'dispatched')"
+    "where id = any(:rounds) and lease_owner = :owner"
 )
 _RELEASE = text(
     "update rounds set lease_owner = null, lease_until = null, not_before = now() + make_interval(secs => :pause) "
@@ -94,10 +94,12 @@ class RoundsStore:
             ids = list((await connection.execute(_CLAIM, parameters)).scalars())
             return await _load(connection, ids) if ids else []
 
-    async def renew(self) -> None:
-        """Extend the lease of every round that this process holds."""
+    async def renew(self, round_ids: Collection[int]) -> None:
+        """Extend the leases of these rounds, as far as this process still has them."""
         async with self._database.begin() as connection:
-            await connection.execute(_RENEW, {"owner": self._owner, "lease": self._lease})
+            await connection.execute(
+                _RENEW, {"rounds": list(round_ids), "owner": self._owner, "lease": self._lease}
+            )
 
     async def release(self, round_id: int, pause: float) -> None:
         """Give a round back, to be claimed again by anybody after `pause` seconds."""

@@ -4,7 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from aos_dispatcher.errors import Unavailable
 from aos_dispatcher.operators import pin_model
 from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
@@ -216,3 +218,40 @@ async def test_an_operator_that_is_not_registered_is_told_what_to_do(network: An
     refusal = await stranger.connect()
     assert refusal["code"] == 400
     assert f"dispatcher operator add {stranger.signer.address}" in refusal["message"]
+
+
+async def test_a_database_that_is_away_in_the_middle_of_a_round_costs_no_job(
+    network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await network.operator(), await network.operator()
+    first.reason = second.reason = "not today"
+    settle, away = network.dispatcher.store.settle, [True]
+
+    async def settle_later(*said: Any) -> None:
+        if away:
+            away.clear()
+            first.reason = second.reason = ""
+            raise Unavailable
+        await settle(*said)
+
+    monkeypatch.setattr(network.dispatcher.store, "settle", settle_later)
+    job_id = await network.submit()
+    # The lease runs out, the round is taken up again from what was stored, and its members are asked again.
+    assert (await network.finished(job_id))["status"] == "completed"
+    assert not away
+
+
+async def test_a_round_that_another_dispatcher_took_over_is_left_alone(network: Any) -> None:
+    operator = await network.operator()
+    operator.answer = None
+    job_id = await network.submit()
+    await operator.wait(lambda: bool(operator.dispatched))
+    async with network.dispatcher.database.begin() as connection:
+        await connection.execute(
+            text("update rounds set lease_owner = 'another', lease_until = now() + interval '1 hour'")
+        )
+    await operator.send_result(operator.dispatched[0])
+    await operator.wait(lambda: bool(operator.replies))
+    assert operator.replies[0]["code"] == 503
+    assert (await network.detail(job_id))["status"] == "dispatched"
+    assert await network.results(job_id) == []
