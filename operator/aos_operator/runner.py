@@ -38,7 +38,7 @@ async def run_operator(
     `file` is where the settings came from. Raises `OperatorError` or `ServiceError`, possibly in an exception group,
     when the operator cannot start, or may not go on.
     """
-    signer = _signer(settings, file)
+    signer = await asyncio.to_thread(_signer, settings, file)  # opening a keystore takes half a second
     for notice in settings.notices():
         _log.info(notice)
     async with AsyncExitStack() as stack:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 from sqlalchemy import text
@@ -17,6 +18,8 @@ from integration.operator.fake_dispatcher import FakeDispatcher
 from integration.operator.fake_worker import FakeWorker
 from integration.operator.processes import OperatorProcess
 from unit.operator.world import OPERATOR
+
+pytestmark = pytest.mark.usefixtures("_nothing_is_left")
 
 
 @pytest_asyncio.fixture
@@ -51,7 +54,9 @@ class TestKilled:
     """Each test kills the process at one moment and starts it again."""
 
     async def test_before_it_could_acknowledge_the_dispatch(
-        self, operator: OperatorProcess, dispatcher: FakeDispatcher, _nothing_is_left: None
+        self,
+        operator: OperatorProcess,
+        dispatcher: FakeDispatcher,
     ) -> None:
         job = dispatcher.world.job()
         await dispatcher.draw(job)
@@ -69,7 +74,6 @@ class TestKilled:
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
-        _nothing_is_left: None,
     ) -> None:
         worker.go.clear()
         job = dispatcher.world.job()
@@ -88,7 +92,6 @@ class TestKilled:
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
         configuration: dict[str, Any],
-        _nothing_is_left: None,
     ) -> None:
         worker.go.clear()
         job = dispatcher.world.job()
@@ -110,7 +113,6 @@ class TestKilled:
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
-        _nothing_is_left: None,
     ) -> None:
         sent = asyncio.Event()
         dispatcher.answer = lambda _: sent.set()
@@ -129,7 +131,6 @@ class TestKilled:
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
-        _nothing_is_left: None,
     ) -> None:
         dispatcher.lose_replies = True
         job = dispatcher.world.job()
@@ -148,7 +149,6 @@ class TestKilled:
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
-        _nothing_is_left: None,
     ) -> None:
         chance = random.Random(20260101)
         jobs = [dispatcher.world.job(f"prompt {number}") for number in range(60)]
@@ -165,7 +165,9 @@ class TestKilled:
 
 
 async def test_a_polite_end_takes_seconds_and_keeps_the_job(
-    operator: OperatorProcess, dispatcher: FakeDispatcher, worker: FakeWorker, _nothing_is_left: None
+    operator: OperatorProcess,
+    dispatcher: FakeDispatcher,
+    worker: FakeWorker,
 ) -> None:
     worker.go.clear()
     job = dispatcher.world.job()
@@ -182,7 +184,9 @@ async def test_a_polite_end_takes_seconds_and_keeps_the_job(
 
 
 async def test_a_stopping_operator_finishes_what_is_nearly_done_and_takes_nothing_more(
-    operator: OperatorProcess, dispatcher: FakeDispatcher, worker: FakeWorker, _nothing_is_left: None
+    operator: OperatorProcess,
+    dispatcher: FakeDispatcher,
+    worker: FakeWorker,
 ) -> None:
     worker.go.clear()
     job = dispatcher.world.job()

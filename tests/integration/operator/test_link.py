@@ -1,9 +1,9 @@
 """The connection to the dispatcher, and everything that can happen to it."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
-import pytest
 from structlog.testing import capture_logs
 
 from aos_operator.errors import DispatcherRefused, Replaced, StartError, WorkerUnavailable, WrongDispatcher
@@ -54,15 +54,24 @@ def only(error: BaseExceptionGroup[BaseException]) -> BaseException:
     return inner
 
 
+async def end_of(running: Running, meanwhile: Awaitable[None] | None = None) -> BaseException:
+    """The error that ends an operator."""
+    try:
+        async with running():
+            if meanwhile is not None:
+                await meanwhile
+            await asyncio.Event().wait()
+    except BaseExceptionGroup as group:
+        return only(group)
+    raise AssertionError("it ended without an error")
+
+
 class TestDispatcherThatDoesNotLetUsIn:
     async def test_a_refusal_at_the_first_connection_ends_the_operator(
         self, running: Running, dispatcher: FakeDispatcher
     ) -> None:
         dispatcher.refuse = "operator is not registered here; run: dispatcher operator add 0x19E7"
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with running():
-                await asyncio.Event().wait()
-        error = only(caught.value)
+        error = await end_of(running)
         assert isinstance(error, DispatcherRefused)
         assert "run: dispatcher operator add" in str(error)
         assert error.exit_code == 3
@@ -71,10 +80,7 @@ class TestDispatcherThatDoesNotLetUsIn:
         self, running: Running, configuration: dict[str, Any]
     ) -> None:
         configuration["node"]["dispatcher_address"] = STRANGER.address
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with running():
-                await asyncio.Event().wait()
-        error = only(caught.value)
+        error = await end_of(running)
         assert isinstance(error, WrongDispatcher)
         assert error.exit_code == 4
 
@@ -93,12 +99,11 @@ class TestDispatcherThatDoesNotLetUsIn:
     async def test_a_second_operator_with_our_key_ends_this_one(
         self, running: Running, dispatcher: FakeDispatcher
     ) -> None:
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with running():
-                await dispatcher.connected.wait()
-                await dispatcher.drop(CLOSE_REPLACED)
-                await asyncio.Event().wait()
-        assert isinstance(only(caught.value), Replaced)
+        async def replaced() -> None:
+            await dispatcher.connected.wait()
+            await dispatcher.drop(CLOSE_REPLACED)
+
+        assert isinstance(await end_of(running, replaced()), Replaced)
 
     async def test_a_dispatcher_that_is_not_there_yet_is_waited_for(
         self, running: Running, configuration: dict[str, Any]
@@ -291,10 +296,7 @@ class TestSetUpWrongly:
         await self.refused(running, f"node.node_id is {STRANGER.address}, but the key is that of 0x19E7")
 
     async def refused(self, running: Running, said: str) -> None:
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with running():
-                await asyncio.Event().wait()
-        error = only(caught.value)
+        error = await end_of(running)
         assert isinstance(error, StartError)
         assert said in str(error)
         assert error.exit_code == 2
