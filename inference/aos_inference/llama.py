@@ -1,8 +1,9 @@
 """llama.cpp through llama-cpp-python's ctypes layer: a model, its vocabulary, and a context with its batch.
 
 Nothing here is safe to call from two threads at once, and every object must be closed before the interpreter ends.
-Two settings keep the logits of a sequence free of its neighbours, measured bit for bit: each sequence has a cache of its
-own (`kv_unified` off), and attention runs without flash attention, whose sums depend on the number of threads.
+Three things keep the logits of a sequence free of its neighbours, measured bit for bit: each sequence has a cache of its
+own (`kv_unified` off); attention runs without flash attention, whose sums depend on the number of threads; and a batch
+has no more rows than llama.cpp computes exactly as it computes one alone (`Context.settle`).
 """
 
 import ctypes
@@ -21,8 +22,10 @@ from aos_inference.errors import ContextTooLarge, InferenceError, ModelUnreadabl
 from aos_inference.scheduler import PREFILL_CHUNK
 
 _log = structlog.get_logger("llama.cpp")
-_ERROR_LEVEL: Final = 3
+# ggml_log_level in ggml.h; llama-cpp-python's own table of it is out of date.
+_ERROR_LEVEL: Final = 4
 _CONTINUED: Final = 5
+_MOST_ROWS: Final = 16
 
 
 class DecodeFailed(InferenceError):
@@ -180,6 +183,36 @@ class Context:
         # seq_id is an int** whose rows the library allocated one by one: view each.
         self._slots = [np.ctypeslib.as_array(self._batch.seq_id[row], (1,)) for row in range(capacity)]
         np.ctypeslib.as_array(self._batch.n_seq_id, (capacity,))[:] = 1
+        self._slot_count = slots
+        self.batch_rows = 1
+
+    def settle(self, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Find how many sequences may share a batch without changing one bit of each other's logits; use that many.
+
+        llama.cpp picks other routines for one row than for several (F16), or from eight rows on (K-quants), and these
+        round differently. So sequences are computed alone, then in growing batches for as long as nothing changes.
+        Clears all sequences.
+        """
+        most = min(self._slot_count, _MOST_ROWS)
+        step = max(self._vocabulary // most, 1)
+        rows = [(slot, slot * step % self._vocabulary, 0) for slot in range(most)]
+        alone = [self._probe([row]) for row in rows]
+        self.batch_rows = 1
+        for count in range(2, most + 1):
+            progress(count / (most + 1))
+            if not np.array_equal(self._probe(rows[:count]), np.concatenate(alone[:count])):
+                break
+            self.batch_rows = count
+        progress(1.0)
+
+    def _probe(self, rows: Sequence[tuple[int, int, int]]) -> NDArray[np.float32]:
+        logits = self._decode_together(rows)
+        for slot, _, _ in rows:
+            self._clear(slot)
+        return logits
+
+    def _clear(self, slot: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def prefill(
         self, slot: int, tokens: Sequence[int], start: int, *, last: bool
@@ -190,7 +223,7 @@ class Context:
         Raises DecodeFailed.
         """
         if start == 0:
-            llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            self._clear(slot)
         count = len(tokens)
         self._tokens[:count] = tokens
         self._positions[:count] = np.arange(start, start + count)
@@ -206,6 +239,11 @@ class Context:
 
         Returns the logits after each, shape (rows, vocabulary), a copy. Raises DecodeFailed.
         """
+        size = self.batch_rows
+        parts = [self._decode_together(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return np.concatenate(parts)
+
+    def _decode_together(self, rows: Sequence[tuple[int, int, int]]) -> NDArray[np.float32]:
         for row, (slot, token, position) in enumerate(rows):
             self._slots[row][0] = slot
             self._tokens[row] = token

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ def _load_and_serve(options: _Options, listener: socket.socket) -> None:
     # OpenMP's threads otherwise spin while they wait for each other: where another process wants the processors
     # too, a token then takes up to a hundred times as long. OpenMP reads this when llama.cpp is loaded, below.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Python's own handler would raise inside llama.cpp's callbacks, where exceptions get lost.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from aos_inference import llama
 
     path, slots = options.path, options.slots
@@ -95,6 +98,8 @@ def _load_and_serve(options: _Options, listener: socket.socket) -> None:
     length = _context_length(options.context, model.trained_context)
     _check_memory(model.cache_bytes(length, slots), length, slots)
     backend = llama.Context(model, length, slots, options.threads or _threads(path))
+    backend.settle(Progress(f"Comparing batches of {path.name}"))
+    _log.info("loaded", batch_rows=backend.batch_rows, context=length, slots=slots)
     card = ModelCard(
         name=options.name,
         sha256=sha256,

@@ -1,9 +1,9 @@
 """Which sequence gets the next batch: a state machine without I/O, clocks or threads.
 
 A job waits in a bounded queue, takes a slot (its place in llama.cpp's cache), has its prompt read in chunks, and then
-gets one token a step together with all others that are writing. Two rules make the logits of a job the same whoever its
-neighbours are: a prompt's chunk is a batch of its own, cut at fixed places, and a writing batch holds exactly one
-token of each sequence. Reading and writing take turns, so a long prompt does not stall those who write.
+gets one token a step together with all others that are writing. That a prompt's chunk is a batch of its own, cut at
+fixed places, is half of what makes the logits of a job the same whoever its neighbours are (`llama.Context` does the
+other half). Reading and writing take turns, so a long prompt does not stall those who write.
 """
 
 from collections import deque

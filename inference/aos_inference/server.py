@@ -6,7 +6,6 @@ import signal
 import socket
 import stat
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import structlog
@@ -41,10 +40,10 @@ def listen_unix(path: Path) -> socket.socket:
 
     Raises AddressInUse when somebody does, when another kind of file is in the way, or when it cannot be made.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists():
             _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         _bind(listener, str(path))
     except OSError as error:
         reason = error.strerror or str(error)
@@ -113,11 +112,11 @@ async def serve(worker: Worker, listener: socket.socket) -> None:
 
     Raises what the engine failed with, once the server is down: the process must end and be started again.
     """
-    # uvicorn raises the signal again when it is done, to whatever handled it before: that must not kill us.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _ignore)
-    worker.engine.start()
     server = _Server(worker)
+    # Also before uvicorn listens to signals, and after: it raises the signal once more when it is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    worker.engine.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     engine_ended = asyncio.create_task(worker.engine.wait())
     await asyncio.wait({serving, engine_ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +124,3 @@ async def serve(worker: Worker, listener: socket.socket) -> None:
     await serving
     _log.info("stopped")
     await engine_ended
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Told to stop once more while already stopping."""

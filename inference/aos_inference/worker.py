@@ -1,10 +1,13 @@
 """A worker: one model behind one engine. What comes in is a request, what goes out is an answer with its transcript."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import structlog
 
 from aos_inference import chat
 from aos_inference.engine import Engine, Step
@@ -12,6 +15,8 @@ from aos_inference.errors import InvalidField, UnknownModel
 from aos_inference.schemas import Answer, GenerateRequest, ModelCard, Usage
 from aos_protocol.sampling import RULE_VERSION, sampling_seed
 from aos_protocol.transcript import FinishReason, Params, Transcript
+
+_log = structlog.get_logger(__name__)
 
 
 class Vocabulary(chat.Vocabulary, Protocol):
@@ -66,8 +71,18 @@ class Worker:
 
         Raises what `Engine.generate` raises.
         """
+        started = time.monotonic()
         with self.engine.generate(generation.prompt, generation.params, generation.seed) as steps:
-            yield _texts(generation, steps)
+            try:
+                yield _texts(generation, steps)
+            finally:
+                _log.info(
+                    "generated" if generation.finish else "abandoned",
+                    finish_reason=generation.finish,
+                    prompt_tokens=len(generation.prompt),
+                    completion_tokens=len(generation.output),
+                    seconds=round(time.monotonic() - started, 3),
+                )
 
     async def complete(self, generation: Generation) -> Answer:
         """Generate to the end. Raises what `Engine.generate` raises."""

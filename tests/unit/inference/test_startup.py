@@ -12,6 +12,7 @@ import structlog
 from typer.testing import CliRunner
 
 from aos_inference import logs, main, memory
+from aos_inference.errors import ContextTooLarge
 from aos_inference.progress import Progress
 
 
@@ -22,6 +23,36 @@ def test_memory_is_what_linux_says_is_available(tmp_path: Path) -> None:
     meminfo.write_text("MemTotal:  100 kB\n")
     assert memory.available(meminfo) is None
     assert memory.available(tmp_path / "absent") is None
+
+
+def test_caches_that_do_not_fit_are_refused_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 2 * 2**30)
+    main._check_memory(2 * 2**30, context=4096, slots=8)
+    with pytest.raises(
+        ContextTooLarge, match=r"need 8\.0 GiB .* 2\.0 GiB are free\. Give --context 1024 or less"
+    ):
+        main._check_memory(8 * 2**30, context=4096, slots=8)
+    monkeypatch.setattr(memory, "available", lambda: None)
+    main._check_memory(2**60, context=4096, slots=8)
+
+
+def test_the_context_is_the_models_within_reason() -> None:
+    assert main._context_length(None, trained=1024) == 1024
+    assert main._context_length(None, trained=131_072) == 4096
+    assert main._context_length(100_000, trained=131_072) == 100_000
+    with pytest.raises(ContextTooLarge, match="1,025 exceeds the 1,024"):
+        main._context_length(1025, trained=1024)
+
+
+@pytest.mark.parametrize(("mebibytes", "threads"), [(1, 1), (300, 2), (100_000, 4)])
+def test_threads_grow_with_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mebibytes: int, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    model = tmp_path / "model.gguf"
+    with model.open("wb") as file:
+        file.truncate(mebibytes * 2**20)
+    assert main._threads(model) == threads
 
 
 class Clock:

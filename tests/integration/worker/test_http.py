@@ -1,0 +1,147 @@
+"""A worker process over HTTP, on the demo model."""
+
+import hashlib
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from tests.integration.worker.conftest import RunningWorker, StartWorker
+
+from aos_protocol.transcript import Transcript
+
+SEED = "ab" * 32
+# So hot that an end token is about as unlikely as any other of two thousand.
+HOT = {"temperature": 5.0, "top_p": 1.0, "max_tokens": 100_000}
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    return {"model": "demo", "prompt": "What is AI?", "seed": SEED, "params": {"top_p": 0.5}} | changes
+
+
+def test_the_documented_example(client: httpx.Client, demo_model: Path) -> None:
+    response = client.post(
+        "/v1/generate", json=body(params={"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024})
+    )
+    assert response.status_code == 200
+    answer = response.json()
+    assert "intelligence" in answer["text"]
+    assert answer["finish_reason"] == "eos"
+    transcript = Transcript.from_json(answer["transcript"])
+    assert transcript.commitment() == answer["commitment"]
+    assert transcript.model == hashlib.sha256(demo_model.read_bytes()).hexdigest()
+    card = client.get("/v1/models").json()["models"][0]
+    assert transcript.prompt_tokens[0] != transcript.prompt_tokens[1]
+    assert (card["name"], card["sha256"], card["engine"]) == ("demo", transcript.model, transcript.engine)
+    assert card["size"] == demo_model.stat().st_size
+    assert card["vocabulary"] > max(transcript.output_tokens)
+
+
+def test_chat(client: httpx.Client) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is AI?"}]
+    request = {"model": "demo", "messages": messages, "seed": SEED, "params": {"temperature": 0.0}}
+    answer = client.post("/v1/generate", json=request).json()
+    assert answer["text"].strip()
+    assert "<|" not in answer["text"]
+
+
+def test_streaming(client: httpx.Client) -> None:
+    plain = client.post("/v1/generate", json=body()).json()
+    with client.stream("POST", "/v1/generate", json=body(stream=True)) as response:
+        events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
+    assert events[-1] == plain
+    assert "".join(event["text"] for event in events[:-1]) == plain["text"]
+    assert len(events) > 10
+
+
+def test_a_stop_sequence(client: httpx.Client) -> None:
+    full = client.post("/v1/generate", json=body()).json()
+    stop = full["text"][len(full["text"]) // 2 :][:6]
+    cut = client.post("/v1/generate", json=body(params={"top_p": 0.5, "stop": [stop, "never this"]})).json()
+    assert cut["finish_reason"] == "stop"
+    assert cut["text"] == full["text"][: full["text"].index(stop)]
+    tokens = cut["transcript"]["output_tokens"]
+    assert tokens == full["transcript"]["output_tokens"][: len(tokens)]
+
+
+def test_max_tokens_beyond_the_context_ends_with_length(client: httpx.Client) -> None:
+    context = client.get("/v1/models").json()["models"][0]["context"]
+    prompt = "What is AI? " * (context // 8)
+    answers = (
+        client.post("/v1/generate", json=body(prompt=prompt, params=HOT, seed=f"{seed:064x}")).json()
+        for seed in range(20)
+    )
+    answer = next(answer for answer in answers if answer["finish_reason"] == "length")
+    assert sum(answer["usage"].values()) == context
+    assert answer["transcript"]["params"]["max_tokens"] == 100_000
+
+
+def test_a_prompt_that_does_not_fit(client: httpx.Client) -> None:
+    response = client.post("/v1/generate", json=body(prompt="one two three " * 1000))
+    assert response.status_code == 422
+    assert "context of 1,024" in response.json()["message"]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_huge_body(client: httpx.Client, declared: bool) -> None:
+    content = bytes(3 * 1024 * 1024)
+    response = client.post(
+        "/v1/generate", content=content if declared else iter([content[:100], content[100:]])
+    )
+    assert response.status_code == 413
+    assert client.get("/healthz").status_code == 200
+
+
+def send(worker: RunningWorker, request: dict[str, Any]) -> socket.socket:
+    """Send a request over a plain socket, which can then be dropped without ceremony."""
+    content = json.dumps(request).encode()
+    where = urlsplit(worker.address)
+    connection = socket.create_connection((where.hostname, where.port), timeout=30)
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: w\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_client_that_leaves_stops_its_generation(start_stub: StartWorker, streaming: bool) -> None:
+    worker = start_stub("time.sleep(0.01); return super().decode(rows)")
+    request = body(params={"max_tokens": 2**20}, stream=streaming)
+    with worker.client() as client:
+        with send(worker, request):
+            until(client, active=1, queued=0)
+            with send(worker, request):
+                until(client, active=1, queued=1)
+            until(client, active=1, queued=0)  # one that waits may leave, too
+        until(client, active=0, queued=0)
+    assert worker.wait_for("abandoned", number=2)["finish_reason"] is None
+    assert worker.events("generated") == []
+
+
+def until(client: httpx.Client, **expected: int) -> None:
+    """Ask until the worker is as busy as expected; the test's time-out is the limit."""
+    while not expected.items() <= client.get("/healthz").json().items():
+        pass
+
+
+def test_a_full_queue(start_stub: StartWorker) -> None:
+    worker = start_stub("time.sleep(0.01); return super().decode(rows)")
+    request = body(params={"max_tokens": 2**20})
+    with worker.client() as client, send(worker, request), send(worker, request), send(worker, request):
+        until(client, active=1, queued=2)
+        refused = client.post("/v1/generate", json=request)
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_concurrent_requests_run_together(client: httpx.Client, worker: RunningWorker) -> None:
+    seen = set()
+    with ThreadPoolExecutor(4) as pool:
+        params = HOT | {"max_tokens": 300}
+        posts = [pool.submit(client.post, "/v1/generate", json=body(params=params)) for _ in range(4)]
+        while not all(post.done() for post in posts):
+            seen.add(client.get("/healthz").json()["active"])
+    assert max(seen) == 4
