@@ -17,6 +17,7 @@ from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_service.database import database_url
 from aos_service.errors import DatabaseError, ServiceError
+from aos_service.keys import read_password_file
 from aos_service.logs import configure_logs
 from aos_service.settings import load_settings
 
@@ -133,12 +134,7 @@ def _account(keystore: Path | None, password_file: Path | None) -> None:
     if password_file is None:
         password = typer.prompt("Password for the keystore", hide_input=True, confirmation_prompt=True)
     else:
-        try:
-            password = password_file.read_text(encoding="utf-8").partition("\n")[0]
-        except (OSError, UnicodeDecodeError) as error:
-            raise StartError(f"{password_file} cannot be read: {error}") from error
-    if not password:
-        raise StartError("the password is empty: a keystore needs one")
+        password = read_password_file(password_file)
     address, path = make_account(password, keystore)
     typer.echo(f"address  {address}\nkeystore {path}")
 

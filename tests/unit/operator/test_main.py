@@ -87,6 +87,7 @@ def test_an_address_that_is_no_postgres_is_refused() -> None:
 def test_an_account_is_an_encrypted_keystore_and_its_address(tmp_path: Path) -> None:
     password, keystore = tmp_path / "password", tmp_path / "keystore.json"
     password.write_text("correct horse\nsecond line\n")
+    password.chmod(0o600)
     arguments = ["-k", "--keystore", str(keystore), "--password-file", str(password)]
     ended = run(*arguments)
     assert ended.exit_code == 0, ended.output
@@ -108,7 +109,7 @@ def test_the_password_is_asked_for_twice(tmp_path: Path) -> None:
 def test_an_empty_password_is_none(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("\n")
     ended = run("-k", "--password-file", str(tmp_path / "password"))
-    assert (ended.exit_code, "the password is empty" in ended.output) == (2, True)
+    assert (ended.exit_code, "is empty: its first line must be" in ended.output) == (2, True)
 
 
 def test_a_password_file_that_is_not_there_is_named(tmp_path: Path) -> None:
