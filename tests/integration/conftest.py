@@ -5,6 +5,7 @@ The database number of AOS_TEST_REDIS_URL must be empty: the tests flush it.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,13 +23,22 @@ from aos_service.database import database_url, migrate
 Program: TypeAlias = Literal["dispatcher", "operator"]
 NewDatabase: TypeAlias = Callable[[Program | None], Awaitable[str]]
 
+_ROOM_BYTES = 2 << 30  # a write-ahead log may grow to half of it
+
 
 @pytest.fixture(scope="session")
 def server_data() -> Iterator[Path]:
     """A folder for the servers of this run. Not pytest's own: root's PostgreSQL could not enter that."""
-    with tempfile.TemporaryDirectory(prefix="aos-test-") as folder:
+    with tempfile.TemporaryDirectory(prefix="aos-test-", dir=_memory()) as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
+
+
+def _memory() -> str | None:
+    """The memory file system, if it is large enough: cloning a database there takes a fifth of the time."""
+    shared_memory = Path("/dev/shm")
+    roomy = shared_memory.is_dir() and shutil.disk_usage(shared_memory).free > _ROOM_BYTES
+    return str(shared_memory) if roomy and os.access(shared_memory, os.W_OK) else None
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
