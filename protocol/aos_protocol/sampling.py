@@ -67,14 +67,15 @@ def uniforms(key: int, token_ids: NDArray[np.integer]) -> FloatArray:
     z += np.uint64(1)
     z *= _GAMMA
     z += np.uint64(key)
-    z ^= z >> np.uint64(30)
+    # One scratch array for everything: fresh ones of a vocabulary's size cost more than the arithmetic on them.
+    scratch = z >> np.uint64(30)
+    z ^= scratch
     z *= _MIX_1
-    z ^= z >> np.uint64(27)
+    z ^= np.right_shift(z, np.uint64(27), out=scratch)
     z *= _MIX_2
-    z ^= z >> np.uint64(31)
+    z ^= np.right_shift(z, np.uint64(31), out=scratch)
     z >>= np.uint64(12)
-    u = z.astype(np.float64)
-    u += 0.5
+    u = np.add(z, 0.5, out=scratch.view(np.float64))
     u *= 2.0**-52
     return u
 
@@ -120,7 +121,8 @@ def _scaled(logits: NDArray[np.float32], temperature: float) -> FloatArray:
 
 def _scores(scaled: FloatArray, token_ids: IntArray, key: int) -> FloatArray:
     """Gumbel-max scores of the tokens: `scaled` (already reduced to `token_ids`) plus their noise."""
-    noise = np.log(uniforms(key, token_ids))
+    noise = uniforms(key, token_ids)
+    np.log(noise, out=noise)
     np.negative(noise, out=noise)
     np.log(noise, out=noise)
     return np.subtract(scaled, noise, out=noise)
