@@ -60,7 +60,9 @@ def engine_name() -> str:
     llama_cpp.llama_log_set(_SINK.callback, ctypes.c_void_p())
     features = llama_cpp.llama_print_system_info().decode()
     used = "+".join(
-        part.split("=")[0].strip() for part in features.split("|") if part.strip().endswith("= 1")
+        part.split("=")[0].strip().replace(" : ", ":")
+        for part in features.split("|")
+        if part.strip().endswith("= 1")
     )
     return f"llama.cpp {llama_cpp.llama_version().decode()} llama-cpp-python {version('llama-cpp-python')} {used}"
 

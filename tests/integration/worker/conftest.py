@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
+import llama_cpp
 import pytest
+
+QUANTISED = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}  # llama_ftype of llama.h
+
+
+def quantised(model: Path, kind: str, folder: Path) -> Path:
+    """The model in another quantisation, as a new file in the folder."""
+    path = folder / f"{kind}.gguf"
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = QUANTISED[kind], 1
+    assert llama_cpp.llama_model_quantize(str(model).encode(), str(path).encode(), params) == 0
+    return path
 
 
 class RunningWorker:

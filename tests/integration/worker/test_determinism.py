@@ -1,11 +1,12 @@
 """The same job on the same build gives the same tokens: beside others, after a restart, with other settings."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.integration.worker.conftest import RunningWorker, StartWorker
+from tests.integration.worker.conftest import RunningWorker, StartWorker, quantised
 
 LONG = "Say something about everything. " * 20
 
@@ -23,9 +24,15 @@ def answer(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def test_eight_at_once_give_what_each_gives_alone(client: httpx.Client) -> None:
-    alone = [answer(client, job(number)) for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_eight_at_once_give_what_each_gives_alone(
+    start_worker: StartWorker, demo_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """As the demo model is, and quantised so that, on most processors, sequences share batches."""
+    model = demo_model if kind == "F16" else quantised(demo_model, kind, tmp_path)
+    worker = start_worker("--port", "0", "--name", "demo", model=model)
+    with worker.client() as client, ThreadPoolExecutor(8) as pool:
+        alone = [answer(client, job(number)) for number in range(8)]
         together = list(pool.map(lambda number: answer(client, job(number)), range(8)))
     assert together == alone
     assert len({tuple(each["transcript"]["output_tokens"]) for each in alone}) > 4

@@ -5,10 +5,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
-import llama_cpp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.integration.worker.conftest import QUANTISED, quantised
 
 from aos_inference import llama
 from aos_inference.chat import ChatFormat
@@ -20,7 +20,6 @@ STEPS = 12
 
 
 MakeContext: TypeAlias = Callable[..., llama.Context]
-QUANTISED = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}  # llama_ftype of llama.h
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,7 @@ def any_model(
     """The demo model as it is and in the usual quantisations, which run through other routines of llama.cpp."""
     path = demo_model
     if request.param in QUANTISED:
-        path = tmp_path_factory.mktemp("quantised") / f"{request.param}.gguf"
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype, params.nthread = QUANTISED[request.param], 1
-        assert llama_cpp.llama_model_quantize(str(demo_model).encode(), str(path).encode(), params) == 0
+        path = quantised(demo_model, request.param, tmp_path_factory.mktemp("quantised"))
     with closing(llama.Model(path)) as model:
         yield model
 
