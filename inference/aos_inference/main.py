@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import structlog
 import typer
 
-from aos_inference import digest, gguf, logs, memory, server
+from aos_inference import digest, gguf, memory, server
 from aos_inference.chat import ChatFormat
 from aos_inference.engine import Engine
 from aos_inference.errors import ContextTooLarge, InvalidField, StartupError
 from aos_inference.progress import Progress
 from aos_inference.schemas import ModelCard
 from aos_inference.worker import Worker
+from aos_service.logs import configure_logs
 
 if TYPE_CHECKING:
     from aos_inference import llama
@@ -69,7 +70,7 @@ def serve(
 
       curl -s http://127.0.0.1:5005/v1/models
     """
-    logs.configure(log_level)
+    configure_logs("inference-worker", level=log_level)
     try:
         gguf.check(model)
         listener = server.listen_unix(uds) if uds else server.listen_tcp(host, port)

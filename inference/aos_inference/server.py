@@ -87,6 +87,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 create_app(worker),
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 lifespan="off",
                 server_header=False,

@@ -128,17 +128,18 @@ def client(worker: RunningWorker) -> Iterator[httpx.Client]:
 
 STUB = """
 import asyncio, time
-from aos_inference import logs, server
+from aos_inference import server
 from aos_inference.engine import Engine
 from aos_inference.schemas import ModelCard
 from aos_inference.testing import ByteModel
 from aos_inference.worker import Worker
+from aos_service.logs import configure_logs
 
 class Model(ByteModel):
     def decode(self, rows):
         {decode}
 
-logs.configure("info")
+configure_logs("worker")
 model = Model(endless=True)
 engine = Engine(model, model, 10**6, 1, 2)
 card = ModelCard(name="demo", sha256="0" * 64, size=1, context=10**6, vocabulary=260, engine="stand-in")

@@ -1,7 +1,5 @@
-"""The small parts of starting: memory, progress, logs, and a command line that is wrong."""
+"""The small parts of starting: memory, progress, and a command line that is wrong."""
 
-import io
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from aos_inference import logs, main, memory
+from aos_inference import main, memory
 from aos_inference.errors import ContextTooLarge
 from aos_inference.progress import Progress
 
@@ -106,26 +104,6 @@ def _restored_logging() -> Iterator[None]:
     yield
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("_restored_logging")
-def test_logs_are_json_lines_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    logs.configure("info")
-    log = structlog.get_logger("here")
-    log.debug("not shown")
-    log.info("ours", count=3)
-    logging.getLogger("somewhere").warning("theirs %d", 4)
-    try:
-        raise OSError("broken")
-    except OSError as error:
-        log.critical("failed", exc_info=error)
-    first, second, third = map(json.loads, stream.getvalue().splitlines())
-    assert (first["event"], first["level"], first["count"]) == ("ours", "info", 3)
-    assert (second["event"], second["level"]) == ("theirs 4", "warning")
-    assert "OSError: broken" in third["exception"]
-    assert all(line["timestamp"].endswith("Z") for line in (first, second, third))
 
 
 @pytest.mark.usefixtures("_restored_logging")
