@@ -77,7 +77,7 @@ def check(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             if path.stat().st_size < len(_MAGIC):
-                raise ModelUnreadable(f"{path} is no GGUF file: it has no content. Download it again.")
+                raise ModelUnreadable(f"{path} is no GGUF file: it is too short. Download it again.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _read(data, path)
     except OSError as error:

@@ -1,10 +1,11 @@
 import hashlib
 
 import pytest
-from aos_protocol import merkle
-from aos_protocol.errors import ProtocolError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from aos_protocol import merkle
+from aos_protocol.errors import ProtocolError
 
 leaf_lists = st.lists(st.binary(max_size=40), min_size=1, max_size=40)
 

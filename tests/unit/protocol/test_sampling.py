@@ -3,11 +3,12 @@ import math
 
 import numpy as np
 import pytest
-from aos_protocol import sampling
-from aos_protocol.errors import InvalidSampling
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from aos_protocol import sampling
+from aos_protocol.errors import InvalidSampling
 
 SEED = sampling.sampling_seed(b"a job's seed")
 WORD = 2**64

@@ -3,12 +3,13 @@ import json
 from typing import Any
 
 import pytest
-from aos_protocol import merkle
-from aos_protocol.errors import InvalidTranscript
-from aos_protocol.transcript import Params, Transcript
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from aos_protocol import merkle
+from aos_protocol.errors import InvalidTranscript
+from aos_protocol.transcript import Params, Transcript
 
 DIGEST = hashlib.sha256(b"a model").hexdigest()
 
