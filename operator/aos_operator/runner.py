@@ -1,6 +1,7 @@
 """Puts an operator together and runs it until it is told to stop."""
 
 import asyncio
+from collections.abc import Collection
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from aos_service.keys import load_signer
 
 GRACE_S = 3.0
 """How long a stopping operator waits for its open tasks, in seconds; what is not done by then is durable."""
+
+_CANCEL_AGAIN_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -77,8 +80,7 @@ class Operator:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_S):
                     await self._jobs.idle()
-            for part in parts:
-                part.cancel()
+            await _cancel(parts)
 
     async def _face_dispatcher(self) -> None:
         """Connect once the worker has said what it serves: an operator without models has nothing to announce."""
@@ -86,6 +88,15 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._link.run())
             group.create_task(self._watch.run(self._link.renew))
+
+
+async def _cancel(parts: Collection[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: redis-py can lose a cancellation that meets the reply it is reading."""
+    pending = set(parts)
+    while pending:
+        for part in pending:
+            part.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 class _Desk:
