@@ -1,4 +1,4 @@
-"""What every test has: hypothesis profiles, files outside the code, and an event loop that must not be blocked."""
+"""What every test has: hypothesis profiles, files outside the code, a watched event loop."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# No deadline: the cores are shared, and a slow example says nothing. `ci` repeats the same examples in each run.
+# No deadline: cores are shared, and a slow example says nothing. `ci` repeats its examples in each run.
 settings.register_profile("default", deadline=None)
 settings.register_profile(
     "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -42,7 +42,7 @@ def demo_model() -> Path:
 
 @pytest.fixture(autouse=True)
 def _unblocked_event_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test in which one step of the event loop computes for long: everything else in the process waited for it.
+    """Fail a test in which one step of the event loop computes for long: all else in the process waited.
 
     CPU time is measured (other processes share the cores); wall time catches blocking waits, generously.
     """

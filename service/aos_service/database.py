@@ -34,10 +34,11 @@ _PING_AFTER_IDLE_S = 5.0
 def create_engine(
     url: URL, *, pool_min: int, pool_max: int, connect_timeout: float, acquire_timeout: float
 ) -> AsyncEngine:
-    """An engine that keeps up to `pool_min` idle connections and opens at most `pool_max` (time-outs in seconds).
+    """An engine that keeps up to `pool_min` idle connections and opens at most `pool_max`; times in seconds.
 
-    A connection that has been idle for 5 s is pinged before use, so that a restarted PostgreSQL costs no error; a busy one
-    is not, since a ping would double the round trips of short transactions. Nothing connects before the first use.
+    A connection that has been idle for 5 s is pinged before use, so that a restarted PostgreSQL costs no
+    error; a busy one is not, since a ping would double the round trips of short transactions. Nothing
+    connects before the first use.
 
     Raises:
         DatabaseError: unless 1 <= pool_min <= pool_max.
@@ -63,7 +64,8 @@ async def ensure_database(url: URL) -> bool:
     """Create the database of `url` when the server does not have it; True if it did. Never drops anything.
 
     Raises:
-        DatabaseError: when the server cannot be reached, refuses the user, or the user may not create databases.
+        DatabaseError: when the server cannot be reached, refuses the user, or the user may not create
+            databases.
     """
     async with reported(url):
         try:
@@ -84,8 +86,9 @@ async def _create_database(url: URL) -> bool:
         return False  # another process was quicker
     except asyncpg.InsufficientPrivilegeError as error:
         raise DatabaseError(
-            f"database {name} does not exist and user {url.username or '(the system user)'} may not create it: as the "
-            f"server's administrator run `createdb -O {url.username or 'USER'} {name}`, or `ALTER ROLE ... CREATEDB`"
+            f"database {name} does not exist and user {url.username or '(the system user)'} may not create "
+            f"it: as the server's administrator run `createdb -O {url.username or 'USER'} {name}`, "
+            "or `ALTER ROLE ... CREATEDB`"
         ) from error
     finally:
         await connection.close()

@@ -29,4 +29,4 @@ class MigrationError(DatabaseError):
 
 
 class ChildError(ServiceError):
-    """A child process did not start, or ended when it should not; the message ends with the tail of its log."""
+    """A child process did not start, or ended too soon; the message ends with the tail of its log."""

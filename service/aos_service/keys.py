@@ -27,10 +27,10 @@ def load_signer(
 ) -> Signer:
     """Give the process its key.
 
-    `value` is a raw key, 64 hex digits with or without `0x`; `keystore` an encrypted V3 file, whose password stands in the
-    first line of `password_file`, or else in the environment variable `password_env`. `file` is the settings file that
-    `value` came from: when it holds the key in plain and others may read it, a warning says so. `key_name` is what the
-    settings call the key; messages use it.
+    `value` is a raw key, 64 hex digits with or without `0x`; `keystore` an encrypted V3 file, whose password
+    stands in the first line of `password_file`, or else in the environment variable `password_env`. `file` is
+    the settings file that `value` came from: when it holds the key in plain and others may read it, a warning
+    says so. `key_name` is what the settings call the key; messages use it.
 
     Raises:
         KeyFileError: when there is no key, or two, or it does not open.
@@ -106,7 +106,7 @@ def _password(password_env: str, password_file: Path | None, keystore: Path) -> 
 
 
 def _warn_if_shared(file: Path, key: str, key_name: str) -> None:
-    """Warn when `file` itself holds the key (it may have come from the environment) and others may read it."""
+    """Warn when `file` itself, not the environment, holds the key and others may read it."""
     digits = key.removeprefix("0x").removeprefix("0X")
     if digits and digits.lower() in file.read_text(encoding="utf-8", errors="replace").lower():
         _warn_if_others_read(file, key_name)

@@ -1,6 +1,7 @@
 """Logs: one pipeline for ours and the libraries', to stderr, without secrets.
 
-JSON lines when nobody watches a terminal, coloured text otherwise. Everything that goes out passes `aos_service.redaction`.
+JSON lines when nobody watches a terminal, coloured text otherwise. Everything that goes out passes
+`aos_service.redaction`.
 """
 
 import logging
@@ -19,8 +20,9 @@ _CHATTY = ("sqlalchemy.engine", "sqlalchemy.pool", "httpx", "httpcore", "websock
 def configure_logs(program: str, *, level: str = "info", json: bool | None = None) -> None:
     """Send every log record of this process to stderr, as JSON lines or (on a terminal) as text.
 
-    `program` stands in every record. `json` None means: JSON unless stderr is a terminal. Calling it again replaces the
-    earlier configuration. Start uvicorn with `log_config=None`, or it puts handlers of its own back.
+    `program` stands in every record. `json` None means: JSON unless stderr is a terminal. Calling it again
+    replaces the earlier configuration. Start uvicorn with `log_config=None`, or it puts handlers of its own
+    back.
 
     Raises:
         ValueError: for a level other than debug, info, warning, error, critical.

@@ -20,7 +20,7 @@ CONNECT_TIMEOUT_S = 30.0
 
 
 def database_url(text: str) -> URL:
-    """Read a PostgreSQL address, over TCP or a unix socket (`?host=/folder`), as one for SQLAlchemy on asyncpg.
+    """Read a PostgreSQL address, of a TCP port or a unix socket (`?host=/folder`), for SQLAlchemy on asyncpg.
 
     Raises:
         DatabaseError: for any other address; the message never shows a password.

@@ -23,7 +23,7 @@ _alembic = asyncio.Lock()  # alembic keeps its context in one global for the pro
 
 
 def migrations_folder(name: Program) -> Path:
-    """Where the program's revisions lie: inside this package when installed from a wheel, else in the checkout.
+    """Where the program's revisions lie: inside this package in a wheel, else in the checkout.
 
     Raises:
         MigrationError: when they are in neither place (a broken installation).
@@ -39,7 +39,7 @@ def migrations_folder(name: Program) -> Path:
 
 
 def alembic_config(name: Program) -> Config:
-    """What alembic's own commands need to work on the program's revisions (`command.revision(config, ...)`)."""
+    """What alembic's own commands (`command.revision(config, ...)`) need for the program's revisions."""
     config = Config()
     config.set_main_option("script_location", str(migrations_folder(name)).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -49,13 +49,13 @@ def alembic_config(name: Program) -> Config:
 async def migrate(url: URL, name: Program, revision: str = "head") -> None:
     """Bring the database of `url`, which must exist, to `revision`, in one transaction: all or nothing.
 
-    An advisory lock makes a second process wait until the first is done (60 s at most). So a revision must not commit by
-    itself: no `CREATE INDEX CONCURRENTLY`.
+    An advisory lock makes a second process wait until the first is done (60 s at most). So a revision must
+    not commit by itself: no `CREATE INDEX CONCURRENTLY`.
 
     Raises:
         DatabaseError: when the database cannot be reached.
-        MigrationError: when a revision fails, another process holds the lock too long, or the database is ahead of this
-            program (or belongs to another one).
+        MigrationError: when a revision fails, another process holds the lock too long, or the database is
+            ahead of this program (or belongs to another one).
     """
     config = alembic_config(name)
 
@@ -67,8 +67,9 @@ async def migrate(url: URL, name: Program, revision: str = "head") -> None:
             command.upgrade(config, revision)
         except CommandError as error:
             raise MigrationError(
-                f"{describe(url)} cannot be brought to the {name}'s revision {revision}: {error}. Either a newer "
-                f"program made these tables (update this one), or they are not the {name}'s (correct the URL)."
+                f"{describe(url)} cannot be brought to the {name}'s revision {revision}: {error}. "
+                "Either a newer program made these tables (update this one), or they are not the "
+                f"{name}'s (correct the URL)."
             ) from error
 
     engine = _engine(url)

@@ -5,8 +5,8 @@
 
     settings = load_settings(Path("config.yaml"), Settings)
 
-Nothing overrides the file silently. A string may name environment variables, `${NAME}`, so that secrets can stay out of
-the file; `$${NAME}` stands for the text `${NAME}` itself.
+Nothing overrides the file silently. A string may name environment variables, `${NAME}`, so that secrets can
+stay out of the file; `$${NAME}` stands for the text `${NAME}` itself.
 """
 
 import os
@@ -67,7 +67,7 @@ def _read(path: Path) -> str:
 
 
 def _with_environment(value: object, at: KeyPath, document: YamlDocument, problems: list[Problem]) -> object:
-    """A copy of `value` with every `${NAME}` in its strings replaced; what cannot be replaced joins `problems`."""
+    """A copy of `value` with every `${NAME}` replaced; what cannot be joins `problems`."""
     if isinstance(value, dict):
         return {
             key: _with_environment(item, (*at, str(key)), document, problems) for key, item in value.items()
@@ -82,7 +82,7 @@ def _with_environment(value: object, at: KeyPath, document: YamlDocument, proble
             return match[1]
         name = match[2]
         if not _NAME.fullmatch(name):
-            what = "names no environment variable; write ${NAME} with letters, digits and _ (or $${ for a plain ${)"
+            what = "names no environment variable; write ${NAME} with letters, digits and _, or $${ for ${"
         elif name not in os.environ:
             what = f"environment variable {name} is not set"
         else:

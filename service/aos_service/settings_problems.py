@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a settings file, said as a person would: where, what, and what is allowed there."""
+"""What pydantic found wrong with a settings file: where, what, and what is allowed there."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,11 +1,12 @@
 """Ties a child process to its parent, so that nothing is left running when the parent is killed.
 
-`tied(command)` is a command line that runs `command` with a signal set for the moment its parent dies. This file is also
-the small program in between (it sets the signal and becomes the command), so it may import the standard library only.
+`tied(command)` is a command line that runs `command` with a signal set for the moment its parent dies. This
+file is also the small program in between (it sets the signal and becomes the command), so it may import the
+standard library only.
 
-It holds on Linux, SIGKILL of the parent included, for the child itself: what the child starts is the child's affair. Linux
-watches the parent's *thread*: start children from a thread that lives as long as they should, such as the event loop's.
-Elsewhere the command simply runs, and a killed parent leaves it running.
+It holds on Linux, SIGKILL of the parent included, for the child itself: what the child starts is the child's
+affair. Linux watches the parent's *thread*: start children from a thread that lives as long as they should,
+such as the event loop's. Elsewhere the command simply runs, and a killed parent leaves it running.
 """
 
 import ctypes

@@ -41,7 +41,8 @@ def parse_yaml(text: str) -> YamlDocument:
     """Read one mapping.
 
     Raises:
-        YamlSyntaxError: for text that is no YAML, no mapping, or uses aliases, merges, tags or a second document.
+        YamlSyntaxError: for text that is no YAML, no mapping, or uses aliases, merges, tags or a second
+            document.
     """
     try:
         _refuse_aliases(text)

@@ -1,7 +1,7 @@
 """Real servers for tests: embedded ones, or those named by AOS_TEST_DATABASE_URL and AOS_TEST_REDIS_URL.
 
-The user of AOS_TEST_DATABASE_URL must be allowed to create databases; the tests make and drop their own, named `aos_test_*`.
-The database number of AOS_TEST_REDIS_URL must be empty: the tests flush it.
+The user of AOS_TEST_DATABASE_URL must be allowed to create databases; the tests make and drop their own,
+named `aos_test_*`. The database number of AOS_TEST_REDIS_URL must be empty: the tests flush it.
 """
 
 import os
@@ -57,7 +57,8 @@ async def _valkey_url(server_data: Path) -> AsyncIterator[str]:
         with redis.Redis.from_url(named) as client:
             if client.dbsize():
                 pytest.fail(
-                    "AOS_TEST_REDIS_URL names a database that is not empty, and tests flush it: name another number"
+                    "AOS_TEST_REDIS_URL names a database that is not empty, and tests flush it: "
+                    "name another number"
                 )
         yield named
         return
@@ -74,7 +75,7 @@ def redis_url(_valkey_url: str) -> Iterator[str]:
 
 
 class _Databases:
-    """Makes databases on one server: each program's tables are migrated once, into a template, and cloned from then on."""
+    """Makes databases on one server: each program's tables are migrated once, into a template to clone."""
 
     def __init__(self, server: str) -> None:
         self._server = database_url(server)
@@ -126,7 +127,7 @@ async def _databases(postgres_url: str) -> AsyncIterator[_Databases]:
 
 @pytest_asyncio.fixture
 async def new_database(_databases: _Databases) -> AsyncIterator[NewDatabase]:
-    """Make a fresh database: `url = await new_database("operator")` has that program's tables, None has none."""
+    """Make a fresh database: `await new_database("operator")` has that program's tables, None has none."""
     made: list[str] = []
 
     async def create(program: Program | None = None) -> str:

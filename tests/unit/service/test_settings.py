@@ -179,8 +179,8 @@ def test_variables_that_cannot_be_read(file: Path, monkeypatch: pytest.MonkeyPat
     )
     assert problems(file, text) == [
         "3: db.max_connect_pool: environment variable AOS_TEST_UNSET is not set",
-        "7: node.ai_models[0].name: names no environment variable; write ${NAME} with letters, digits and _ (or $${ for a "
-        "plain ${)",
+        "7: node.ai_models[0].name: names no environment variable; write ${NAME} with letters, digits and _, or "
+        "$${ for ${",
     ]
 
 
