@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self, TypeAlias
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -45,7 +46,7 @@ class DispatcherClient:
     """One dispatcher, at a URL such as `http://127.0.0.1:8000`; `token` is the project's, needed to submit and to cancel.
 
     Every method raises `Unreachable` when nothing answers, `ApiError` when the dispatcher refuses, and `BadAnswer` when its
-    answer is not one of the API.
+    answer is not one of the API. The constructor raises `Unreachable` for what is no address.
     """
 
     def __init__(
@@ -53,18 +54,14 @@ class DispatcherClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._token = token
-        try:
-            self._http = httpx.AsyncClient(
-                base_url=self.url,
-                transport=transport,
-                timeout=_TIMEOUT_S,
-                # A proxy that the environment names cannot reach this machine's loopback.
-                trust_env=httpx.URL(self.url).host not in _LOOPBACK,
-            )
-        except httpx.InvalidURL as error:
-            raise Unreachable(
-                f"{url!r} is no address ({error}): write it like http://127.0.0.1:8000"
-            ) from error
+        address = _checked(self.url)
+        self._http = httpx.AsyncClient(
+            base_url=address,
+            transport=transport,
+            timeout=_TIMEOUT_S,
+            # A proxy that the environment names cannot reach this machine's loopback.
+            trust_env=address.host not in _LOOPBACK,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,14 +141,27 @@ class DispatcherClient:
             response = await self._http.request(method, path, json=body, headers=headers)
         except httpx.TimeoutException as error:
             raise Unreachable(f"{self.url} did not answer in time: see its log, and try again") from error
-        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+        except httpx.TransportError as error:
             raise Unreachable(
-                f"nothing answers at {self.url} ({error or type(error).__name__}): start a dispatcher with `aos up`, "
+                f"nothing answers at {self.url} ({str(error) or type(error).__name__}): start a dispatcher with `aos up`, "
                 "or name another with --dispatcher URL"
             ) from error
         if response.is_error:
             raise ApiError(response.status_code, _message(response))
         return response
+
+
+def _checked(url: str) -> httpx.URL:
+    """Read a dispatcher's address; httpx itself notices some mistakes only when it connects."""
+    try:
+        parts, address = urlsplit(url), httpx.URL(url)
+        usable = parts.scheme in {"http", "https"} and address.host and parts.port != 0
+        usable = usable and not (parts.query or parts.fragment)
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable:
+        raise Unreachable(f"{url!r} is no address of a dispatcher: write it like http://127.0.0.1:8000")
+    return address
 
 
 def _object(url: str, response: httpx.Response) -> JsonObject:

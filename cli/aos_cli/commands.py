@@ -1,6 +1,8 @@
 """The installed commands of this project, and running one of them to its end."""
 
 import asyncio
+import os
+import signal
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +44,9 @@ async def run_command(name: str, *arguments: str) -> str:
         output, errors = await process.communicate()
     except BaseException:
         if process.returncode is None:
-            process.kill()
+            os.killpg(
+                process.pid, signal.SIGKILL
+            )  # and what it started: asyncio waits for whoever holds its pipes
             await asyncio.shield(process.wait())
         raise
     if process.returncode != 0:

@@ -95,7 +95,7 @@ async def _dispatcher(settings: OperatorSettings) -> str:
             frame = open_frame(await socket.recv())
     except (OSError, TimeoutError, WebSocketException) as error:
         raise CliError(
-            f"net.dispatcher_url: no dispatcher at {url} ({error or type(error).__name__})"
+            f"net.dispatcher_url: no dispatcher at {url} ({str(error) or type(error).__name__})"
         ) from error
     if frame.address != expected:
         raise CliError(f"node.dispatcher_address is {expected}, at {url} answers {frame.address}")

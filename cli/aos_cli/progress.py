@@ -39,9 +39,12 @@ class Progress:
     def _show(self) -> None:
         if not self.console.is_terminal:
             return
-        if self._status is not None:
+        text = f"waiting for {', '.join(self._under_way)}"
+        if self._status is None:
+            self._status = self.console.status(text)
+            self._status.start()
+        elif self._under_way:
+            self._status.update(text)
+        else:
             self._status.stop()
             self._status = None
-        if self._under_way:
-            self._status = self.console.status(f"waiting for {', '.join(self._under_way)}")
-            self._status.start()

@@ -1,0 +1,431 @@
+"""The parts of the stack that are no process: its folder, its files, its signals, its progress."""
+
+import asyncio
+import io
+import os
+import signal
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from aos_cli import data as data_module
+from aos_cli import stack as stack_module
+from aos_cli.commands import program, run_command
+from aos_cli.configs import ensure_password, write_dispatcher, write_operator
+from aos_cli.data import DataFolder, Running, temporary_folder, write_private
+from aos_cli.errors import CliError
+from aos_cli.failures import AlreadyRunning, Interrupted, NoDispatcher, StackError
+from aos_cli.interrupts import Interrupts
+from aos_cli.progress import Progress
+from aos_cli.stack import Plan, Stack
+from aos_cli.target import find_target, read_token
+from aos_dispatcher.settings import DispatcherSettings
+from aos_operator.settings import OperatorSettings
+from aos_protocol.identity import Signer
+from aos_service.settings import load_settings
+
+DISPATCHER, OPERATOR = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
+TEMPLATE = Path(__file__).parents[3] / "docs" / "template" / "config-dispatcher.yaml"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataFolder:
+    """A data folder with the keystores' addresses, and no secret in them."""
+    folder = DataFolder(tmp_path / "with ${HOME} and 'quotes'")
+    folder.make()
+    for name, signer in (("dispatcher", DISPATCHER), ("operator-1", OPERATOR)):
+        folder.keystore(name).write_text(f'{{"address": "{signer.address[2:].lower()}"}}')
+    return folder
+
+
+def running(**changes: object) -> Running:
+    known = {"pid": os.getpid(), "url": "http://127.0.0.1:8000", "project": "demo", "model": "tiny.gguf"}
+    return Running.model_validate(known | changes)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_folder_is_closed_to_others(data: DataFolder) -> None:
+    assert mode(data.root) == (0o711 if os.geteuid() == 0 else 0o700)
+    assert {mode(folder) for folder in (data.keys, data.config, data.logs)} == {0o700}
+    data.make()
+
+
+def test_root_lets_others_through_since_its_postgres_is_not_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for user, expected in ((0, 0o711), (1000, 0o700)):
+        monkeypatch.setattr(data_module.os, "geteuid", lambda user=user: user)
+        DataFolder(tmp_path).make()
+        assert mode(tmp_path) == expected
+
+
+def test_a_folder_in_the_way_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        CliError, match=r"the data folder .*file cannot be made: .*: choose another with --data"
+    ):
+        DataFolder(tmp_path / "file").make()
+
+
+def test_one_stack_has_the_folder(data: DataFolder) -> None:
+    with data.locked():
+        with pytest.raises(
+            AlreadyRunning, match=r"already, and is still starting: use that one, stop it, or choose"
+        ):
+            data.locked().__enter__()
+        with (
+            data.announced(running()),
+            pytest.raises(AlreadyRunning, match=r"at http://127.0.0.1:8000 .process"),
+        ):
+            data.locked().__enter__()
+    with data.locked():
+        pass
+
+
+def test_a_running_stack_is_found_until_it_stops(data: DataFolder) -> None:
+    assert data.running() is None
+    with data.announced(running()):
+        assert data.running() == running()
+    assert data.running() is None
+
+
+def test_a_stack_that_was_killed_is_not_running(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_pid: int, _signal: int) -> None:
+        raise ProcessLookupError
+
+    def another_s(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    with data.announced(running()):
+        monkeypatch.setattr(data_module.os, "kill", another_s)
+        assert data.running() is not None
+        monkeypatch.setattr(data_module.os, "kill", gone)
+        assert data.running() is None
+
+
+def test_a_damaged_note_of_the_running_stack_is_said_to_be_one(data: DataFolder) -> None:
+    (data.root / "running.json").write_text("{")
+    with pytest.raises(CliError, match=r"running.json cannot be read: remove it, and start `aos up` again"):
+        data.running()
+
+
+def test_the_token_is_found_once_there_is_one(data: DataFolder) -> None:
+    assert data.token() is None
+    write_private(data.token_file, "aos_secret\n")
+    assert data.token() == "aos_secret"
+    assert mode(data.token_file) == 0o600
+
+
+def test_addresses_are_read_from_the_local_keystores(data: DataFolder) -> None:
+    assert data.address("dispatcher") == DISPATCHER.address
+    with pytest.raises(CliError, match=r"there is no keystore .*operator-9.json: `aos up` makes it"):
+        data.address("operator-9")
+    for bad in ("", "[]", "{}", '{"address": "12"}', '{"address": 12}'):
+        data.keystore("dispatcher").write_text(bad)
+        with pytest.raises(CliError, match=r"names no address"):
+            data.address("dispatcher")
+
+
+def test_a_private_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    previous = os.umask(0)
+    try:
+        write_private(path, "old")
+    finally:
+        os.umask(previous)
+    assert mode(path) == 0o600
+
+    def full(_self: Path, _target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match=r"No space left"):
+        write_private(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_folder_goes_with_all_it_holds() -> None:
+    with temporary_folder("test") as folder:
+        (folder / "below").mkdir()
+        assert mode(folder) == (0o711 if os.geteuid() == 0 else 0o700)
+    assert not folder.exists()
+
+
+def test_the_dispatcher_s_settings_are_ones_it_reads(data: DataFolder) -> None:
+    password = ensure_password(data)
+    file = write_dispatcher(data, f"postgresql://postgres@/dispatcher?host={data.root}/run", 8123)
+    settings = load_settings(file, DispatcherSettings)
+    assert settings.identity.keystore == data.keystore("dispatcher")
+    assert settings.identity.keystore_password_file == password
+    assert settings.database.url.get_secret_value().endswith(f"host={data.root}/run")
+    assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 8123)
+    assert mode(file) == 0o600
+
+
+def test_the_operator_s_settings_are_ones_it_reads(data: DataFolder) -> None:
+    file = write_operator(
+        data,
+        "operator-1",
+        database="postgresql://postgres@/operators?host=/run",
+        queue="unix:///run/valkey.sock?db=0",
+        dispatcher_port=8123,
+        worker=data.root / "worker.sock",
+        model="tiny.gguf",
+    )
+    settings = load_settings(file, OperatorSettings)
+    assert settings.net.dispatcher_url == "ws://127.0.0.1:8123/ws"
+    assert settings.net.worker_url == f"unix://{data.root}/worker.sock"
+    assert settings.node.node_id == OPERATOR.address
+    assert settings.node.dispatcher_address == DISPATCHER.address
+    assert settings.node.ai_models == ["tiny.gguf"]
+    assert mode(file) == 0o600
+
+
+def test_the_password_is_made_once(data: DataFolder) -> None:
+    first = ensure_password(data).read_text()
+    assert len(first.strip()) >= 32
+    assert ensure_password(data).read_text() == first
+    assert mode(data.password) == 0o600
+
+
+def test_the_dispatcher_s_template_has_every_key_and_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AOS_DB_PASSWORD", "secret")
+    settings = load_settings(TEMPLATE, DispatcherSettings)
+    assert (
+        settings.database.url.get_secret_value() == "postgres://postgres:secret@127.0.0.1:5432/dispatcher_db"
+    )
+    bare = DispatcherSettings.model_validate({"database": {"url": "x"}, "identity": {}})
+    for group in ("listen", "limits", "dispatch", "chain"):
+        assert getattr(settings, group) == getattr(bare, group)
+    text = TEMPLATE.read_text()
+    for name, value in settings:
+        for key in type(value).model_fields:
+            assert f"  {key}: " in text.replace("# ", ""), f"{name}.{key} is not in the template"
+    written = yaml.safe_load(text)
+    assert set(written) == set(DispatcherSettings.model_fields)
+    assert set(written["database"]) == set(type(settings.database).model_fields)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cancels_and_the_clean_up_runs(number: signal.Signals) -> None:
+    steps: list[str] = []
+
+    async def main() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("cleaned up")
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}") as stopped, Interrupts() as interrupts:
+        interrupts.run(main())
+    assert steps == ["cleaned up"]
+    assert stopped.value.exit_status == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_hurries_the_clean_up() -> None:
+    async def main() -> str:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()  # a part that does not stop
+        return "never"
+
+    with pytest.raises(Interrupted), Interrupts() as interrupts:
+        interrupts.run(main())
+
+
+def test_a_signal_before_and_after_the_loop_interrupts_nothing_that_cleans_up() -> None:
+    async def main() -> str:
+        await asyncio.sleep(0)
+        return "never"
+
+    steps = []
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            interrupts.run(main())
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("cleaned up")
+    assert steps == ["cleaned up"]
+
+
+def test_without_a_signal_the_result_or_the_error_comes_through() -> None:
+    async def result() -> int:
+        return 7
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with Interrupts() as interrupts:
+        assert interrupts.run(result()) == 7
+        with pytest.raises(asyncio.CancelledError):
+            interrupts.run(cancelled())
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_progress_prints_what_is_done_only() -> None:
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=40))
+    with progress.step("worker") as said, progress.step("keys"):
+        said.append("[bold] /a/path/that/is/longer/than/the/console")
+    with pytest.raises(ValueError, match=r"broken"), progress.step("dispatcher"):
+        raise ValueError("broken")
+    lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["keys", "worker"]
+    assert lines[1].endswith(" s   [bold] /a/path/that/is/longer/than/the/console")
+
+
+def test_a_terminal_sees_what_is_waited_for() -> None:
+    progress = Progress(Console(file=io.StringIO(), force_terminal=True, width=80))
+    with progress.step("worker"), progress.step("keys"):
+        assert progress._status is not None
+        assert str(progress._status.status) == "waiting for worker, keys"
+    assert progress._status is None
+
+
+async def test_a_part_that_ended_is_named_with_its_log(data: DataFolder, tmp_path: Path) -> None:
+    out = Progress(Console(file=io.StringIO()))
+    with ExitStack() as held:
+        stack = Stack(data, Plan(tmp_path / "tiny.gguf"), out, 8000, held)
+
+    class Ended:
+        name, returncode = "operator-2", -9
+
+        def log_tail(self) -> str:
+            return "Its log, operator-2.log, ends:\n  the last line"
+
+    stack._watched.append(Ended())  # type: ignore[arg-type]
+    with pytest.raises(
+        StackError, match=r"operator-2 ended with status -9\. Its log, operator-2.log, ends:\n  the last"
+    ):
+        await stack.watch()
+    assert stack.names == ["operator-1", "operator-2", "operator-3"]
+    assert stack.url == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize("folder", ["x" * 120, "a?b", "a#b", "a%b"])
+def test_a_path_that_no_socket_s_url_can_hold_is_avoided(tmp_path: Path, folder: str) -> None:
+    with ExitStack() as held:
+        path = stack_module._socket_path(tmp_path / folder, held)
+        assert path.parent.is_dir()
+        assert len(os.fsencode(path)) <= 100
+        assert set("?#%").isdisjoint(str(path))
+    assert not path.parent.exists()
+
+
+def test_the_first_of_many_errors_is_told() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    nested = BaseExceptionGroup("", [BaseExceptionGroup("", [first]), second])
+    assert stack_module._first(nested) is first
+
+
+def test_a_command_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("aos_cli.commands.sysconfig.get_path", lambda _which: str(tmp_path))
+    with pytest.raises(StackError, match=r"dispatcher is missing: install aos with the extra `all`"):
+        program("dispatcher")
+
+
+async def test_a_command_s_output_comes_back_and_its_failure_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "dispatcher"
+    script.write_text('#!/bin/sh\n[ "$1" = fail ] && { echo why >&2; exit 3; }\necho "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr("aos_cli.commands.sysconfig.get_path", lambda _which: str(tmp_path))
+    assert await run_command("dispatcher", "project", "create") == "project create\n"
+    with pytest.raises(StackError, match=r"^dispatcher fail now failed with status 3: why$"):
+        await run_command("dispatcher", "fail", "now")
+
+
+async def test_a_cancelled_command_does_not_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "dispatcher"
+    script.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 60\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr("aos_cli.commands.sysconfig.get_path", lambda _which: str(tmp_path))
+    running_command = asyncio.create_task(run_command("dispatcher"))
+    while not (tmp_path / "pid").exists():
+        await asyncio.sleep(0.01)
+    running_command.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running_command
+    pid = int((tmp_path / "pid").read_text())
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_running_stack_is_the_default_dispatcher(data: DataFolder) -> None:
+    write_private(data.token_file, "aos_local\n")
+    with data.announced(running()):
+        found = find_target(data.root, None)
+        assert (found.url, found.address) == ("http://127.0.0.1:8000", DISPATCHER.address)
+        assert (found.token, found.project, found.model) == ("aos_local", "demo", "tiny.gguf")
+        assert find_target(data.root, "http://127.0.0.1:8000/") == found
+        given = find_target(data.root, None, address=OPERATOR.address, project="shop", token="aos_given")
+        assert (given.address, given.project, given.token) == (OPERATOR.address, "shop", "aos_given")
+
+
+def test_another_dispatcher_gets_no_token_and_no_address_of_ours(data: DataFolder) -> None:
+    write_private(data.token_file, "aos_local\n")
+    with data.announced(running()):
+        found = find_target(data.root, "http://127.0.0.1:9000")
+    assert (found.url, found.address, found.token, found.project, found.model) == (
+        "http://127.0.0.1:9000",
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+def test_no_dispatcher_anywhere(data: DataFolder) -> None:
+    with pytest.raises(
+        NoDispatcher, match=r"no stack runs on .*: start one with `aos up`, or name one with --dispatcher"
+    ):
+        find_target(data.root, None)
+
+
+def test_the_token_comes_from_the_file_first(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("aos_file\n")
+    assert read_token(file, "aos_environment") == "aos_file"
+    assert read_token(None, "aos_environment") == "aos_environment"
+    assert read_token(None, "") is None
+    assert read_token(None, None) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"two\nlines", b"\xff"])
+def test_a_token_file_with_anything_else(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(
+        CliError, match=r"the token file .* (must hold one API token and nothing else|cannot be read)"
+    ):
+        read_token(file, None)
+    with pytest.raises(CliError, match=r"cannot be read"):
+        read_token(tmp_path / "missing", None)
