@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import structlog
 
+from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import Unavailable
 
 T = TypeVar("T")
@@ -36,7 +37,8 @@ class Backoff:
         self._ceiling = self._first
 
     async def wait(self) -> None:
-        """Sleep for the next pause."""
+        """Sleep for the next pause, unless this task is to end."""
+        keep_cancellation()
         await asyncio.sleep(self.next())
 
 

@@ -50,9 +50,13 @@ class Limits:
 
 @dataclass
 class _Work:
-    """An open task in this process; `entry` and `job` follow once the queue has given it."""
+    """An open task in this process; `entry` and `job` follow once the queue has given it.
+
+    `task` is how the store has it, if this process has asked: an entry of an earlier process brings its dispatch only.
+    """
 
     dispatch: Dispatch
+    task: Task | None = None
     entry: str | None = None
     job: asyncio.Task[None] | None = None
 
@@ -102,7 +106,7 @@ class Jobs:
             return
         if not task.open:
             return
-        self._open[key] = _Work(task.dispatch)
+        self._open[key] = _Work(task.dispatch, task)
         try:
             await self._queue.add(task.dispatch)
         except QueueUnavailable:
@@ -173,8 +177,7 @@ class Jobs:
 
     async def _finish(self, key: TaskKey, work: _Work, entry_id: str) -> None:
         structlog.contextvars.bind_contextvars(job_id=key.job_id, tag=key.tag)
-        task = await until_available(lambda: self._known(work.dispatch), "reading the job from PostgreSQL")
-        work.dispatch = task.dispatch
+        task = work.task or await self._find(work)
         if task.open:
             outcome = task.outcome or await self._produce(work)
             state, verdict = await self._deliver(work, outcome)
@@ -185,9 +188,15 @@ class Jobs:
             del self._open[key]
         await until_available(lambda: self._queue.done(entry_id), "removing the job from Redis")
 
-    async def _known(self, dispatch: Dispatch) -> Task:
+    async def _find(self, work: _Work) -> Task:
         """The task as the store has it; a store that lost it gets it back from the queue."""
-        return await self._store.load(TaskKey.of(dispatch)) or await self._store.take(dispatch)
+
+        async def find() -> Task:
+            return await self._store.load(TaskKey.of(work.dispatch)) or await self._store.take(work.dispatch)
+
+        task = await until_available(find, "reading the job from PostgreSQL")
+        work.dispatch = task.dispatch
+        return task
 
     async def _produce(self, work: _Work) -> Outcome:
         async with self._slots:

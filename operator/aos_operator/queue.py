@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import QueueUnavailable
 from aos_protocol.messages import Dispatch
 
@@ -146,6 +147,7 @@ async def _translated() -> AsyncIterator[None]:
     """Turn whatever redis-py raises into `QueueUnavailable`: no error of its leaves a queue that can be used."""
     try:
         yield
+        keep_cancellation()
     except (RedisError, OSError) as error:
         raise QueueUnavailable(f"Redis cannot do this now ({error}): check its service") from error
 

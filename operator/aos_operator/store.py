@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, exc, func, select, updat
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from aos_operator.boundary import keep_cancellation
 from aos_operator.counter import CounterStore
 from aos_operator.errors import StoreUnavailable
 from aos_operator.tables import ClockRow, TaskRow
@@ -41,10 +42,14 @@ class Store(CounterStore, Protocol):
 
 
 class PostgresStore:
-    """`Store` on PostgreSQL, for one operator address."""
+    """`Store` on PostgreSQL, for one operator address.
+
+    Nearly everything is one statement, which commits by itself: that saves two of three round trips.
+    """
 
     def __init__(self, engine: AsyncEngine, operator: str) -> None:
         self._engine = engine
+        self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._operator = operator
 
     async def reserve(self, count: int) -> int:
@@ -53,7 +58,7 @@ class PostgresStore:
         raised = row.on_conflict_do_update(
             index_elements=[ClockRow.operator], set_={"reserved": ClockRow.reserved + count}
         ).returning(ClockRow.reserved)
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             return (await connection.execute(raised)).scalar_one()
 
     async def lift(self, floor: int) -> None:
@@ -62,7 +67,7 @@ class PostgresStore:
         lifted = row.on_conflict_do_update(
             index_elements=[ClockRow.operator], set_={"reserved": func.greatest(ClockRow.reserved, floor)}
         )
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             await connection.execute(lifted)
 
     async def take(self, dispatch: Dispatch) -> Task:
@@ -70,21 +75,25 @@ class PostgresStore:
         task = Task(dispatch)
         row = insert(TaskRow).values(**self._names(task.key), state=task.state, dispatch=dispatch.to_json())
         fresh = row.on_conflict_do_nothing().returning(TaskRow.job_id)
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             if (await connection.execute(fresh)).first() is not None:
                 return task
-            known = await self._select(connection, task.key, lock=True)
+        return await self._take_again(dispatch, task.key)
+
+    async def _take_again(self, dispatch: Dispatch, key: TaskKey) -> Task:
+        async with translated(), self._engine.begin() as connection:
+            known = await self._select(connection, key, lock=True)
             if known is None:
                 raise StoreUnavailable("the task was deleted while it was taken; it is taken again")
             again = known.retaken(dispatch)
             if again != known:
                 change = {"dispatch": again.dispatch.to_json(), "state": again.state, "closed_at": None}
-                await connection.execute(update(TaskRow).where(self._is(task.key)).values(change))
+                await connection.execute(update(TaskRow).where(self._is(key)).values(change))
             return again
 
     async def load(self, key: TaskKey) -> Task | None:
         """See `Store.load`."""
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             return await self._select(connection, key, lock=False)
 
     async def open_tasks(self, after: TaskKey | None, limit: int) -> Sequence[Task]:
@@ -95,7 +104,7 @@ class PostgresStore:
         if after is not None:
             same_job = and_(TaskRow.job_id == after.job_id, TaskRow.tag > after.tag)
             query = query.where((TaskRow.job_id > after.job_id) | same_job)
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             rows = await connection.execute(query.order_by(TaskRow.job_id, TaskRow.tag).limit(limit))
             return [_task(row) for row in rows.mappings()]
 
@@ -114,7 +123,7 @@ class PostgresStore:
         }
         key = [TaskRow.operator, TaskRow.job_id, TaskRow.tag]
         kept = row.on_conflict_do_update(index_elements=key, set_=first).returning(TaskRow.__table__)
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             stored = _task((await connection.execute(kept)).mappings().one())
         return stored.outcome or outcome
 
@@ -122,12 +131,12 @@ class PostgresStore:
         """See `Store.close`."""
         values = {"state": state, "verdict": verdict, "closed_at": func.now()}
         change = update(TaskRow).where(self._is(key), TaskRow.state == TaskState.OPEN).values(values)
-        async with self._transaction() as connection:
+        async with self._statement() as connection:
             await connection.execute(change)
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with translated(), self._engine.begin() as connection:
+    async def _statement(self) -> AsyncIterator[AsyncConnection]:
+        async with translated(), self._committing.connect() as connection:
             yield connection
 
     async def _select(self, connection: AsyncConnection, key: TaskKey, *, lock: bool) -> Task | None:
@@ -151,6 +160,7 @@ async def translated() -> AsyncIterator[None]:
     """
     try:
         yield
+        keep_cancellation()
     except (
         OSError,
         exc.TimeoutError,

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import WorkerRefused, WorkerUnavailable
 from aos_protocol.messages import JobSpec, ModelOffer
 
@@ -78,6 +79,7 @@ class HttpWorker:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
+        keep_cancellation()
     except httpx.TimeoutException as error:
         raise WorkerUnavailable(f"the worker gave no answer in time ({type(error).__name__})") from error
     except httpx.TransportError as error:

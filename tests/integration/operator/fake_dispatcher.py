@@ -88,7 +88,6 @@ class FakeDispatcher:
         if result["code"] == 200:
             ticket = parse_message(Ticket, result["ticket"])
             check_ticket(ticket, draw, OPERATOR.address)
-            self._count(ticket.clock)
             self.tickets[dispatch.job_id, dispatch.tag] = ticket
         return result
 
@@ -156,6 +155,9 @@ class FakeDispatcher:
 
     async def _receive(self, socket: ServerConnection, frame: Frame) -> None:
         if frame.method is None:
+            ticket = (frame.result or {}).get("ticket")
+            if ticket is not None:
+                self._count(parse_message(Ticket, ticket).clock)
             waiting = self._replies.pop(frame.id)
             if not waiting.done():
                 waiting.set_result(frame)

@@ -1,6 +1,7 @@
 """What a queue promises: the one on a Redis stream, and the one in memory that stands in for it elsewhere."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -139,6 +140,25 @@ async def test_a_large_job_fits(stream: RedisQueue) -> None:
     await stream.add(job)
     [entry] = await stream.read(0)
     assert entry.dispatch == job
+
+
+async def test_a_cancellation_at_any_moment_is_kept(redis_url: str) -> None:
+    """Found as an operator that never ended: redis-py had swallowed the cancellation of the task that reads."""
+    chance = random.Random(7)
+    for _ in range(100):
+        client = connect_redis(redis_url)
+        queue = RedisQueue(client, OPERATOR.address, "task")
+
+        async def open_and_stay(queue: RedisQueue = queue) -> None:
+            await queue.open()
+            await asyncio.Event().wait()
+
+        opening = asyncio.create_task(open_and_stay())
+        await asyncio.sleep(chance.uniform(0, 0.004))
+        opening.cancel()
+        await asyncio.wait([opening], timeout=5)
+        assert opening.cancelled()
+        await client.aclose()
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere/redis.sock"])

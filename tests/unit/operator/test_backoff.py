@@ -57,5 +57,19 @@ async def test_what_is_refused_is_not_tried_again() -> None:
         await until_available(attempt, "a test")
 
 
+async def test_attempts_end_with_their_task_even_if_a_library_swallows_its_cancellation() -> None:
+    async def swallow() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise QueueUnavailable from None
+
+    trying = asyncio.create_task(until_available(swallow, "a test"))
+    await asyncio.sleep(0)
+    trying.cancel()
+    await asyncio.wait([trying], timeout=5)
+    assert trying.cancelled()
+
+
 def test_pauses_are_random() -> None:
     assert len({Backoff(first=1).next() for _ in range(10)}) > 1

@@ -38,7 +38,7 @@ def phrases() -> list[str]:
     pieces = [
         piece for cell in quoted for piece in re.split(r"`|\.\.\.|0x|FILE:LINE: group.key: |attempt: ", cell)
     ]
-    return [phrase for piece in pieces if len((phrase := piece.strip(" ,:()"))) > 8]
+    return [phrase for piece in pieces if len(phrase := piece.strip(" ,:()")) > 8]
 
 
 @pytest.mark.parametrize("phrase", phrases())
