@@ -20,13 +20,13 @@ def verify_receipt(receipt: Receipt, request: JsonObject, *, dispatcher: str | N
     """
     if dispatcher is not None and receipt.dispatcher != dispatcher:
         raise ReceiptRefused(
-            f"job {receipt.job_id}: the receipt is one of dispatcher {receipt.dispatcher}, not of {dispatcher}: do not rely on this job, and "
-            "find out who answers at this address"
+            f"job {receipt.job_id}: the receipt is one of dispatcher {receipt.dispatcher}, not of {dispatcher}: do not rely "
+            "on this job, and find out who answers at this address"
         )
     try:
         if digest(request) != receipt.request_digest:
             raise ReceiptRefused(
-                "the receipt is for another request than the one sent: do not rely on this job"
+                f"job {receipt.job_id}: the receipt is for another request than the one sent: do not rely on this job"
             )
         check_job_id(receipt.job_id, receipt.dispatcher, receipt.sequence, request)
         claim = ReceiptClaim(receipt.job_id, receipt.sequence, receipt.request_digest)

@@ -4,8 +4,9 @@
         ...  # stack.url answers; leaving stops everything
 
 1. PostgreSQL and Valkey, the worker (which loads the model), and the keys, all at the same time;
-2. the dispatcher, which makes its tables; then the project, if there is none yet;
-3. each operator: entered into the registry, then started; ready when the dispatcher counts all of them.
+2. the dispatcher, which makes its tables, and the operators' tables;
+3. the project, if there is none yet, and each operator: entered into the registry, then started; ready when the dispatcher
+   counts all of them.
 
 Whichever part ends before it is told to ends the stack: what goes on with two operators of three has a defect to be looked at.
 """
@@ -140,7 +141,9 @@ class Stack:
         async with asyncio.TaskGroup() as second:
             second.create_task(run_command("operator-runner", "-i", self._postgres.url("operators")))
             second.create_task(self._start_dispatcher())
-        await self._start_operators()
+        async with asyncio.TaskGroup() as third:
+            third.create_task(self._ensure_project())
+            third.create_task(self._start_operators())
 
     async def _start_postgres(self) -> None:
         with self._progress.step("PostgreSQL"):
@@ -177,14 +180,15 @@ class Stack:
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
                 await self._dispatcher.until_ready(_answers(client, "/readyz"), timeout_s=_START_TIMEOUT_S)
             said.append(f"{self.url}  {self.data.address('dispatcher')}")
-        if self.data.token() is None:
-            with self._progress.step("project") as said:
-                output = await run_command(
-                    "dispatcher", "project", "create", PROJECT, "-c", str(self._config)
-                )
-                self.new_token = output.strip()
-                write_private(self.data.token_file, output)
-                said.append(PROJECT)
+
+    async def _ensure_project(self) -> None:
+        if self.data.token() is not None:
+            return
+        with self._progress.step("project") as said:
+            output = await run_command("dispatcher", "project", "create", PROJECT, "-c", str(self._config))
+            self.new_token = output.strip()
+            write_private(self.data.token_file, output)
+            said.append(PROJECT)
 
     async def _start_operators(self) -> None:
         with self._progress.step("operators") as said:

@@ -1,5 +1,6 @@
 """One network for all tests that only use one; it is stopped at the end, and nothing of it may be left."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def network(demo_model: Path) -> Iterator[Network]:
             # aos itself, PostgreSQL and its helpers, Valkey, worker, dispatcher, three operators
             assert len(family) > 7
             yield Network(program, data)
-            assert program.interrupt() == 0
-            assert program.lines[-1] == "stopped by SIGINT; nothing is left running"
+            assert program.interrupt(signal.SIGTERM) == 0
+            assert program.lines[-1] == "stopped by SIGTERM; nothing is left running"
             assert left_of(family) == []
             assert not (data / "running.json").exists()

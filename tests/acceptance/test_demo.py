@@ -1,5 +1,6 @@
-"""`aos demo`, to its end and not."""
+"""`aos demo`, to its end and not; and `aos up` on what it kept."""
 
+import os
 import re
 import signal
 import tempfile
@@ -41,31 +42,57 @@ def demo(temporary: Path) -> Iterator[Program]:
         yield program
 
 
-def test_the_demo_answers_checks_and_leaves_nothing(demo: Program, temporary: Path) -> None:
-    demo.read_until("submit")
-    family = demo.family()
-    assert demo.wait() == 0, demo.output
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Path]:
+    """A data folder that outlives the command that filled it."""
+    with tempfile.TemporaryDirectory(prefix="aos-test-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder) / "data"
+
+
+def test_the_demo_answers_checks_and_leaves_nothing_running(kept: Path) -> None:
+    with Program("aos", "demo", "--keep", str(kept)) as demo:
+        demo.read_until("submit")
+        family = demo.family()
+        assert demo.wait() == 0, demo.output
     table = [line.split()[:2] for line in demo.lines if re.match("PASS|FAIL|SKIP", line)]
     assert table == [["PASS", name] for name in CHECKS]
     assert re.search(r"^0x\w{40}\n\w.{40,}", demo.output, re.MULTILINE)
     for phase in ("PostgreSQL", "worker", "dispatcher", "operators", "submit", "job", "check", "stop"):
         assert re.search(rf"^  {phase} +\d+\.\d s", demo.output, re.MULTILINE)
-    assert demo.lines[-1].endswith("s in all; everything is stopped")
+    assert demo.lines[-1].endswith(f"s in all; everything is stopped, its data is in {kept}")
     assert left_of(family) == []
-    assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("line", "number"), [("Valkey", signal.SIGINT), ("project", signal.SIGTERM)], ids=["early", "late"]
-)
-def test_a_signal_in_the_middle_leaves_nothing(
-    demo: Program, temporary: Path, line: str, number: signal.Signals
-) -> None:
-    demo.read_until(line)
+def test_up_goes_on_with_kept_data_until_a_part_ends(kept: Path) -> None:
+    token = (kept / "token").read_text().strip()
+    with Program("aos", "up", "--data", str(kept), "--port", "0", "--operators", "2") as up:
+        up.read_until("ready:")
+        family = up.family()
+        os.kill(pid_of("operator-2.yaml", family), signal.SIGKILL)
+        assert up.wait() == 1
+    said, _, error = up.output.partition("error: ")
+    assert token not in said
+    assert not re.search("^  (keys|project) ", said, re.MULTILINE)
+    log = kept / "logs" / "operator-2.log"
+    assert error.startswith(f"operator-2 ended with status -9. Its log, {log}, ends:\n")
+    assert "connected to the dispatcher" in error
+    assert left_of(family) == []
+
+
+def pid_of(argument: str, family: dict[int, str]) -> int:
+    for pid in family:
+        if argument.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    raise AssertionError(f"nobody runs with {argument}")
+
+
+def test_a_signal_in_the_middle_leaves_nothing(demo: Program, temporary: Path) -> None:
+    demo.read_until("Valkey")
     family = demo.family()
     assert len(family) > 3
-    assert demo.interrupt(number) == 128 + number
-    assert demo.lines[-1] == f"stopped by {number.name}; nothing is left running"
+    assert demo.interrupt() == 128 + signal.SIGINT
+    assert demo.lines[-1] == "stopped by SIGINT; nothing is left running"
     assert left_of(family) == []
     assert list(temporary.iterdir()) == []
 
