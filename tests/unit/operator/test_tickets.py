@@ -21,6 +21,12 @@ def test_its_proof_holds() -> None:
     check_ticket_proof(OPERATOR.address, ticket, bytes.fromhex(JOB.seed), JOB.job.prompt_hash())
 
 
+def test_the_threshold_itself_is_not_below_it() -> None:
+    value = ticket_value(bytes.fromhex(draw_ticket(OPERATOR, JOB).vrf_random_value))
+    assert not draw_ticket(OPERATOR, WORLD.draw(JOB, range_end=value)).selected
+    assert draw_ticket(OPERATOR, WORLD.draw(JOB, range_end=value + 1)).selected
+
+
 @given(st.integers(0, MAX_RANGE))
 def test_it_is_selected_exactly_below_its_threshold(end: int) -> None:
     ticket = draw_ticket(OPERATOR, WORLD.draw(JOB, range_end=end))
