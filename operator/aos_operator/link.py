@@ -125,8 +125,8 @@ class Link:
                 ping_interval=heartbeat,
                 ping_timeout=2 * heartbeat,
                 close_timeout=1,
-                max_size=2
-                * MAX_FRAME_BYTES,  # a frame somewhat too large gets an answer; a huge one ends the connection
+                # A frame somewhat too large gets an answer; a huge one ends the connection.
+                max_size=2 * MAX_FRAME_BYTES,
                 proxy=None,
             ) as socket:
                 yield socket
