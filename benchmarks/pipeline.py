@@ -157,7 +157,7 @@ class Network:
         return self._write(
             f"operator-{index}",
             {
-                "db": {"pg_db_url": url, "min_connect_pool": 2, "max_connect_pool": 8},
+                "db": {"pg_db_url": url, "min_connect_pool": 8, "max_connect_pool": 8},
                 "queue": {"queue_url": self._valkey.url()},
                 "net": {"dispatcher_url": f"ws://127.0.0.1:{self._port}/ws", "worker_concurrency": 16},
                 "node": {"signer_key": signer.secret.hex(), "dispatcher_address": self._signer.address},

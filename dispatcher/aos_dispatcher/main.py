@@ -83,6 +83,8 @@ def run(
         access_log=False,
         # Slightly above the frame limit, so that an oversized frame is refused with a reason before the connection is.
         ws_max_size=2 * settings.limits.frame_bytes,
+        # Frames are mostly hex digits of hashes and proofs; deflating them costs more than it saves.
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
 

@@ -19,8 +19,8 @@ class Database(Group):
     """PostgreSQL: where, and how many connections."""
 
     url: SecretStr
-    min_connect_pool: int = Field(2, ge=1)
-    max_connect_pool: int = Field(10, ge=1)
+    min_connect_pool: int = Field(10, ge=1)
+    max_connect_pool: int = Field(20, ge=1)
     connect_timeout: float = Field(30, gt=0)
     acquire_timeout: float = Field(10, gt=0)
 
