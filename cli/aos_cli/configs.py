@@ -1,5 +1,6 @@
 """The configuration files of a one-machine stack, in the form that anybody would write for the same commands by hand."""
 
+import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 
 from aos_cli.data import DataFolder, write_private
+from aos_protocol.identity import Signer, recursion_limit_kept
 
 MODEL_LIMIT = 4
 """Jobs that one local operator hands to the shared worker at a time."""
@@ -20,6 +22,18 @@ def ensure_password(data: DataFolder) -> Path:
     if not data.password.exists():
         write_private(data.password, secrets.token_urlsafe(24) + "\n")
     return data.password
+
+
+def make_keystore(data: DataFolder, name: str, password: str) -> None:
+    """Make a key and its keystore, with a key derivation that takes no time.
+
+    The usual one takes a second of computing, so that a password that somebody thought up cannot be guessed. This password
+    has 192 random bits, which nobody guesses, however quick each try is.
+    """
+    with recursion_limit_kept():
+        from eth_account import Account
+    document = Account.encrypt(Signer.generate().secret, password, kdf="pbkdf2", iterations=1)
+    write_private(data.keystore(name), json.dumps(document) + "\n")
 
 
 def write_dispatcher(data: DataFolder, database: str, port: int) -> Path:

@@ -25,11 +25,10 @@ import httpx
 
 from aos_cli import ports
 from aos_cli.commands import program, run_command
-from aos_cli.configs import ensure_password, write_dispatcher, write_operator
+from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator
 from aos_cli.data import DataFolder, Running, write_private
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_cli.failures import StackError
-from aos_cli.keys import new_keystore
 from aos_cli.progress import Progress
 from aos_service.child import Child
 
@@ -170,7 +169,7 @@ class Stack:
             return
         with self._progress.step("keys") as said:
             for name in missing:
-                await asyncio.to_thread(new_keystore, self.data.keystore(name), password)
+                await asyncio.to_thread(make_keystore, self.data, name, password)
             said.append(f"{len(missing)} made")
 
     async def _start_dispatcher(self) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import stat
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from aos_cli import data as data_module
 from aos_cli import stack as stack_module
 from aos_cli.commands import program, run_command
-from aos_cli.configs import ensure_password, write_dispatcher, write_operator
+from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator
 from aos_cli.data import DataFolder, Running, temporary_folder, write_private
 from aos_cli.errors import CliError
 from aos_cli.failures import AlreadyRunning, Interrupted, NoDispatcher, StackError
@@ -26,6 +27,8 @@ from aos_cli.target import find_target, read_token
 from aos_dispatcher.settings import DispatcherSettings
 from aos_operator.settings import OperatorSettings
 from aos_protocol.identity import Signer
+from aos_service.errors import KeyFileError
+from aos_service.keys import load_signer, open_keystore
 from aos_service.settings import load_settings
 
 DISPATCHER, OPERATOR = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
@@ -198,6 +201,20 @@ def test_the_password_is_made_once(data: DataFolder) -> None:
     assert mode(data.password) == 0o600
 
 
+def test_a_local_keystore_opens_with_the_password_file_and_at_once(data: DataFolder) -> None:
+    password = ensure_password(data)
+    for name in ("operator-2", "operator-3"):
+        make_keystore(data, name, password.read_text().strip())
+        started = time.process_time()
+        signer = load_signer(None, keystore=data.keystore(name), password_file=password)
+        assert time.process_time() - started < 0.2
+        assert signer.address == data.address(name)
+        assert mode(data.keystore(name)) == 0o600
+    assert data.address("operator-2") != data.address("operator-3")
+    with pytest.raises(KeyFileError):
+        open_keystore(data.keystore("operator-2"), "another password")
+
+
 def test_the_dispatcher_s_template_has_every_key_and_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AOS_DB_PASSWORD", "secret")
     settings = load_settings(TEMPLATE, DispatcherSettings)
@@ -207,6 +224,8 @@ def test_the_dispatcher_s_template_has_every_key_and_the_defaults(monkeypatch: p
     bare = DispatcherSettings.model_validate({"database": {"url": "x"}, "identity": {}})
     for group in ("listen", "limits", "dispatch", "chain"):
         assert getattr(settings, group) == getattr(bare, group)
+    pool = {"min_connect_pool", "max_connect_pool", "connect_timeout", "acquire_timeout"}
+    assert settings.database.model_dump(include=pool) == bare.database.model_dump(include=pool)
     text = TEMPLATE.read_text()
     for name, value in settings:
         for key in type(value).model_fields:
