@@ -16,12 +16,11 @@ from starlette.websockets import WebSocketState
 
 from aos_dispatcher import api
 from aos_dispatcher.errors import ApiError, Unavailable
+from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.openapi import describe
 from aos_dispatcher.service import Dispatcher
 
 log = structlog.get_logger()
-
-_POLICY_VIOLATION = 1008
 
 
 def create_app(dispatcher: Dispatcher) -> FastAPI:
@@ -107,10 +106,10 @@ class _StarletteSocket:
             with suppress(RuntimeError, OSError):
                 await self._websocket.send_text(text)
 
-    async def close(self, reason: str) -> None:
+    async def close(self, reason: str, code: int = POLICY_VIOLATION) -> None:
         if self._websocket.application_state is WebSocketState.CONNECTED:
             with suppress(RuntimeError, OSError):
-                await self._websocket.close(_POLICY_VIOLATION, reason[:120])
+                await self._websocket.close(code, reason[:120])
 
 
 async def operator_socket(websocket: WebSocket) -> None:

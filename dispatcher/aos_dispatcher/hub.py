@@ -30,6 +30,7 @@ class Peer:
     ) -> None:
         self.address = address
         self.number = number
+        self.replaced = False
         self.serves = {(worker, offer.name): offer.sha256 for offer in models for worker in workers}
         self._seen = seen
         self._seen_in = ""
@@ -120,6 +121,7 @@ class Hub:
         older = self._peers.get(peer.address)
         self._peers[peer.address] = peer
         if older is not None:
+            older.replaced = True
             older.close()
         self._tell(peer.address)
 

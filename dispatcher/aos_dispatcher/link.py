@@ -24,6 +24,11 @@ from aos_protocol.typed_data import Domain
 
 log = structlog.get_logger()
 
+POLICY_VIOLATION = 1008
+GOING_AWAY = 1001
+REPLACED = 4001
+"""WebSocket close codes (RFC 6455, section 7.4); 4001 is ours: another connection of the same operator took over."""
+
 _HANDSHAKE_S = 10.0
 _HANDSHAKE_BYTES = 1 << 17  # 256 models with their digests; whoever is not admitted yet shall cost little
 _MOST_REFUSALS = 100
@@ -38,8 +43,8 @@ class Socket(Protocol):
     async def send(self, text: str) -> None:
         """Send one text message."""
 
-    async def close(self, reason: str) -> None:
-        """Close, giving the peer a reason."""
+    async def close(self, reason: str, code: int = POLICY_VIOLATION) -> None:
+        """Close, giving the peer a reason and a WebSocket close code."""
 
 
 class Greeting:
@@ -107,7 +112,7 @@ class OperatorLink:
         try:
             await asyncio.wait({reading, replaced}, return_when=asyncio.FIRST_COMPLETED)
             if replaced.done() and not reading.done():
-                await socket.close("this connection was replaced or the dispatcher is shutting down")
+                await _close_ours(socket, peer)
         finally:
             self.hub.remove(peer)
             for task in (reading, replaced):
@@ -201,3 +206,11 @@ class OperatorLink:
             await self.keep(frame, str(error))
         if frame.method is not None:
             await peer.reply(frame.id, {"code": code, "message": str(error)})
+
+
+async def _close_ours(socket: Socket, peer: Peer) -> None:
+    """Close a connection that this side ends."""
+    if peer.replaced:
+        await socket.close("replaced by a newer connection of the same operator", REPLACED)
+    else:
+        await socket.close("the dispatcher is shutting down", GOING_AWAY)
