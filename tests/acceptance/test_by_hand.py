@@ -114,6 +114,20 @@ class Parts:
             await asyncio.sleep(0.02)
         return [seat["operator"] for seat in document["rounds"][0]["committee"]]
 
+    async def dispatched_with_reserves(self) -> tuple[str, list[str]]:
+        """Submit until a job is with some operators, but not with all: nobody else could replace one of all."""
+        members = list(self.operators)
+        while len(members) == len(self.operators):
+            job_id = await self.submit()
+            members = await self.dispatched(job_id)
+        return job_id, members
+
+    async def seat_of(self, job_id: str, operator: str) -> str:
+        """How an operator's seat on the job's committee ended."""
+        seats = (await self.evidence(job_id))["rounds"][0]["committee"]
+        state: str = next(seat["state"] for seat in seats if seat["operator"] == operator)
+        return state
+
     async def completed(self, job_id: str) -> None:
         """Wait for the job's end, which must be a good one, with evidence of all that happened."""
         while (document := await self.evidence(job_id))["job"]["status"] in {"created", "dispatched"}:
@@ -252,17 +266,13 @@ async def test_the_published_bodies(parts: Parts) -> None:
 async def test_a_killed_operator_is_replaced(parts: Parts) -> None:
     parts.hold_worker(signal.SIGSTOP)
     try:
-        job_id = await parts.submit()
-        while len(members := await parts.dispatched(job_id)) == len(parts.operators):
-            job_id = await parts.submit()  # everybody was drawn: nobody is left to replace anybody
+        job_id, members = await parts.dispatched_with_reserves()
         await parts.kill(parts.operators[members[0]])
     finally:
         parts.hold_worker(signal.SIGCONT)
     await parts.completed(job_id)
-    seats = (await parts.evidence(job_id))["rounds"][0]["committee"]
-    assert next(seat["state"] for seat in seats if seat["operator"] == members[0]) == "lost"
-    name = parts.operators[members[0]]
-    parts.children[name].start()
+    assert await parts.seat_of(job_id, members[0]) == "lost"
+    parts.children[parts.operators[members[0]]].start()
     await parts.ready(3)
 
 
@@ -280,3 +290,20 @@ async def test_a_killed_dispatcher_goes_on_where_it_was(parts: Parts) -> None:
     await parts.completed(job_id)
     seats = (await parts.evidence(job_id))["rounds"][0]["committee"]
     assert [seat["operator"] for seat in seats][: len(members)] == members
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_operator_that_died_with_its_dispatcher_is_replaced(parts: Parts) -> None:
+    parts.hold_worker(signal.SIGSTOP)
+    try:
+        job_id, members = await parts.dispatched_with_reserves()
+        await parts.kill("dispatcher")
+        await parts.kill(parts.operators[members[0]])
+    finally:
+        parts.hold_worker(signal.SIGCONT)
+    parts.start_dispatcher()
+    await parts.ready(2)
+    await parts.completed(job_id)
+    assert await parts.seat_of(job_id, members[0]) == "lost"
+    parts.children[parts.operators[members[0]]].start()
+    await parts.ready(3)
