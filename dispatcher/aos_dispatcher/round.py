@@ -159,8 +159,14 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRo
         )
         for operator, ticket in tickets.items()
     }
+    # A seat that is still open has its end yet to be stored.
     seated = [
-        Seat(Member(candidates[seat.operator], seat.filled), SeatState(seat.state), seat.reason, stored=True)
+        Seat(
+            Member(candidates[seat.operator], seat.filled),
+            SeatState(seat.state),
+            seat.reason,
+            stored=SeatState(seat.state) is not SeatState.ASSIGNED,
+        )
         for seat in claimed.seats
     ]
     taken = {seat.operator for seat in seated}

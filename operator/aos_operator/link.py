@@ -135,7 +135,7 @@ class Link:
                 raise Replaced from error
             raise LinkLost(f"the connection was closed ({error})") from error
         except (OSError, TimeoutError, WebSocketException) as error:
-            raise LinkLost(f"cannot connect ({error or type(error).__name__})") from error
+            raise LinkLost(f"cannot connect ({str(error) or type(error).__name__})") from error
 
     async def _read(
         self, session: Session, socket: ClientConnection, wire: Wire, answers: asyncio.TaskGroup

@@ -84,7 +84,7 @@ async def _translated() -> AsyncIterator[None]:
         raise WorkerUnavailable(f"the worker gave no answer in time ({type(error).__name__})") from error
     except httpx.TransportError as error:
         raise WorkerUnavailable(
-            f"the worker cannot be reached ({error or type(error).__name__}): start it"
+            f"the worker cannot be reached ({str(error) or type(error).__name__}): start it"
         ) from error
     except (httpx.DecodingError, httpx.InvalidURL) as error:
         raise WorkerUnavailable(f"the worker's answer cannot be read ({error})") from error

@@ -255,3 +255,20 @@ async def test_a_round_that_another_dispatcher_took_over_is_left_alone(network: 
     assert operator.replies[0]["code"] == 503
     assert (await network.detail(job_id))["status"] == "dispatched"
     assert await network.results(job_id) == []
+
+
+async def test_a_member_lost_across_a_restart_is_replaced_and_the_evidence_says_so(network: Any) -> None:
+    operators = [await network.operator() for _ in range(4)]
+    job_id, (leaver, *others) = await committee_of_three(network, operators)
+    await network.stop()
+    await network.start()
+    for operator in set(operators) - {leaver}:
+        back = ScriptedOperator(operator.signer, network.ws)
+        back.counter = operator.counter
+        network.operators.append(back)
+        await back.connect()
+    assert (await network.finished(job_id))["status"] == "completed"
+    seats = (await network.evidence(job_id))["rounds"][0]["committee"]
+    assert {seat["operator"]: seat["state"] for seat in seats}[leaver.signer.address] == "lost"
+    assert len(await network.results(job_id)) == len(others) + 1
+    assert await failed_checks(network, job_id) == []
