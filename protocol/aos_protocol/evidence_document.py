@@ -10,6 +10,7 @@ from pydantic import Field
 
 from aos_protocol.messages import (
     Address,
+    Challenged,
     ClockMap,
     Hex32,
     Message,
@@ -93,12 +94,38 @@ class SeatDocument(Message):
     reason: str
 
 
+class VerdictDocument(Message):
+    """What follows from scores: `aos_protocol.verdict` says how."""
+
+    outcome: Literal["match", "mismatch", "inconclusive"]
+    level: Literal["fingerprint", "seeded", "greedy", "likelihood"] | None
+    reason: str
+    statistics: dict[str, float]
+    tokens_needed: int | None = None
+
+
+class PolicyDocument(Message):
+    """How the dispatcher verifies: which share of untagged jobs it has verified anyway."""
+
+    audit_ppm: int = Field(ge=0, le=1_000_000)
+
+
 class RoundDocument(Message):
-    """One dispatch of the job; what has not happened yet is null or empty."""
+    """One dispatch of the job; what has not happened yet is null or empty.
+
+    A challenge (its number is not 0) has a `seed` of its own, and as `subject` the signed frame of the result that it scores
+    again. `cause` is the tagged job that had this round held for another one. `scores` are the verifiers' signed frames.
+    """
 
     verify_id: str
     tag: Tag
     position: Position
+    challenge: Challenged
+    cause: Hex32 | None
+    seed: SeedDocument | None
+    subject: str | None
+    scores: list[str]
+    verdict: VerdictDocument | None
     model: ModelOffer
     status: str
     registry: RegistryDocument | None
@@ -118,12 +145,14 @@ class RejectionDocument(Message):
 
 
 class Evidence(Message):
-    """The whole document."""
+    """The whole document; `calibrations` has those of the rounds' models, by which verdicts follow from scores."""
 
     version: Literal["aos-evidence/1"]
     dispatcher: DispatcherIdentity
     domain: DomainDocument
     job: JobDocument
     seed: SeedDocument
+    policy: PolicyDocument
+    calibrations: list[dict[str, Any]]
     rounds: Annotated[list[RoundDocument], Field(min_length=1)]
     rejections: list[RejectionDocument]

@@ -18,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from aos_protocol import fingerprint
 from aos_protocol.canonical import JsonValue, canonical, digest
 from aos_protocol.clock import VectorClock
-from aos_protocol.errors import InvalidAddress, InvalidClock, InvalidMessage
+from aos_protocol.errors import InvalidAddress, InvalidClock, InvalidMessage, InvalidTranscript
 from aos_protocol.identity import checksum_address
 
 NO_DIGEST = "0" * 64
@@ -71,6 +72,9 @@ Tag = Literal["", "suspicion", "malicious"]
 Position = Literal["", "before", "after"]
 WorkerType = Literal["opml", "tee"]
 Role = Literal["executor", "verifier"]
+TokenId = Annotated[int, Field(ge=0, lt=2**24)]
+Challenged = Annotated[int, Field(ge=0, lt=2**31)]
+"""Which challenge of a job's result a round decides; 0 for a round that none asked for."""
 
 
 class Message(BaseModel):
@@ -106,14 +110,47 @@ class ChatMessage(Message):
     content: Text
 
 
+class Claim(Message):
+    """An answer that somebody claims to have from the model: its text or its token ids, and what else makes it checkable.
+
+    `seed` is the job's seed that it was drawn with, `fingerprints` are its transcript's, made by `prover`. The more a
+    claim brings, the stronger its verdict: likelihood, greedy (temperature 0), seeded, fingerprint.
+    """
+
+    text: Annotated[str, StringConstraints(min_length=1), AfterValidator(_storable)] | None = None
+    output_tokens: list[TokenId] | None = Field(default=None, min_length=1, max_length=65_536)
+    seed: Hex32 | None = None
+    prover: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_storable)] | None = None
+    fingerprints: Text | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.text is None) == (self.output_tokens is None):
+            raise ValueError("give exactly one of text and output_tokens")
+        if self.fingerprints is None:
+            return self
+        if self.output_tokens is None or self.seed is None or self.prover is None:
+            raise ValueError("fingerprints need output_tokens, seed and prover beside them")
+        try:
+            fingerprint.from_text(self.fingerprints, len(self.output_tokens))
+        except InvalidTranscript as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def digest(self) -> str:
+        """Return the SHA-256 hex of the claim's canonical JSON, which scores name as their subject."""
+        return digest(self.to_json())
+
+
 class JobSpec(Message):
-    """What to run: a raw `prompt`, or chat `messages` in its place."""
+    """What to run: a raw `prompt`, or chat `messages` in its place. With a `claim`, nothing is run: the claim is scored."""
 
     tag: WorkerType
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)] | None = None
     model: ShortText
     params: Params = Params()
+    claim: Claim | None = None
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
@@ -195,6 +232,7 @@ class Draw(Message):
     job_id: Hex32
     tag: Tag
     position: Position
+    challenge: Challenged = 0
     job_type: WorkerType
     model: ModelOffer
     seed: Hex32
@@ -233,6 +271,7 @@ class Ticket(Message):
     job_id: Hex32
     tag: Tag
     position: Position
+    challenge: Challenged = 0
     operator: Address
     vrf: Vrf
     clock: ClockMap
@@ -262,6 +301,34 @@ class Dispatch(Message):
     model: ModelOffer
 
 
+class ScoreCall(Message):
+    """`score_job`: a claim or an executor's answer to one verifier of the committee, which scores it.
+
+    As in a `Dispatch`, `signature` is the receipt and `seed` the round's, on which the ticket is drawn. `job_seed` is the job's
+    own, from which answers are sampled: another one only in a challenge. `subject` is the executor's `job_result` frame as it
+    signed it, or None when the job carries a claim.
+    """
+
+    user: ShortText
+    seed: Hex32
+    seed_proof: Proof
+    job_seed: Hex32
+    job_seed_proof: Proof
+    tag: Tag
+    position: Position
+    challenge: Challenged
+    signature: Signature
+    clock: ClockMap
+    job_id: Hex32
+    job: JobSpec
+    sequence: int = Field(ge=1)
+    request_digest: Hex32
+    range_start: int = Field(ge=0)
+    range_end: int = Field(ge=0)
+    model: ModelOffer
+    subject: str | None
+
+
 class JobResult(Message):
     """`job_result`: a signed answer, or with a `reason` and an empty result, why there is none.
 
@@ -285,6 +352,34 @@ class JobResult(Message):
     @property
     def answered(self) -> bool:
         """True when this carries an answer rather than a reason for having none."""
+        return self.reason == ""
+
+
+class JobScore(Message):
+    """`job_score`: a verifier's signed score of a subject, or with a `reason`, why there is none.
+
+    `subject` is the digest of what was scored: a transcript's commitment, made by `subject_operator`, or a claim's digest.
+    `signature` is the EIP-712 signature over `typed_data.ScoreClaim`.
+    """
+
+    user: ShortText
+    job_id: Hex32
+    tag: Tag
+    position: Position
+    challenge: Challenged
+    subject: Hex32
+    subject_operator: Address | None
+    score: dict[str, Any] | None
+    reason: Text = Field(max_length=4096)
+    vrf: Vrf
+    clock: ClockMap
+    operator: Address
+    signature: Signature
+    model: ModelOffer
+
+    @property
+    def answered(self) -> bool:
+        """True when this carries a score rather than a reason for having none."""
         return self.reason == ""
 
 

@@ -57,16 +57,12 @@ def position_key(seed: bytes, position: int) -> int:
     return int.from_bytes(hashlib.blake2b(message, digest_size=8, key=seed).digest(), "little")
 
 
-def uniforms(key: int, token_ids: NDArray[np.integer]) -> FloatArray:
-    """Uniforms of tokens at one position: double precision, shape of `token_ids`, never 0 or 1.
-
-    They are the SplitMix64 outputs (Steele, Lea and Flood, 2014) number `id` of the stream that starts in state
-    `key`. The top 52 bits plus one half are scaled by 2**-52: with 53 bits the half would be rounded away near 1.
-    """
-    z = token_ids.astype(np.uint64)
+def splitmix64(state: int, numbers: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Outputs number `numbers` (from 0) of the SplitMix64 stream (Steele, Lea and Flood, 2014) that starts in `state`."""
+    z = numbers.astype(np.uint64)
     z += np.uint64(1)
     z *= _GAMMA
-    z += np.uint64(key)
+    z += np.uint64(state)
     # One scratch array for everything: fresh ones of a vocabulary's size cost more than the arithmetic on them.
     scratch = z >> np.uint64(30)
     z ^= scratch
@@ -74,8 +70,18 @@ def uniforms(key: int, token_ids: NDArray[np.integer]) -> FloatArray:
     z ^= np.right_shift(z, np.uint64(27), out=scratch)
     z *= _MIX_2
     z ^= np.right_shift(z, np.uint64(31), out=scratch)
+    return z
+
+
+def uniforms(key: int, token_ids: NDArray[np.integer]) -> FloatArray:
+    """Uniforms of tokens at one position: double precision, shape of `token_ids`, never 0 or 1.
+
+    Each is SplitMix64 output number `id` of the stream that starts in state `key`. Its top 52 bits plus one half are
+    scaled by 2**-52: with 53 bits the half would be rounded away near 1.
+    """
+    z = splitmix64(key, token_ids)
     z >>= np.uint64(12)
-    u = np.add(z, 0.5, out=scratch.view(np.float64))
+    u = np.add(z, 0.5, out=np.empty(z.shape))
     u *= 2.0**-52
     return u
 

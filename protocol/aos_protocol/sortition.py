@@ -1,7 +1,8 @@
 """Sortition: which operators of the registry run a job, and how anybody recomputes it.
 
 1. The job id binds the request: SHA-256 over the canonical JSON of dispatcher, sequence and request.
-2. The seed is the dispatcher's VRF output on the job id: it can neither be predicted nor chosen.
+2. The seed is the dispatcher's VRF output on the job id, and of a challenge on job id and the challenge's number: it can
+   neither be predicted nor chosen.
 3. A ticket is an operator's VRF output on `seed || SHA-512(prompt)`.
 4. An operator is selected when its ticket's value falls below its threshold, which grows with its
    range in the registry and with the job's tag.
@@ -31,6 +32,9 @@ _WIDEN = {
     ("malicious", "after"): 18_000,
 }
 _MINIMUM = {"": 1, "suspicion": 3, "malicious": 5}
+_AUDITED_MINIMUM = 2
+_AUDIT_DOMAIN = b"aos/audit/1"
+_MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ def job_id(dispatcher: str, sequence: int, request: JsonValue) -> str:
     return digest({"dispatcher": dispatcher, "sequence": sequence, "request": request})
 
 
-def seed_alpha(job: str) -> bytes:
-    """Return what the dispatcher proves its VRF on: the job id's 32 bytes."""
-    return bytes.fromhex(job)
+def seed_alpha(job: str, challenge: int = 0) -> bytes:
+    """Return what the dispatcher proves its VRF on: the job id's 32 bytes, then a challenge's number (64 bit, big-endian).
+
+    Number 0 is the job itself and adds nothing, so that a challenge's committee cannot be known before the challenge.
+    """
+    return bytes.fromhex(job) + (challenge.to_bytes(8, "big") if challenge else b"")
 
 
 def ticket_alpha(seed: bytes, prompt: bytes) -> bytes:
@@ -96,9 +103,18 @@ def ticket_threshold(start: int, end: int, tag: str, position: str) -> int:
     return (end - start) + 2 * widen if end > start else 0
 
 
-def committee_minimum(tag: str) -> int:
-    """Return how many members a committee has at least, if there are that many operators."""
-    return _MINIMUM[tag]
+def audited(seed: bytes, share_ppm: int) -> bool:
+    """Return whether an untagged job with this seed is verified anyway, where `share_ppm` of a million such jobs are."""
+    drawn = int.from_bytes(hashlib.sha256(_AUDIT_DOMAIN + seed).digest()[:8], "big")
+    return drawn * _MILLION >> 64 < share_ppm
+
+
+def committee_minimum(tag: str, *, audit: bool = False) -> int:
+    """Return how many members a committee has at least, if there are that many operators.
+
+    An untagged job that is audited has a verifier beside its executor.
+    """
+    return max(_MINIMUM[tag], _AUDITED_MINIMUM if audit else 0)
 
 
 def rank(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from eth_abi.exceptions import EncodingError
 from eth_hash.auto import keccak
@@ -89,6 +89,68 @@ class ResultClaim:
 
 
 @dataclass(frozen=True)
+class ScoreClaim:
+    """What a verifier signs about a score; digests are 64 hex digits (zeros: there is no score).
+
+    Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    job_id: str
+    operator: str
+    tag: str
+    position: str
+    challenge: int
+    subject: str
+    score: str
+    model: str
+    params: str
+    vrf_proof: str
+    clock: str
+
+    primary_type: ClassVar[str] = "Score"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("jobId", "bytes32", "job_id"),
+        ("operator", "address", "operator"),
+        ("tag", "string", "tag"),
+        ("position", "string", "position"),
+        ("challenge", "uint256", "challenge"),
+        ("subject", "bytes32", "subject"),
+        ("score", "bytes32", "score"),
+        ("model", "bytes32", "model"),
+        ("params", "bytes32", "params"),
+        ("vrfProof", "bytes32", "vrf_proof"),
+        ("clock", "bytes32", "clock"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class ChallengeClaim:
+    """What an operator signs to have a result checked again: somebody else's (a challenge) or its own (an appeal).
+
+    `result` is the id of the result's row. Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    operator: str
+    purpose: str
+    result: str
+    reason: str
+
+    primary_type: ClassVar[str] = "Challenge"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("operator", "address", "operator"),
+        ("purpose", "string", "purpose"),
+        ("result", "string", "result"),
+        ("reason", "string", "reason"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
 class ReceiptClaim:
     """What a dispatcher signs when it accepts a job: job id, sequence number, digest of the request.
 
@@ -110,6 +172,9 @@ class ReceiptClaim:
         _check(self)
 
 
+SignedClaim: TypeAlias = ResultClaim | ScoreClaim | ChallengeClaim | ReceiptClaim
+
+
 def typed_digest(typed_data: dict[str, Any]) -> bytes:
     """The 32 bytes that EIP-712 signs for a document of types, primaryType, domain and message.
 
@@ -119,17 +184,17 @@ def typed_digest(typed_data: dict[str, Any]) -> bytes:
     return _digest(encoded.header, encoded.body)
 
 
-def sign_typed(signer: Signer, domain: Domain, claim: ResultClaim | ReceiptClaim) -> str:
+def sign_typed(signer: Signer, domain: Domain, claim: SignedClaim) -> str:
     """Sign a claim: r, s (low) and v (27 or 28) as 130 hex digits, without 0x."""
     return signer._sign_digest(_claim_digest(domain, claim)).hex()
 
 
-def recover_typed(domain: Domain, claim: ResultClaim | ReceiptClaim, signature: str) -> str:
+def recover_typed(domain: Domain, claim: SignedClaim, signature: str) -> str:
     """Find the EIP-55 address that signed this claim in this domain. Raises InvalidSignature."""
     return recover_digest(_claim_digest(domain, claim), parse_signature(signature))
 
 
-def typed_document(domain: Domain, claim: ResultClaim | ReceiptClaim) -> dict[str, Any]:
+def typed_document(domain: Domain, claim: SignedClaim) -> dict[str, Any]:
     """The claim as a wallet or another library wants it (`eth_signTypedData_v4`); digests are bytes."""
     return {
         "types": {"EIP712Domain": _DOMAIN_TYPE, **_types(claim)},
@@ -139,7 +204,7 @@ def typed_document(domain: Domain, claim: ResultClaim | ReceiptClaim) -> dict[st
     }
 
 
-def _claim_digest(domain: Domain, claim: ResultClaim | ReceiptClaim) -> bytes:
+def _claim_digest(domain: Domain, claim: SignedClaim) -> bytes:
     # An empty domain costs eth-account least; its header is not used.
     encoded = _encode(domain_data={}, message_types=_types(claim), message_data=_message(claim))
     return _digest(_domain_separator(domain), encoded.body)
@@ -162,7 +227,7 @@ def _digest(domain_separator: bytes, struct_hash: bytes) -> bytes:
     return keccak(b"\x19\x01" + domain_separator + struct_hash)
 
 
-def _types(claim: ResultClaim | ReceiptClaim) -> dict[str, list[dict[str, str]]]:
+def _types(claim: SignedClaim) -> dict[str, list[dict[str, str]]]:
     return {claim.primary_type: [{"name": name, "type": kind} for name, kind, _ in claim.fields]}
 
 
@@ -170,14 +235,14 @@ def _domain(domain: Domain) -> dict[str, str | int]:
     return {"name": "AOS", "version": "1", "chainId": domain.chain_id, "verifyingContract": domain.registry}
 
 
-def _message(claim: ResultClaim | ReceiptClaim) -> dict[str, str | int | bytes]:
+def _message(claim: SignedClaim) -> dict[str, str | int | bytes]:
     return {
         name: bytes.fromhex(getattr(claim, field)) if kind == "bytes32" else getattr(claim, field)
         for name, kind, field in claim.fields
     }
 
 
-def _check(claim: ResultClaim | ReceiptClaim) -> None:
+def _check(claim: SignedClaim) -> None:
     for _, kind, field in claim.fields:
         value = getattr(claim, field)
         match kind:

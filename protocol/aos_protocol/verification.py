@@ -19,23 +19,29 @@ from aos_protocol.errors import (
     InvalidTranscript,
 )
 from aos_protocol.identity import address_of
-from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobSpec, Ticket, Vrf
+from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, JobSpec, Ticket, Vrf, parse_message
+from aos_protocol.score_document import Score
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
-from aos_protocol.typed_data import Domain, ReceiptClaim, ResultClaim, recover_typed
+from aos_protocol.typed_data import Domain, ReceiptClaim, ResultClaim, ScoreClaim, recover_typed
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What every result of a round is held against: the job, the round, and what was drawn and dispatched."""
+    """What every result and score of a round is held against: the job, the round, and what was drawn and dispatched.
+
+    `seed` is the job's own, from which answers are sampled, also in a challenge.
+    """
 
     job_id: str
     user: str
     job: JobSpec
+    seed: str
     tag: str
     position: str
     model_sha256: str
     dispatch_clock: Mapping[str, str]
+    challenge: int = 0
 
 
 def check_job_id(job_id: str, dispatcher: str, sequence: int, request: JsonValue) -> None:
@@ -51,12 +57,14 @@ def check_receipt(dispatcher: str, domain: Domain, claim: ReceiptClaim, signatur
         raise InvalidSignature(f"the receipt is signed by {signer}, not by the dispatcher {dispatcher}")
 
 
-def check_seed(dispatcher: str, public_key: str, job_id: str, seed: str, proof: str) -> None:
-    """Raise `InvalidProof` unless `seed` is the VRF output of the dispatcher's own key on the job id."""
+def check_seed(
+    dispatcher: str, public_key: str, job_id: str, seed: str, proof: str, challenge: int = 0
+) -> None:
+    """Raise `InvalidProof` unless `seed` is the VRF output of the dispatcher's own key on job id and challenge."""
     key = bytes.fromhex(public_key)
     if address_of(key) != dispatcher:
         raise InvalidProof(f"the seed's public key does not belong to the dispatcher {dispatcher}")
-    if vrf.verify(key, sortition.seed_alpha(job_id), bytes.fromhex(proof)).hex() != seed:
+    if vrf.verify(key, sortition.seed_alpha(job_id, challenge), bytes.fromhex(proof)).hex() != seed:
         raise InvalidProof("the seed is not the output of its proof")
 
 
@@ -65,7 +73,7 @@ def check_ticket(ticket: Ticket, draw: Draw, operator: str) -> Candidate:
 
     Raises `InvalidMessage`, `InvalidProof` or `InvalidClock`.
     """
-    if (ticket.job_id, ticket.tag, ticket.position) != (draw.job_id, draw.tag, draw.position):
+    if _round(ticket) != _round(draw):
         raise InvalidMessage("the ticket answers another draw")
     if ticket.operator != operator:
         raise InvalidMessage(f"the ticket names {ticket.operator}, but {operator} was asked")
@@ -156,7 +164,62 @@ def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:
         )
     if digest(transcript.params.model_dump(mode="json")) != terms.job.params.digest():
         raise InvalidTranscript("the transcript was made with other parameters than the job's")
+    if transcript.seed != terms.seed:
+        raise InvalidTranscript("the transcript was made with another seed than the job's")
+    if transcript.prover != result.operator:
+        raise InvalidTranscript(
+            f"the transcript's fingerprints are those of {transcript.prover}, not of {result.operator}"
+        )
     return transcript
+
+
+def score_claim(said: JobScore, params_digest: str) -> ScoreClaim:
+    """Return what the verifier's EIP-712 signature on this score must cover."""
+    return ScoreClaim(
+        job_id=said.job_id,
+        operator=said.operator,
+        tag=said.tag,
+        position=said.position,
+        challenge=said.challenge,
+        subject=said.subject,
+        score=NO_DIGEST if said.score is None else digest(said.score),
+        model=said.model.sha256,
+        params=params_digest,
+        vrf_proof=said.vrf.proof_digest(),
+        clock=digest(dict(said.clock)),
+    )
+
+
+def check_score(
+    said: JobScore, terms: Terms, ticket: Ticket, subject: str, subject_operator: str | None, domain: Domain
+) -> Score | None:
+    """Verify a score against the terms of its round, its verifier's ticket and what it was to score; return it.
+
+    None stands for a verifier that signed a reason for having no score. Raises `InvalidMessage`, `InvalidClock` or `InvalidSignature`.
+    """
+    expected = (terms.job_id, terms.user, ticket.operator, subject, subject_operator)
+    if (said.job_id, said.user, said.operator, said.subject, said.subject_operator) != expected:
+        raise InvalidMessage("the score's job, user, operator or subject is not what was to be scored")
+    if _round(said) != _round(terms):
+        raise InvalidMessage("the score is of another round")
+    if (said.model.name, said.model.sha256) != (terms.job.model, terms.model_sha256):
+        raise InvalidMessage(f"the score was made with {said.model.name} {said.model.sha256}")
+    if said.vrf != ticket.vrf:
+        raise InvalidMessage("the score carries another ticket than the one drawn")
+    if said.answered == (said.score is None):
+        raise InvalidMessage("a score needs either its numbers or a reason for having none")
+    _check_dominates(said.clock, terms.dispatch_clock, "the score's clock does not dominate its call's")
+    score = None if said.score is None else parse_message(Score, said.score)
+    if score is not None and (score.subject, score.model) != (subject, terms.model_sha256):
+        raise InvalidMessage("the score's numbers are of another subject or model")
+    signer = recover_typed(domain, score_claim(said, terms.job.params.digest()), said.signature)
+    if signer != said.operator:
+        raise InvalidSignature(f"the score is signed by {signer}, not by its verifier {said.operator}")
+    return score
+
+
+def _round(said: Ticket | Draw | JobScore | Terms) -> tuple[str, str, str, int]:
+    return said.job_id, said.tag, said.position, said.challenge
 
 
 def _check_dominates(later: Mapping[str, str], earlier: Mapping[str, str], why_not: str) -> None:
