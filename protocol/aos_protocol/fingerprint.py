@@ -31,14 +31,16 @@ def directions(seed: bytes, prover: str, vocabulary: int) -> NDArray[np.float32]
     """The directions of one job and prover: shape (vocabulary, 8). `seed` is the job's, 32 bytes."""
     state = hashlib.blake2b(prover.encode(), digest_size=8, key=seed, person=_PERSON).digest()
     stream = splitmix64(int.from_bytes(state, "little"), np.arange(vocabulary, dtype=np.int64))
-    bits = np.unpackbits(stream.astype("<u8").view(np.uint8).reshape(vocabulary, 8)[:, :1], axis=1, bitorder="little")
+    bits = np.unpackbits(
+        stream.astype("<u8").view(np.uint8).reshape(vocabulary, 8)[:, :1], axis=1, bitorder="little"
+    )
     return (bits.astype(np.float32) * 2 - 1) / np.float32(math.sqrt(vocabulary))
 
 
 def project(logits: NDArray[np.float32], along: NDArray[np.float32]) -> Fingerprints:
     """The fingerprints of logits of shape (rows, vocabulary): shape (rows, 8). Logits must be finite."""
     centred = logits - logits.mean(axis=1, keepdims=True)
-    return (centred @ along).astype("<f2")
+    return np.asarray(centred @ along, dtype=np.float16)
 
 
 def pack(fingerprints: Fingerprints) -> bytes:
@@ -49,7 +51,9 @@ def pack(fingerprints: Fingerprints) -> bytes:
 def unpack(data: bytes) -> Fingerprints:
     """The rows of `pack`. Raises InvalidTranscript for half a row, or a number that is not finite."""
     if len(data) % BYTES:
-        raise InvalidTranscript(f"Fingerprints come in {BYTES} bytes a token; {len(data)} bytes are no whole number of them.")
+        raise InvalidTranscript(
+            f"Fingerprints come in {BYTES} bytes a token; {len(data)} bytes are no whole number of them."
+        )
     fingerprints = np.frombuffer(data, dtype="<f2").reshape(-1, DIRECTIONS)
     if not np.isfinite(fingerprints).all():
         raise InvalidTranscript("A fingerprint holds a number that is not finite.")
@@ -68,7 +72,9 @@ def from_text(text: str, rows: int) -> bytes:
     except ValueError as error:
         raise InvalidTranscript("Fingerprints are no base64; send them as RFC 4648 encodes them.") from error
     if len(data) != rows * BYTES or to_text(data) != text:
-        raise InvalidTranscript(f"Fingerprints of {rows} tokens are the base64 of {rows * BYTES} bytes, not of {len(data)}.")
+        raise InvalidTranscript(
+            f"Fingerprints of {rows} tokens are the base64 of {rows * BYTES} bytes, not of {len(data)}."
+        )
     unpack(data)
     return data
 
@@ -76,4 +82,4 @@ def from_text(text: str, rows: int) -> bytes:
 def distances(claimed: Fingerprints, own: Fingerprints) -> NDArray[np.float64]:
     """Root mean square over the directions between two sets of fingerprints of the same shape: one number a row."""
     apart = claimed.astype(np.float64) - own.astype(np.float64)
-    return np.sqrt(np.mean(apart * apart, axis=1))
+    return np.asarray(np.sqrt(np.mean(apart * apart, axis=1)), dtype=np.float64)

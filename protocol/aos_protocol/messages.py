@@ -120,7 +120,9 @@ class Claim(Message):
     text: Annotated[str, StringConstraints(min_length=1), AfterValidator(_storable)] | None = None
     output_tokens: list[TokenId] | None = Field(default=None, min_length=1, max_length=65_536)
     seed: Hex32 | None = None
-    prover: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_storable)] | None = None
+    prover: (
+        Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_storable)] | None
+    ) = None
     fingerprints: Text | None = None
 
     @model_validator(mode="after")

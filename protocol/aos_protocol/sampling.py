@@ -92,17 +92,18 @@ def sample(logits: NDArray[np.float32], seed: bytes, position: int, temperature:
     `logits` has shape (vocabulary,); minus infinity forbids a token. Raises InvalidSampling for NaN, plus
     infinity or nothing but minus infinity among the logits, and for parameters out of range.
     """
-    _check(logits, temperature, top_p)
+    check(logits, temperature, top_p)
     if temperature == 0:
         return int(logits.argmax())
-    scaled = _scaled(logits, temperature)
+    scaled = scale(logits, temperature)
     key = position_key(seed, position)
     if top_p == 1:
-        return int(_scores(scaled, np.arange(scaled.size, dtype=np.int64), key).argmax())
+        return int(gumbel_scores(scaled, np.arange(scaled.size, dtype=np.int64), key).argmax())
     return _draw_from_nucleus(scaled, key, top_p)
 
 
-def _check(logits: NDArray[np.float32], temperature: float, top_p: float) -> None:
+def check(logits: NDArray[np.float32], temperature: float, top_p: float) -> None:
+    """Raise InvalidSampling for logits or parameters that `sample` refuses."""
     if logits.ndim != 1 or not 0 < logits.size <= _MAX_VOCABULARY:
         raise InvalidSampling(
             f"Logits must have one axis of 1..{_MAX_VOCABULARY} tokens, not {logits.shape}."
@@ -116,7 +117,7 @@ def _check(logits: NDArray[np.float32], temperature: float, top_p: float) -> Non
         raise InvalidSampling(f"The greatest logit is {greatest}: the model's output is unusable.")
 
 
-def _scaled(logits: NDArray[np.float32], temperature: float) -> FloatArray:
+def scale(logits: NDArray[np.float32], temperature: float) -> FloatArray:
     """Logits less their maximum, over the temperature: the greatest is 0, whatever the temperature."""
     scaled = logits.astype(np.float64)
     scaled -= scaled.max()
@@ -125,7 +126,14 @@ def _scaled(logits: NDArray[np.float32], temperature: float) -> FloatArray:
     return scaled
 
 
-def _scores(scaled: FloatArray, token_ids: IntArray, key: int) -> FloatArray:
+def fixed_weights(scaled: FloatArray) -> IntArray:
+    """The tokens' weights as integers (rule 2), shape of `scaled`."""
+    weights = np.exp(scaled)
+    weights *= _WEIGHT_ONE
+    return weights.astype(np.int64)
+
+
+def gumbel_scores(scaled: FloatArray, token_ids: IntArray, key: int) -> FloatArray:
     """Gumbel-max scores of the tokens: `scaled` (already reduced to `token_ids`) plus their noise."""
     noise = uniforms(key, token_ids)
     np.log(noise, out=noise)
@@ -142,14 +150,12 @@ def _draw_from_nucleus(scaled: FloatArray, key: int, top_p: float) -> int:
     candidates get noise. When their winner is no member, neither is any lighter candidate nor an equal one with
     a higher id: all of those are struck, and the next winner is looked at.
     """
-    weights = np.exp(scaled)
-    weights *= _WEIGHT_ONE
-    fixed = weights.astype(np.int64)
+    fixed = fixed_weights(scaled)
     total = int(fixed.sum())
     limit = math.ceil(top_p * total)
     ids = np.flatnonzero(fixed >= (total - limit) // scaled.size)
     fixed = fixed[ids]
-    scores = _scores(scaled[ids], ids, key)
+    scores = gumbel_scores(scaled[ids], ids, key)
     while True:
         best = int(scores.argmax())
         heavier = fixed > fixed[best]

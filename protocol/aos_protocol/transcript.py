@@ -6,25 +6,28 @@ As JSON a transcript is one object with these members and no others:
     model           SHA-256 of the GGUF file, 64 lowercase hex digits
     engine          the build that ran it, as text
     params          the effective parameters, all present: max_tokens, stop, temperature, top_p
+    seed            the job's seed, 64 lowercase hex digits, from which the sampling seed derives
+    prover          whose fingerprints these are: an operator's address
     prompt_tokens   token ids that the model was given
     output_tokens   token ids that it drew, an end-of-sequence token included
+    fingerprints    16 bytes an output token (`aos_protocol.fingerprint`), base64
     finish_reason   "eos": the last token ends the sequence; "stop": a stop sequence appeared in the text;
                     "length": max_tokens or the context's end was reached
 
 The commitment is the Merkle root (`aos_protocol.merkle`), in hex, over 1 + n leaves for n output tokens:
 
-    leaf 0      canonical JSON (RFC 8785, UTF-8) of the object above without output_tokens, plus "steps": n
-    leaf 1 + i  i as 32 bit little-endian ‖ output token i as 32 bit little-endian
+    leaf 0      canonical JSON (RFC 8785, UTF-8) of the object above without output_tokens and fingerprints, plus "steps": n
+    leaf 1 + i  i as 32 bit little-endian ‖ output token i as 32 bit little-endian ‖ its fingerprint, 16 bytes
 
-So a single step can be shown with its proof and leaf 0, whose "steps" gives the tree's size, n + 1.
+So a single step can be shown with its proof and leaf 0, whose "steps" gives the tree's size, n + 1: a `StepProof`.
 """
 
 import struct
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from aos_protocol import merkle
+from aos_protocol import fingerprint, merkle
 from aos_protocol.canonical import JsonObject, canonical
 from aos_protocol.errors import InvalidTranscript
 
@@ -34,6 +37,7 @@ MAX_STOPS = 4
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**24)]
 StopText: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
+Node: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 _STEP = struct.Struct("<II")
 
@@ -59,8 +63,11 @@ class Transcript(BaseModel):
     model: str = Field(pattern=r"^[0-9a-f]{64}$")
     engine: str = Field(min_length=1, max_length=1024)
     params: Params
+    seed: str = Field(pattern=r"^[0-9a-f]{64}$")
+    prover: str = Field(min_length=1, max_length=64)
     prompt_tokens: Annotated[tuple[TokenId, ...], Strict(False)] = Field(min_length=1, max_length=MAX_TOKENS)
     output_tokens: Annotated[tuple[TokenId, ...], Strict(False)] = Field(min_length=1, max_length=MAX_TOKENS)
+    fingerprints: str
     finish_reason: FinishReason
 
     @model_validator(mode="after")
@@ -69,6 +76,10 @@ class Transcript(BaseModel):
             raise ValueError(
                 f"{len(self.output_tokens)} output tokens exceed max_tokens {self.params.max_tokens}"
             )
+        try:
+            fingerprint.from_text(self.fingerprints, len(self.output_tokens))
+        except InvalidTranscript as error:
+            raise ValueError(str(error)) from None
         return self
 
     @classmethod
@@ -87,20 +98,68 @@ class Transcript(BaseModel):
 
     def leaves(self) -> list[bytes]:
         """The commitment's leaves: the header, then one a step."""
-        header: JsonObject = self.model_dump(mode="json", exclude={"output_tokens"})
-        header["steps"] = len(self.output_tokens)
-        steps = (_STEP.pack(position, token) for position, token in enumerate(self.output_tokens))
-        return [canonical(header), *steps]
+        data = fingerprint.from_text(self.fingerprints, len(self.output_tokens))
+        steps = (
+            _STEP.pack(position, token)
+            + data[position * fingerprint.BYTES : (position + 1) * fingerprint.BYTES]
+            for position, token in enumerate(self.output_tokens)
+        )
+        return [canonical(self.header()), *steps]
+
+    def header(self) -> JsonObject:
+        """The JSON object of leaf 0."""
+        header: JsonObject = self.model_dump(mode="json", exclude={"output_tokens", "fingerprints"})
+        return {**header, "steps": len(self.output_tokens)}
 
     def commitment(self) -> str:
         """The Merkle root over the leaves, 64 hex digits."""
         return merkle.root(self.leaves()).hex()
 
-    def step_proof(self, step: int) -> list[bytes]:
-        """The inclusion proof of output token `step` (leaf 1 + step of n + 1).
+    def step_proof(self, step: int) -> "StepProof":
+        """What shows output token `step` to somebody who knows the commitment only.
 
         Raises InvalidTranscript when there is no such step.
         """
         if not 0 <= step < len(self.output_tokens):
             raise InvalidTranscript(f"No step {step} in a transcript of {len(self.output_tokens)}.")
-        return merkle.inclusion_proof(self.leaves(), 1 + step)
+        leaves = self.leaves()
+        return StepProof(
+            header=self.header(),
+            header_proof=[node.hex() for node in merkle.inclusion_proof(leaves, 0)],
+            position=step,
+            token=self.output_tokens[step],
+            fingerprint=leaves[1 + step][_STEP.size :].hex(),
+            proof=[node.hex() for node in merkle.inclusion_proof(leaves, 1 + step)],
+        )
+
+
+class StepProof(BaseModel):
+    """One step of a transcript, with the proofs that tie it and the transcript's header to a commitment."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    header: dict[str, Any]
+    header_proof: list[Node] = Field(max_length=32)
+    position: int = Field(ge=0, lt=MAX_TOKENS)
+    token: TokenId
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{32}$")
+    proof: list[Node] = Field(max_length=32)
+
+    def check(self, commitment: str) -> None:
+        """Raise InvalidTranscript unless the step and the header are those of the transcript with this commitment."""
+        root, steps = bytes.fromhex(commitment), self.header.get("steps")
+        if type(steps) is not int or not 0 < steps <= MAX_TOKENS:
+            raise InvalidTranscript(
+                "The header of the step's transcript does not say how many steps there are."
+            )
+        if not merkle.verify_inclusion(canonical(self.header), 0, steps + 1, _nodes(self.header_proof), root):
+            raise InvalidTranscript("The header is not that of the transcript with this commitment.")
+        leaf = _STEP.pack(self.position, self.token) + bytes.fromhex(self.fingerprint)
+        if not merkle.verify_inclusion(leaf, 1 + self.position, steps + 1, _nodes(self.proof), root):
+            raise InvalidTranscript(
+                f"Step {self.position} is not that of the transcript with this commitment."
+            )
+
+
+def _nodes(proof: list[str]) -> list[bytes]:
+    return [bytes.fromhex(node) for node in proof]

@@ -58,7 +58,7 @@ def check_receipt(dispatcher: str, domain: Domain, claim: ReceiptClaim, signatur
 
 
 def check_seed(
-    dispatcher: str, public_key: str, job_id: str, seed: str, proof: str, challenge: int = 0
+    dispatcher: str, public_key: str, job_id: str, seed: str, proof: str, *, challenge: int = 0
 ) -> None:
     """Raise `InvalidProof` unless `seed` is the VRF output of the dispatcher's own key on job id and challenge."""
     key = bytes.fromhex(public_key)
@@ -191,7 +191,13 @@ def score_claim(said: JobScore, params_digest: str) -> ScoreClaim:
 
 
 def check_score(
-    said: JobScore, terms: Terms, ticket: Ticket, subject: str, subject_operator: str | None, domain: Domain
+    said: JobScore,
+    terms: Terms,
+    ticket: Ticket,
+    domain: Domain,
+    *,
+    subject: str,
+    subject_operator: str | None,
 ) -> Score | None:
     """Verify a score against the terms of its round, its verifier's ticket and what it was to score; return it.
 
