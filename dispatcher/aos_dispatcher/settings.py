@@ -58,6 +58,20 @@ class Dispatch(Group):
     concurrency: int = Field(256, ge=1)
 
 
+class Verification(Group):
+    """Which share of untagged jobs is verified anyway, and what follows from verdicts."""
+
+    audit_share: float = Field(0.1, ge=0, le=1)
+    challenge_window: float = Field(3600, ge=0)
+    suspend_after: int = Field(2, ge=1)
+    open_challenges: int = Field(8, ge=1)
+
+    @property
+    def audit_ppm(self) -> int:
+        """The share in millionths, as evidence states it."""
+        return round(self.audit_share * 1_000_000)
+
+
 class Chain(Group):
     """The EIP-712 domain of results and receipts; zero where no chain is configured."""
 
@@ -77,4 +91,5 @@ class DispatcherSettings(Group):
     listen: Listen = Listen()
     limits: Limits = Limits()
     dispatch: Dispatch = Dispatch()
+    verification: Verification = Verification()
     chain: Chain = Chain()

@@ -78,17 +78,32 @@ class Operator(Base):
     address: Mapped[str] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(unique=True)
     clock: Mapped[int] = mapped_column(server_default=text("0"))
+    suspended_at: Mapped[datetime | None]
+    appealed_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class Pool(Base):
+    """The sequential test of an operator's answers of one model (`aos_protocol.pool`), over all its scored jobs."""
+
+    __tablename__ = "pools"
+
+    operator: Mapped[str] = mapped_column(ForeignKey("operators.address"), primary_key=True)
+    model_sha256: Mapped[str] = mapped_column(primary_key=True)
+    llr: Mapped[float]
+    tokens: Mapped[int]
+    decision: Mapped[str]
+
+
 class Model(Base):
-    """A model that was announced, and the digest that its name stands for from then on."""
+    """A model that was announced, the digest that its name stands for from then on, and by which its scores are judged."""
 
     __tablename__ = "models"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     job_type: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str]
+    calibration: Mapped[JsonObject | None]
 
 
 class Registry(Base):
@@ -109,13 +124,14 @@ class Job(Base):
         CheckConstraint(
             "status in ('created', 'dispatched', 'completed', 'failed', 'cancelled')", name="job_status"
         ),
+        Index("jobs_of_user", "project_id", "user_id", "sequence"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(unique=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     idempotency_key: Mapped[str | None]
-    user_id: Mapped[str] = mapped_column(index=True)
+    user_id: Mapped[str]
     request: Mapped[JsonObject]
     request_digest: Mapped[str]
     receipt: Mapped[str]
@@ -127,14 +143,33 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deadline: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    final_at: Mapped[datetime | None]
+    verdict: Mapped[JsonObject | None]
+
+
+class UserTag(Base):
+    """A user whose jobs are dispatched under a tag, how many more of them, and the tagged job that began it."""
+
+    __tablename__ = "user_tags"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    tag: Mapped[str]
+    cause: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    remaining: Mapped[int]
 
 
 class Round(Base):
-    """One dispatch of a job under a tag and position; open rounds are what the dispatch loop leases."""
+    """One dispatch of a job under a tag and position; open rounds are what the dispatch loop leases.
+
+    A job's own round has the purpose `job`, or `audit` when its seed chose it for verification. Later ones are `before`, `challenge`
+    and `appeal`; the last two are numbered by `challenge`, drawn on a seed of their own, and score the result named by `subject`.
+    `cause` is the tagged job that this round is held for, where that is another one.
+    """
 
     __tablename__ = "rounds"
     __table_args__ = (
-        UniqueConstraint("job_id", "tag"),
+        UniqueConstraint("job_id", "tag", "challenge"),
         Index(
             "open_rounds",
             "id",
@@ -146,10 +181,18 @@ class Round(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     tag: Mapped[str]
     position: Mapped[str]
+    challenge: Mapped[int] = mapped_column(server_default=text("0"))
+    purpose: Mapped[str] = mapped_column(server_default="job")
+    cause: Mapped[str | None]
+    subject: Mapped[str | None]
+    seed: Mapped[str | None]
+    seed_proof: Mapped[str | None]
     job_type: Mapped[str]
     model: Mapped[str]
     model_sha256: Mapped[str]
     status: Mapped[str]
+    reason: Mapped[str] = mapped_column(server_default="")
+    verdict: Mapped[JsonObject | None]
     deadline: Mapped[datetime]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
@@ -160,6 +203,7 @@ class Round(Base):
     electorate: Mapped[list[JsonObject] | None]
     size: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
 
 
 class Assignment(Base):
@@ -187,6 +231,62 @@ class Result(Base):
     operator: Mapped[str]
     frame: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Score(Base):
+    """A verified score: the verifier's signed frame, and the verdict that follows from it."""
+
+    __tablename__ = "scores"
+    __table_args__ = (UniqueConstraint("round_id", "operator"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    operator: Mapped[str]
+    subject: Mapped[str]
+    frame: Mapped[str]
+    verdict: Mapped[JsonObject]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Challenge(Base):
+    """A result that is to be scored again: by its challenger, its own operator (an appeal), or the dispatcher (neither named)."""
+
+    __tablename__ = "challenges"
+    __table_args__ = (
+        CheckConstraint("status in ('open', 'upheld', 'rejected', 'undecided')", name="challenge_status"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"), unique=True)
+    number: Mapped[int]
+    result: Mapped[str] = mapped_column(index=True)
+    purpose: Mapped[str]
+    challenger: Mapped[str | None]
+    project: Mapped[str | None]
+    reason: Mapped[str]
+    signature: Mapped[str | None]
+    status: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    decided_at: Mapped[datetime | None]
+
+
+class Fraud(Base):
+    """What an operator was found to have done: the verdict and, where one step decides, that step with its proof."""
+
+    __tablename__ = "frauds"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    operator: Mapped[str] = mapped_column(ForeignKey("operators.address"), index=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    result: Mapped[str | None]
+    round_id: Mapped[int | None] = mapped_column(ForeignKey("rounds.id"))
+    step: Mapped[int | None]
+    proof: Mapped[JsonObject | None]
+    verdict: Mapped[JsonObject]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    withdrawn_at: Mapped[datetime | None]
 
 
 class Rejection(Base):
