@@ -1,22 +1,34 @@
 """The worker's HTTP API. Errors are raised anywhere below and rendered by one handler as {"code", "message"}."""
 
+import asyncio
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from aos_inference.errors import BodyTooLarge, InvalidField, MalformedBody, QueueFull, RequestError
-from aos_inference.schemas import Answer, GenerateRequest, Health, ModelList, Problem
+from aos_inference.schemas import (
+    Answer,
+    GenerateRequest,
+    Health,
+    ModelList,
+    Problem,
+    ScoreAnswer,
+    ScoreRequest,
+)
 from aos_inference.streaming import GenerationStream, unless_client_leaves
 from aos_inference.worker import Worker
 from aos_protocol import canonical
 from aos_protocol.errors import NotCanonical
 
 MAX_BODY: Final = 1024 * 1024
+MAX_SCORE_BODY: Final = 16 * MAX_BODY
 _MAX_DISCARDED: Final = 16 * MAX_BODY
+
+_Body = TypeVar("_Body", bound=BaseModel)
 
 router = APIRouter()
 
@@ -39,13 +51,23 @@ async def the_worker(request: Request) -> Worker:
 
 
 async def generate_body(request: Request) -> GenerateRequest:
-    """Read and check the body, counting bytes as they come.
+    """The body of a generation. Raises what `_checked` raises."""
+    return await _checked(request, GenerateRequest, MAX_BODY)
+
+
+async def score_body(request: Request) -> ScoreRequest:
+    """The body of a scoring; it carries whole answers, hence may be large. Raises what `_checked` raises."""
+    return await _checked(request, ScoreRequest, MAX_SCORE_BODY)
+
+
+async def _checked(request: Request, kind: type[_Body], limit: int) -> _Body:
+    """Read and check a body, counting bytes as they come.
 
     Raises BodyTooLarge, MalformedBody, and InvalidField with all wrong fields in its message.
     """
-    body = await _read(request)
+    body = await _read(request, limit)
     try:
-        return GenerateRequest.model_validate(canonical.parse(body))
+        return await asyncio.to_thread(lambda: kind.model_validate(canonical.parse(body)))
     except NotCanonical as error:
         raise MalformedBody(f"The body cannot be read: {error}") from error
     except ValidationError as error:
@@ -58,6 +80,7 @@ async def generate_body(request: Request) -> GenerateRequest:
 
 TheWorker = Annotated[Worker, Depends(the_worker)]
 GenerateBody = Annotated[GenerateRequest, Depends(generate_body)]
+ScoreBody = Annotated[ScoreRequest, Depends(score_body)]
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": Problem} for status in (400, 404, 413, 422, 503)
 }
@@ -72,6 +95,12 @@ async def generate(request: Request, body: GenerateBody, worker: TheWorker) -> R
     return await unless_client_leaves(request.receive, worker.complete(generation))
 
 
+@router.post("/v1/score", responses=_PROBLEMS)
+async def score(request: Request, body: ScoreBody, worker: TheWorker) -> ScoreAnswer:
+    """Compare answers with what this model would have given, in one pass over each."""
+    return await unless_client_leaves(request.receive, worker.score(body))
+
+
 @router.get("/v1/models")
 async def models(worker: TheWorker) -> ModelList:
     """The model that this worker serves."""
@@ -81,24 +110,24 @@ async def models(worker: TheWorker) -> ModelList:
 @router.get("/healthz", responses={503: {"model": Health}})
 async def healthz(worker: TheWorker, response: Response) -> Health:
     """Whether the engine runs, and how busy it is."""
-    active, queued = worker.engine.load
+    load = worker.engine.load
     if not worker.engine.alive:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     status = "ok" if worker.engine.alive else "failed"
-    return Health(status=status, active=active, queued=queued, slots=worker.engine.slots)
+    return Health(status=status, slots=worker.engine.slots, **load._asdict())
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, limit: int) -> bytes:
     """The body. What exceeds the limit is still read for a while, so that the client gets to see the answer."""
     body, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size <= MAX_BODY:
+        if size <= limit:
             body += chunk
-        if size > _MAX_DISCARDED:
+        if size > limit + _MAX_DISCARDED:
             break
-    if size > MAX_BODY:
-        raise BodyTooLarge(f"The body exceeds {MAX_BODY:,} bytes; shorten the prompt.")
+    if size > limit:
+        raise BodyTooLarge(f"The body exceeds {limit:,} bytes; shorten it.")
     return bytes(body)
 
 
@@ -120,16 +149,17 @@ def _problem(status: int, message: str, headers: Any = None) -> Response:  # noq
 
 
 class _WorkerApp(FastAPI):
-    """FastAPI reads bodies on its own terms; here `generate_body` does, so its schema is added by hand."""
+    """FastAPI reads bodies on its own terms; here `_checked` does, so their schemas are added by hand."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()
-            body = GenerateRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-            schema["components"]["schemas"] |= body.pop("$defs") | {"GenerateRequest": body}
-            reference = {"$ref": "#/components/schemas/GenerateRequest"}
-            schema["paths"]["/v1/generate"]["post"]["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": reference}},
-            }
+            for path, kind in (("/v1/generate", GenerateRequest), ("/v1/score", ScoreRequest)):
+                body = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+                schema["components"]["schemas"] |= body.pop("$defs") | {kind.__name__: body}
+                reference = {"$ref": f"#/components/schemas/{kind.__name__}"}
+                schema["paths"][path]["post"]["requestBody"] = {
+                    "required": True,
+                    "content": {"application/json": {"schema": reference}},
+                }
         return super().openapi()

@@ -1,8 +1,8 @@
-"""The engine: one thread that owns the model's context, and the asyncio side that hands it jobs and reads tokens.
+"""The engine: one thread that owns the model's context, and the asyncio side that hands it jobs and reads what becomes of them.
 
-The thread asks the scheduler what to run, runs it, draws tokens, and posts the steps to the event loop. The event loop
-submits and removes jobs. Both touch the scheduler under one lock, which is never held while the model computes, so a
-job that is removed stops at the next step.
+The thread asks the scheduler what to run, runs it, lets each job make of its logits what it wants, and posts the outcome to the
+event loop. The event loop submits and removes jobs. Both touch the scheduler under one lock, which is never held while the
+model computes, so a job that is removed stops at the next step.
 """
 
 import asyncio
@@ -10,89 +10,56 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from aos_inference.errors import (
-    EngineFailed,
-    EngineStopping,
-    PromptTooLong,
-    RequestError,
-    UnusableLogits,
-)
-from aos_inference.scheduler import Decode, Prefill, Scheduler, Work
-from aos_inference.text import TextStream
-from aos_protocol import sampling
-from aos_protocol.errors import InvalidSampling
-from aos_protocol.transcript import FinishReason, Params
+from aos_inference.errors import EngineFailed, EngineStopping, PromptTooLong, RequestError, UnusableLogits
+from aos_inference.jobs import Claim, Event, Generation, Job, Logits, Queued, Scoring, Step, Vocabulary
+from aos_inference.scheduler import Limits, Scheduler, Span
+from aos_protocol.scoring import Accumulator
+from aos_protocol.transcript import Params
 
 _log = structlog.get_logger(__name__)
-
-Logits: TypeAlias = NDArray[np.float32]
 
 
 class Backend(Protocol):
     """What computes: `llama.Context`, or a stand-in for tests. Called from the engine's thread only."""
 
-    def prefill(self, slot: int, tokens: Sequence[int], start: int, *, last: bool) -> Logits | None:
-        """Read prompt tokens from position `start`; the logits after them if `last`, shape (vocabulary,)."""
+    trims: bool
+
+    def keep(self, slot: int, length: int) -> None:
+        """Let a slot forget all but its first `length` tokens; 0 is always possible, less than all if `trims`."""
         ...
 
-    def decode(self, rows: Sequence[tuple[int, int, int]]) -> Logits:
-        """Feed rows of (slot, token, position); the logits after each, shape (rows, vocabulary)."""
-        ...
+    def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> Logits:
+        """Feed rows of (slot, token, position, logits wanted?), of each slot in order.
 
-
-class Vocabulary(Protocol):
-    """What tokens mean: `llama.Model`, or a stand-in for tests."""
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to the text."""
-        ...
-
-    def ends(self, token: int) -> bool:
-        """Whether the token ends a generation."""
+        The logits after the rows that want them, shape (such rows, vocabulary), valid until the next call.
+        """
         ...
 
 
-@dataclass(frozen=True)
-class Step:
-    """One output token, the text that it settled, and why the output ends here, if it does."""
+class Load(NamedTuple):
+    """Jobs that hold a slot, jobs that wait for one, and their tokens."""
 
-    token: int
-    text: str
-    finish: FinishReason | None
-
-
-@dataclass
-class _Job:
-    number: int
-    prompt: Sequence[int]
-    params: Params
-    seed: bytes
-    text: TextStream
-    output: list[int] = field(default_factory=list)
-    steps: asyncio.Queue[Step | RequestError] = field(default_factory=asyncio.Queue)
+    active: int
+    queued: int
+    queued_tokens: int
 
 
 class Engine:
-    """Generates for several requests at once. `start` and all else but the thread belong to one event loop."""
+    """Generates and scores for several requests at once. `start` and all else but the thread belong to one event loop."""
 
-    def __init__(
-        self, backend: Backend, vocabulary: Vocabulary, context: int, slots: int, queue_limit: int
-    ) -> None:
+    def __init__(self, backend: Backend, vocabulary: Vocabulary, context: int, limits: Limits) -> None:
         self.context = context
-        self.slots = slots
+        self.slots = limits.slots
         self._backend = backend
         self._vocabulary = vocabulary
-        self._scheduler = Scheduler(slots, queue_limit)
+        self._scheduler = Scheduler(limits, trims=backend.trims)
         self._changed = threading.Condition()
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, Job] = {}
         self._numbers = count()
         self._refusal: type[RequestError] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -103,10 +70,10 @@ class Engine:
         return not self._running.done()
 
     @property
-    def load(self) -> tuple[int, int]:
-        """Jobs that hold a slot, and jobs that wait for one."""
+    def load(self) -> Load:
+        """How busy the engine is."""
         with self._changed:
-            return self._scheduler.active, self._scheduler.queued
+            return Load(self._scheduler.active, self._scheduler.queued, self._scheduler.queued_tokens)
 
     def start(self) -> None:
         """Start the thread, from within the event loop that will use the engine."""
@@ -123,46 +90,75 @@ class Engine:
         self._refuse(EngineStopping)
 
     @contextmanager
-    def generate(self, prompt: Sequence[int], params: Params, seed: bytes) -> Iterator[AsyncIterator[Step]]:
-        """Submit a prompt; give its steps, the last of which has `finish`. Leaving the context cancels the job.
+    def generate(
+        self, prompt: Sequence[int], params: Params, seed: bytes, prover: str
+    ) -> Iterator[AsyncIterator[Step | Queued]]:
+        """Submit a prompt; give its steps, the last of which has `finish`, after its places in the queue, if it must wait.
 
-        `seed` is the sampling seed (32 bytes). Raises PromptTooLong, QueueFull, EngineStopping and EngineFailed at
-        once; the steps raise UnusableLogits and the last two.
+        `seed` is the job's (32 bytes), `prover` whose fingerprints these will be. Leaving the context cancels the job.
+        Raises PromptTooLong, QueueFull, EngineStopping and EngineFailed at once; the steps raise UnusableLogits and the last two.
         """
-        job = self._submit(prompt, params, seed)
-        try:
-            yield _steps(job)
-        finally:
-            self._remove(job)
-
-    def _submit(self, prompt: Sequence[int], params: Params, seed: bytes) -> _Job:
         if len(prompt) >= self.context:
             raise PromptTooLong(
                 f"The prompt has {len(prompt):,} tokens; the context of {self.context:,} leaves no room to answer. "
                 "Shorten the prompt."
             )
-        job = _Job(next(self._numbers), prompt, params, seed, TextStream(params.stop))
+        job = Generation(next(self._numbers), prompt, params, seed, prover, self._vocabulary, self.context)
+        with self._submitted([job]):
+            yield _steps(job)
+
+    async def score(self, claims: Sequence[Claim]) -> list[Accumulator]:
+        """Score claims, each of at most `context` tokens, as one request; cancelling cancels what is left of them.
+
+        Raises PromptTooLong, QueueFull, EngineStopping, EngineFailed and UnusableLogits.
+        """
+        for place, claim in enumerate(claims):
+            if len(claim.prompt) + len(claim.output) > self.context:
+                raise PromptTooLong(
+                    f"items.{place}: the prompt ({len(claim.prompt):,} tokens) and the output ({len(claim.output):,}) exceed the "
+                    f"context of {self.context:,}. Score it with a worker that has more."
+                )
+        jobs = [Scoring(next(self._numbers), claim) for claim in claims]
+        with self._submitted(jobs):
+            return [await _result(place, job) for place, job in enumerate(jobs)]
+
+    @contextmanager
+    def _submitted(self, jobs: Sequence[Job]) -> Iterator[None]:
         with self._changed:
             if self._refusal is not None:
                 raise self._refusal
-            self._scheduler.submit(job.number, len(prompt))
-            self._jobs[job.number] = job
+            self._scheduler.submit([job.task() for job in jobs])
+            self._jobs.update((job.number, job) for job in jobs)
+            moved = self._moved()
             self._changed.notify()
-        return job
+        _post(moved)
+        try:
+            yield
+        finally:
+            with self._changed:
+                for job in jobs:
+                    self._scheduler.remove(job.number)
+                    self._jobs.pop(job.number, None)
+                moved = self._moved()
+                self._changed.notify()
+            _post(moved)
 
-    def _remove(self, job: _Job) -> None:
-        with self._changed:
-            self._scheduler.remove(job.number)
-            self._jobs.pop(job.number, None)
-            self._changed.notify()
+    def _moved(self) -> list[tuple[Job, Event]]:
+        """Jobs whose place in the queue has changed. The lock must be held."""
+        moved: list[tuple[Job, Event]] = []
+        for number, position in self._scheduler.positions().items():
+            job = self._jobs[number]
+            if job.position != position:
+                job.position = position
+                moved.append((job, Queued(position)))
+        return moved
 
     def _refuse(self, reason: type[RequestError]) -> None:
         with self._changed:
             self._refusal = self._refusal or reason
             waiting = list(self._jobs.values())
             self._changed.notify()
-        for job in waiting:
-            job.steps.put_nowait(reason())
+        _post([(job, reason()) for job in waiting])
 
     def _ended(self, running: asyncio.Future[None]) -> None:
         self._executor.shutdown(wait=False)
@@ -174,74 +170,85 @@ class Engine:
     # From here on: the engine's thread.
 
     def _run(self) -> None:
-        while (turn := self._next_turn()) is not None:
-            steps = self._perform(*turn)
-            if steps:
-                self._loop.call_soon_threadsafe(_post, steps)
+        while spans := self._next_batch():
+            events = self._perform(spans)
+            if events:
+                self._loop.call_soon_threadsafe(_post, events)
 
-    def _next_turn(self) -> tuple[Work, list[_Job]] | None:
-        """Wait for work; None when the engine is to stop."""
+    def _next_batch(self) -> tuple[Span, ...]:
+        """Wait for work; nothing when the engine is to stop."""
         with self._changed:
             while self._refusal is None:
-                work = self._scheduler.next_work()
-                if work is not None:
-                    numbers = [work.job] if isinstance(work, Prefill) else [job for job, _ in work.rows]
-                    return work, [self._jobs[number] for number in numbers]
+                spans = self._scheduler.plan()
+                if spans:
+                    return spans
                 self._changed.wait()
-            return None
+            return ()
 
-    def _perform(self, work: Work, jobs: list[_Job]) -> list[tuple[_Job, Step | RequestError]]:
-        if isinstance(work, Decode):
-            slots = (slot for _, slot in work.rows)
-            rows = [
-                (slot, job.output[-1], len(job.prompt) + len(job.output) - 1)
-                for slot, job in zip(slots, jobs, strict=True)
-            ]
-            logits: Sequence[Logits] = list(self._backend.decode(rows))
-        else:
-            chunk = jobs[0].prompt[work.start : work.end]
-            after = self._backend.prefill(work.slot, chunk, work.start, last=work.last)
-            logits = [] if after is None else [after]
-        return [(job, self._advance(job, row)) for job, row in zip(jobs, logits, strict=False)]
+    def _perform(self, spans: tuple[Span, ...]) -> list[tuple[Job, Event]]:
+        logits = self._decode(spans)
+        events: list[tuple[Job, Event]] = []
+        end = 0
+        for span in spans:
+            start, end = end, end + span.outputs
+            job = self._jobs.get(span.job)  # None if it was cancelled meanwhile
+            if span.outputs and job is not None:
+                events += self._advance(job, logits[start:end])
+        return events
 
-    def _advance(self, job: _Job, logits: Logits) -> Step | RequestError:
-        """Draw the job's next token and see whether its output ends."""
-        position, params = len(job.output), job.params
-        try:
-            token = sampling.sample(logits, job.seed, position, params.temperature, params.top_p)
-        except InvalidSampling as error:
-            self._remove(job)
-            return UnusableLogits(
-                f"The model gave no usable probabilities at output token {position}: {error}"
+    def _decode(self, spans: tuple[Span, ...]) -> Logits:
+        rows: list[tuple[int, int, int, bool]] = []
+        for span in spans:
+            if span.first:
+                self._backend.keep(span.slot, span.start)
+            silent = len(span.tokens) - span.outputs
+            rows += (
+                (span.slot, token, span.start + place, place >= silent)
+                for place, token in enumerate(span.tokens)
             )
-        job.output.append(token)
-        step = self._step(job, token)
-        if step.finish:
-            self._remove(job)
-        return step
+        return self._backend.decode(rows)
 
-    def _step(self, job: _Job, token: int) -> Step:
-        if self._vocabulary.ends(token):
-            return Step(token, job.text.finish(), "eos")
-        text = job.text.feed(self._vocabulary.piece(token))
-        if job.text.stopped:
-            return Step(token, text, "stop")
-        full = len(job.prompt) + len(job.output) >= self.context
-        if full or len(job.output) >= job.params.max_tokens:
-            return Step(token, text + job.text.finish(), "length")
-        return Step(token, text, None)
+    def _advance(self, job: Job, logits: Logits) -> list[tuple[Job, Event]]:
+        """Let the job make of its logits what it wants; remove it when it is done or has failed."""
+        try:
+            event = job.advance(logits)
+        except UnusableLogits as error:
+            return [(job, error), *self._remove(job, spoilt=True)]
+        if isinstance(event, Step) and event.finish is None:
+            with self._changed:
+                self._scheduler.write(job.number, event.token)
+            return [(job, event)]
+        return [] if event is None else [(job, event), *self._remove(job)]
+
+    def _remove(self, job: Job, *, spoilt: bool = False) -> list[tuple[Job, Event]]:
+        with self._changed:
+            self._scheduler.remove(job.number, spoilt=spoilt)
+            self._jobs.pop(job.number, None)
+            return self._moved()
 
 
-async def _steps(job: _Job) -> AsyncIterator[Step]:
+async def _steps(job: Generation) -> AsyncIterator[Step | Queued]:
     while True:
-        step = await job.steps.get()
-        if isinstance(step, RequestError):
-            raise step
-        yield step
-        if step.finish:
+        event = await job.events.get()
+        if isinstance(event, RequestError):
+            raise event
+        if isinstance(event, Step | Queued):
+            yield event
+        if isinstance(event, Step) and event.finish:
             return
 
 
-def _post(steps: list[tuple[_Job, Step | RequestError]]) -> None:
-    for job, step in steps:
-        job.steps.put_nowait(step)
+async def _result(place: int, job: Scoring) -> Accumulator:
+    while True:
+        event = await job.events.get()
+        if isinstance(event, UnusableLogits):
+            raise UnusableLogits(f"items.{place}: {event}") from event
+        if isinstance(event, RequestError):
+            raise event
+        if isinstance(event, Accumulator):
+            return event
+
+
+def _post(events: list[tuple[Job, Event]]) -> None:
+    for job, event in events:
+        job.events.put_nowait(event)

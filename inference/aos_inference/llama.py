@@ -1,9 +1,6 @@
 """llama.cpp through llama-cpp-python's ctypes layer: a model, its vocabulary, and a context with its batch.
 
 Nothing here is safe to call from two threads at once, and every object must be closed before the interpreter ends.
-Three things keep the logits of a sequence free of its neighbours, measured bit for bit: each sequence has a cache of its
-own (`kv_unified` off); attention runs without flash attention, whose sums depend on the number of threads; and a batch
-has no more rows than llama.cpp computes exactly as it computes one alone (`Context.settle`).
 """
 
 import ctypes
@@ -11,21 +8,31 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import llama_cpp
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from aos_inference.cache import BITS, CacheType
 from aos_inference.errors import ContextTooLarge, InferenceError, ModelUnreadable
-from aos_inference.scheduler import PREFILL_CHUNK
 
 _log = structlog.get_logger("llama.cpp")
 # ggml_log_level in ggml.h; llama-cpp-python's own table of it is out of date.
 _ERROR_LEVEL: Final = 4
 _CONTINUED: Final = 5
-_MOST_ROWS: Final = 16
+
+_CACHE_TYPES: Final[dict[CacheType, int]] = {
+    "F16": llama_cpp.GGML_TYPE_F16,
+    "Q8_0": llama_cpp.GGML_TYPE_Q8_0,
+    "Q4_0": llama_cpp.GGML_TYPE_Q4_0,
+}
+_OUTPUT_BYTES: Final = 64 * 2**20
+"""What logits may take in memory, unless the slots alone need more."""
+
+Row: TypeAlias = tuple[int, int, int, bool]
+"""A row of a batch: slot, token, position, and whether the logits after it are wanted."""
 
 
 class DecodeFailed(InferenceError):
@@ -136,7 +143,7 @@ class Model:
         """Whether the token ends a generation (EOS, end of turn and the like)."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def cache_bytes(self, context: int, slots: int) -> int:
+    def cache_bytes(self, context: int, slots: int, cache_type: CacheType = "F16") -> int:
         """About how much memory the key-value caches of `slots` sequences of `context` tokens take."""
         heads, cached = (
             llama_cpp.llama_model_n_head(self.handle),
@@ -144,7 +151,7 @@ class Model:
         )
         width = llama_cpp.llama_model_n_embd(self.handle) * cached // max(heads, 1)
         layers: int = llama_cpp.llama_model_n_layer(self.handle)
-        return 2 * 2 * int(width) * layers * context * slots
+        return int(2 * int(width) * layers * context * slots * BITS[cache_type] / 8)
 
     def close(self) -> None:
         """Free the model; its contexts must be closed before."""
@@ -154,18 +161,39 @@ class Model:
 class Context:
     """The caches of `slots` sequences of at most `length` tokens each, and the batch that feeds them.
 
-    Raises ContextTooLarge when llama.cpp cannot allocate them.
+    A batch takes `rows` rows, of which `outputs` may want logits (by default what 64 MiB hold, at least one a slot). Caches
+    that are not F16 need flash attention. Raises ContextTooLarge when llama.cpp cannot allocate them, or refuses the options.
     """
 
-    def __init__(self, model: Model, length: int, slots: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        length: int,
+        slots: int,
+        threads: int,
+        *,
+        cache_type: CacheType = "F16",
+        flash_attention: bool = True,
+        rows: int = 128,
+        outputs: int | None = None,
+    ) -> None:
         self._vocabulary = model.vocabulary
-        capacity = max(PREFILL_CHUNK, slots)
+        self.rows = max(rows, slots)
+        self.outputs = outputs or min(max(_OUTPUT_BYTES // (4 * model.vocabulary), slots), self.rows)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = length * slots, slots
-        params.n_batch = params.n_ubatch = capacity
+        params.n_batch = params.n_ubatch = self.rows
+        params.n_outputs_max = self.outputs
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.kv_unified = False
+        params.flash_attn_type = (
+            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            if flash_attention
+            else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        params.type_k = params.type_v = _CACHE_TYPES[cache_type]
+        # One pool of cells: a batch then is one pass whichever slots it holds. With a cache of its own for each sequence,
+        # llama.cpp splits a batch wherever slot numbers leave a gap, and every part reads all weights again.
+        params.kv_unified = True
         params.no_perf = True
         self._handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not self._handle:
@@ -178,99 +206,73 @@ class Context:
             raise ModelUnreadable(
                 "The model does not generate text (an encoder or embedding model). Choose another."
             )
-        self._batch = llama_cpp.llama_batch_init(capacity, 0, 1)
-        self._tokens = np.ctypeslib.as_array(self._batch.token, (capacity,))
-        self._positions = np.ctypeslib.as_array(self._batch.pos, (capacity,))
-        self._flags = np.ctypeslib.as_array(self._batch.logits, (capacity,))
-        # seq_id is an int** whose rows the library allocated one by one: view each.
-        self._slots = [np.ctypeslib.as_array(self._batch.seq_id[row], (1,)) for row in range(capacity)]
-        np.ctypeslib.as_array(self._batch.n_seq_id, (capacity,))[:] = 1
-        self._slot_count = slots
-        self.batch_rows = 1
+        self._batch = _Batch(self.rows)
+        self.trims = self._can_trim()
 
-    def settle(self, progress: Callable[[float], None] = lambda _: None) -> None:
-        """Find how many sequences may share a batch without changing one bit of each other's logits; use that many.
+    def _can_trim(self) -> bool:
+        """Whether a sequence can forget its last tokens; a recurrent state cannot."""
+        self.decode([(0, 0, 0, False), (0, 0, 1, False)])
+        can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
+        self.keep(0, 0)
+        return can
 
-        llama.cpp picks other routines for one row than for several (F16), or from eight rows on (K-quants), and these
-        round differently. So sequences are computed alone, then in growing batches for as long as nothing changes.
-        Clears all sequences.
+    def keep(self, slot: int, length: int) -> None:
+        """Let a slot forget all but its first `length` tokens; 0 always works. Raises DecodeFailed."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
+            raise DecodeFailed(f"llama.cpp cannot cut slot {slot} back to {length} tokens")
+
+    def decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Feed one batch, tokens of a slot in the order of their positions; the logits after the rows that want them.
+
+        Their shape is (such rows, vocabulary), in batch order. They are llama.cpp's own buffer: the next call overwrites
+        them. Raises DecodeFailed.
         """
-        most = min(self._slot_count, _MOST_ROWS)
-        step = max(self._vocabulary // most, 1)
-        rows = [(slot, slot * step % self._vocabulary, 0) for slot in range(most)]
-        alone = [self._probe([row]) for row in rows]
-        self.batch_rows = 1
-        for count in range(2, most + 1):
-            progress(count / (most + 1))
-            if not np.array_equal(self._probe(rows[:count]), np.concatenate(alone[:count])):
-                break
-            self.batch_rows = count
-        progress(1.0)
-
-    def _probe(self, rows: Sequence[tuple[int, int, int]]) -> NDArray[np.float32]:
-        logits = self._decode_together(rows)
-        for slot, _, _ in rows:
-            self._clear(slot)
-        return logits
-
-    def _clear(self, slot: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
-
-    def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, last: bool
-    ) -> NDArray[np.float32] | None:
-        """Read prompt tokens at positions `start` and up, a fresh sequence if `start` is 0.
-
-        Returns the logits after them, shape (vocabulary,), if they are the `last` of the prompt.
-        Raises DecodeFailed.
-        """
-        if start == 0:
-            self._clear(slot)
-        count = len(tokens)
-        self._tokens[:count] = tokens
-        self._positions[:count] = np.arange(start, start + count)
-        self._flags[:count] = 0
-        self._flags[count - 1] = last
-        for row in range(count):
-            self._slots[row][0] = slot
-        self._run(count)
-        return self._logits([count - 1])[0] if last else None
-
-    def decode(self, rows: Sequence[tuple[int, int, int]]) -> NDArray[np.float32]:
-        """Feed one token to each sequence: rows of (slot, token, position).
-
-        Returns the logits after each, shape (rows, vocabulary), a copy. Raises DecodeFailed.
-        """
-        size = self.batch_rows
-        parts = [self._decode_together(rows[start : start + size]) for start in range(0, len(rows), size)]
-        return np.concatenate(parts)
-
-    def _decode_together(self, rows: Sequence[tuple[int, int, int]]) -> NDArray[np.float32]:
-        for row, (slot, token, position) in enumerate(rows):
-            self._slots[row][0] = slot
-            self._tokens[row] = token
-            self._positions[row] = position
-        self._flags[: len(rows)] = 1
-        self._run(len(rows))
-        return self._logits(range(len(rows)))
-
-    def _run(self, count: int) -> None:
-        self._batch.n_tokens = count
-        status = llama_cpp.llama_decode(self._handle, self._batch)
+        status = llama_cpp.llama_decode(self._handle, self._batch.filled(rows))
         if status != 0:
             raise DecodeFailed(
-                f"llama_decode returned {status} for {count} tokens: {'; '.join(_SINK.errors)}"
+                f"llama_decode returned {status} for {len(rows)} tokens: {'; '.join(_SINK.errors)}"
             )
-
-    def _logits(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Copied, since the next decode overwrites llama.cpp's buffer."""
-        out = np.empty((len(rows), self._vocabulary), dtype=np.float32)
-        for index, row in enumerate(rows):
-            logits = llama_cpp.llama_get_logits_ith(self._handle, row)
-            out[index] = np.ctypeslib.as_array(logits, (self._vocabulary,))
-        return out
+        outputs = sum(row[3] for row in rows)
+        if not outputs:
+            llama_cpp.llama_synchronize(self._handle)
+            return np.empty((0, self._vocabulary), dtype=np.float32)
+        logits = llama_cpp.llama_get_logits(self._handle)
+        return np.ctypeslib.as_array(logits, (outputs, self._vocabulary))
 
     def close(self) -> None:
-        """Free batch and caches."""
-        llama_cpp.llama_batch_free(self._batch)
+        """Free the caches."""
         llama_cpp.llama_free(self._handle)
+
+
+class _Batch:
+    """A `llama_batch` over arrays of ours, filled by the column."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, dtype=np.int32)
+        self._positions = np.zeros(capacity, dtype=np.int32)
+        self._flags = np.zeros(capacity, dtype=np.int8)
+        self._slots = np.zeros(capacity, dtype=np.int32)
+        self._slot_counts = np.ones(capacity, dtype=np.int32)
+        # seq_id is an int**: a pointer to each row's slot.
+        self._slot_addresses = (
+            self._slots.ctypes.data + np.arange(capacity, dtype=np.uintp) * self._slots.itemsize
+        )
+        self._batch = llama_cpp.llama_batch()
+        self._batch.token = _pointer(self._tokens, ctypes.c_int32)
+        self._batch.pos = _pointer(self._positions, ctypes.c_int32)
+        self._batch.n_seq_id = _pointer(self._slot_counts, ctypes.c_int32)
+        self._batch.seq_id = _pointer(self._slot_addresses, ctypes.POINTER(ctypes.c_int32))
+        self._batch.logits = _pointer(self._flags, ctypes.c_int8)
+
+    def filled(self, rows: Sequence[Row]) -> llama_cpp.llama_batch:
+        """The batch with these rows, valid until the next call."""
+        count = len(rows)
+        slots, tokens, positions, flags = zip(*rows, strict=True)
+        self._slots[:count], self._tokens[:count] = slots, tokens
+        self._positions[:count], self._flags[:count] = positions, flags
+        self._batch.n_tokens = count
+        return self._batch
+
+
+def _pointer(array: NDArray[Any], kind: type[Any]) -> Any:  # noqa: ANN401
+    return array.ctypes.data_as(ctypes.POINTER(kind))

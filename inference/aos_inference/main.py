@@ -12,10 +12,12 @@ import structlog
 import typer
 
 from aos_inference import digest, gguf, memory, server
+from aos_inference.cache import CacheType
 from aos_inference.chat import ChatFormat
 from aos_inference.engine import Engine
 from aos_inference.errors import ContextTooLarge, InvalidField, StartupError
 from aos_inference.progress import Progress
+from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
 from aos_inference.worker import Worker
 from aos_service.logs import configure_logs
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_CONTEXT: Final = 4096
 _QUEUE_PER_SLOT: Final = 8
+_MOST_QUEUED_TOKENS: Final = 2**20
+"""Tokens that may wait, unless the slots alone hold more: token ids take 8 bytes each."""
 _BYTES_PER_THREAD: Final = 256 * 2**20
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +43,7 @@ class _Options:
     context: int | None
     slots: int
     threads: int | None
+    cache_type: CacheType
 
 
 @app.command()
@@ -53,11 +58,17 @@ def serve(
         int | None,
         typer.Option(min=16, help="Tokens a request, prompt and output. Default: the model's, at most 4096."),
     ] = None,
-    slots: Annotated[int, typer.Option(min=1, max=64, help="Requests that run at the same time.")] = 8,
+    slots: Annotated[int, typer.Option(min=1, max=48, help="Jobs that run at the same time.")] = 8,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Default: 1, and 1 more each 256 MiB of model, at most the processors."),
     ] = None,
+    cache_type: Annotated[
+        CacheType,
+        typer.Option(
+            help="How keys and values are kept; Q8_0 takes half the memory, and verifiers can tell."
+        ),
+    ] = "F16",
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Least level to log.")
     ] = "info",
@@ -75,7 +86,9 @@ def serve(
         gguf.check(model)
         listener = server.listen_unix(uds) if uds else server.listen_tcp(host, port)
         try:
-            _load_and_serve(_Options(model, name or model.name, context, slots, threads), listener)
+            _load_and_serve(
+                _Options(model, name or model.name, context, slots, threads, cache_type), listener
+            )
         finally:
             listener.close()
             if uds:
@@ -97,10 +110,10 @@ def _load_and_serve(options: _Options, listener: socket.socket) -> None:
     sha256 = digest.of_file(path, digest.cache_folder(), Progress(f"Hashing {path.name}"))
     model = llama.Model(path, Progress(f"Loading {path.name}"))
     length = _context_length(options.context, model.trained_context)
-    _check_memory(model.cache_bytes(length, slots), length, slots)
-    backend = llama.Context(model, length, slots, options.threads or _threads(path))
-    backend.settle(Progress(f"Comparing batches of {path.name}"))
-    _log.info("loaded", batch_rows=backend.batch_rows, context=length, slots=slots)
+    _check_memory(model.cache_bytes(length, slots, options.cache_type), length, slots)
+    threads = options.threads or _threads(path)
+    backend = llama.Context(model, length, slots, threads, cache_type=options.cache_type)
+    _log.info("loaded", context=length, slots=slots, threads=threads, cache_type=options.cache_type)
     card = ModelCard(
         name=options.name,
         sha256=sha256,
@@ -109,7 +122,14 @@ def _load_and_serve(options: _Options, listener: socket.socket) -> None:
         vocabulary=model.vocabulary,
         engine=llama.engine_name(),
     )
-    engine = Engine(backend, model, length, slots, queue_limit=_QUEUE_PER_SLOT * slots)
+    limits = Limits(
+        slots=slots,
+        requests=_QUEUE_PER_SLOT * slots,
+        tokens=max(_MOST_QUEUED_TOKENS, length * slots),
+        rows=backend.rows,
+        outputs=backend.outputs,
+    )
+    engine = Engine(backend, model, length, limits)
     asyncio.run(server.serve(Worker(card, engine, model, _chat_format(model)), listener))
     backend.close()
     model.close()

@@ -1,59 +1,122 @@
-"""Which sequence gets the next batch: a state machine without I/O, clocks or threads.
+"""Which tokens go into the next batch: a state machine without I/O, clocks or threads.
 
-A job waits in a bounded queue, takes a slot (its place in llama.cpp's cache), has its prompt read in chunks, and then
-gets one token a step together with all others that are writing. That a prompt's chunk is a batch of its own, cut at
-fixed places, is half of what makes the logits of a job the same whoever its neighbours are (`llama.Context` does the
-other half). Reading and writing take turns, so a long prompt does not stall those who write.
+A job is a sequence of tokens that are fed to one slot (the cache of one sequence in llama.cpp), with logits wanted from some position
+on. A generation wants them after its prompt and then grows by a token a step: it *writes*. A scoring pass wants them after its
+prompt and every later token, and never grows. Whatever is not writing is *reading*.
+
+One batch serves all: a row for every job that writes, and the rest, bounded while others write so that they never stall,
+shared out among those that read, so that a short prompt does not wait for a long one. A slot remembers what it was fed: a job
+takes the free slot that agrees with it longest and reads only what follows.
+
+Jobs come in requests and wait in a bounded queue. They are admitted in rounds: a request's first job belongs to the next
+round, its second to the one after that, so that a large request does not keep others waiting. Scoring passes with the same
+prompt go through one slot, one after another: a pass whose prompt is being read waits for it and then goes first, a limited
+number of times in a row.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final
 
 from aos_inference.errors import QueueFull
 
-PREFILL_CHUNK = 128
-"""Prompt tokens a batch. Part of what fixes the results: another size gives logits that differ in the last bits."""
+_MOST_FOLLOWERS: Final = 8
+"""Passes that may go ahead of the queue in a row because a slot has just read their prompt."""
 
 
 @dataclass(frozen=True)
-class Prefill:
-    """Read prompt tokens `start` to `end` of a job into its slot; `last` when the prompt ends there."""
+class Limits:
+    """So many `requests` and `tokens` may wait. A batch has at most `rows`, of them `outputs` with logits (at least one a slot).
+
+    A batch of several jobs has at most `mixed` rows (at least one a slot), and while one writes the others read at most `beside`.
+    """
+
+    slots: int
+    requests: int
+    tokens: int
+    rows: int = 128
+    outputs: int = 128
+    # llama.cpp computes the attention of 64 rows and more in tiles, which takes four times as long if these mix long sequences.
+    mixed: int = 63
+    beside: int = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job to submit: `tokens` to feed, of which those from index `wanted` on (at least the last) want logits.
+
+    `share` marks a scoring pass whose prompt others may have, too: theirs is equal.
+    """
+
+    job: int
+    tokens: Sequence[int]
+    wanted: int
+    share: Hashable = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A job's part in a batch: `tokens` at positions from `start` on in `slot`, logits wanted after the last `outputs` of them.
+
+    At the job's `first` span the slot must forget what it holds from `start` on. `last`: the job has been fed whole.
+    """
 
     job: int
     slot: int
     start: int
-    end: int
+    tokens: Sequence[int]
+    outputs: int
+    first: bool
     last: bool
 
 
-@dataclass(frozen=True)
-class Decode:
-    """Feed the latest token of each of these jobs: pairs of job and slot, in slot order."""
-
-    rows: tuple[tuple[int, int], ...]
-
-
-Work: TypeAlias = Prefill | Decode
-
-
-@dataclass
-class _Resident:
+@dataclass(eq=False)
+class _Sequence:
     job: int
-    length: int
-    read: int = 0
+    tokens: list[int]
+    wanted: int
+    share: Hashable
+    request: int
+    round: int
+    fed: int = 0
+    started: bool = False
+    writes: bool = False
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.round, self.job
+
+    @property
+    def unfed(self) -> int:
+        return len(self.tokens) - self.fed
 
 
-@dataclass
+@dataclass(eq=False)
+class _Slot:
+    number: int
+    holder: _Sequence | None = None
+    cached: list[int] = field(default_factory=list)
+    share: Hashable = None
+    followers: int = 0
+    released: int = 0
+
+
 class Scheduler:
-    """Jobs are named by integers that the caller chooses; slots are numbered from 0."""
+    """Jobs are named by integers that the caller chooses, rising; slots are numbered from 0.
 
-    slots: int
-    queue_limit: int
-    _waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    _resident: dict[int, _Resident] = field(default_factory=dict)
-    _wrote_last: bool = True
+    `trims` says whether a slot can forget the end of what it holds; if not, it is reused only for a continuation.
+    """
+
+    def __init__(self, limits: Limits, *, trims: bool = True) -> None:
+        self._limits = limits
+        self._trims = trims
+        self._slots = [_Slot(number) for number in range(limits.slots)]
+        self._resident: dict[int, _Slot] = {}
+        self._waiting: list[_Sequence] = []
+        self._requests = 0
+        self._round = 0
+        self._releases = 0
 
     @property
     def active(self) -> int:
@@ -65,46 +128,143 @@ class Scheduler:
         """Jobs that wait for a slot."""
         return len(self._waiting)
 
-    def submit(self, job: int, prompt_length: int) -> None:
-        """Queue a job of `prompt_length` >= 1 tokens. Raises QueueFull."""
-        if self.queued >= self.queue_limit and self.active >= self.slots:
-            raise QueueFull
-        self._waiting.append((job, prompt_length))
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of the jobs that wait."""
+        return sum(sequence.unfed for sequence in self._waiting)
+
+    def positions(self) -> dict[int, int]:
+        """Where each waiting job stands, from 1; jobs before it that wait for a prompt count, too."""
+        return {sequence.job: place for place, sequence in enumerate(self._waiting, 1)}
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Queue the jobs of one request, all or none. Raises QueueFull with what it would take."""
+        self._check_room(tasks)
+        self._requests += 1
+        for later, task in enumerate(tasks, 1):
+            sequence = _Sequence(
+                task.job, list(task.tokens), task.wanted, task.share, self._requests, self._round + later
+            )
+            insort(self._waiting, sequence, key=lambda each: each.order)
         self._admit()
 
-    def remove(self, job: int) -> None:
-        """Forget a job, finished or cancelled, wherever it is; one that is not there is no error."""
-        self._waiting = deque(entry for entry in self._waiting if entry[0] != job)
-        self._resident = {slot: entry for slot, entry in self._resident.items() if entry.job != job}
+    def write(self, job: int, token: int) -> None:
+        """Add the token that a generation drew; it is fed in the next batch. The job must hold a slot."""
+        sequence = self._holder(self._resident[job])
+        sequence.tokens.append(token)
+        sequence.writes = True
+
+    def remove(self, job: int, *, spoilt: bool = False) -> None:
+        """Forget a job, finished or cancelled, wherever it is; one that is not there is no error.
+
+        What its slot was fed is kept for others, unless `spoilt`.
+        """
+        slot = self._resident.pop(job, None)
+        if slot is None:
+            self._waiting = [sequence for sequence in self._waiting if sequence.job != job]
+        else:
+            self._release(slot, spoilt)
         self._admit()
 
-    def next_work(self) -> Work | None:
-        """What to run now; None when there is nothing to do. The caller is trusted to run it."""
-        reading = next(((slot, entry) for slot, entry in self._by_age() if entry.read < entry.length), None)
-        rows = tuple(
-            (entry.job, slot) for slot, entry in sorted(self._resident.items()) if entry.read == entry.length
-        )
-        if rows and (reading is None or not self._wrote_last):
-            self._wrote_last = True
-            return Decode(rows)
-        if reading is None:
-            return None
-        self._wrote_last = False
-        return self._read_on(*reading)
+    def plan(self) -> tuple[Span, ...]:
+        """The next batch, in slot order; empty when there is nothing to do. The caller is trusted to run it."""
+        held = [(slot, self._holder(slot)) for slot in self._resident.values()]
+        writers = [(slot, sequence, 1) for slot, sequence in held if sequence.writes and sequence.unfed]
+        readers = [(slot, sequence) for slot, sequence in held if not sequence.writes and sequence.unfed]
+        shares = [*writers, *self._shares(readers, len(writers))]
+        return tuple(_span(*share) for share in sorted(shares, key=lambda share: share[0].number))
 
-    def _read_on(self, slot: int, entry: _Resident) -> Prefill:
-        start = entry.read
-        entry.read = min(start + PREFILL_CHUNK, entry.length)
-        return Prefill(entry.job, slot, start, entry.read, entry.read == entry.length)
+    def _shares(
+        self, readers: list[tuple[_Slot, _Sequence]], writers: int
+    ) -> Iterator[tuple[_Slot, _Sequence, int]]:
+        """Rows for each that reads: equal parts, and what one has no use for goes to the others."""
+        limits = self._limits
+        rows = limits.rows if writers + len(readers) == 1 else limits.mixed - writers
+        rows = min(rows, limits.beside) if writers else rows
+        outputs = limits.outputs - writers
+        readers = sorted(readers, key=lambda reader: reader[1].unfed)
+        for left, (slot, sequence) in zip(range(len(readers), 0, -1), readers, strict=True):
+            count = min(sequence.unfed, max(rows // left, 1))
+            silent = max(sequence.wanted - sequence.fed, 0)
+            count = min(count, silent + max(outputs // left, 1))
+            rows -= count
+            outputs -= max(count - silent, 0)
+            yield slot, sequence, count
 
-    def _by_age(self) -> Iterator[tuple[int, _Resident]]:
-        """Slots in the order in which their jobs were admitted (a dict keeps it)."""
-        return iter(self._resident.items())
+    def _check_room(self, tasks: Sequence[Task]) -> None:
+        free = self._limits.slots - self.active
+        if len(tasks) <= free:
+            return
+        waiting = len({sequence.request for sequence in self._waiting})
+        tokens = self.queued_tokens
+        room = not self._waiting or tokens + sum(len(task.tokens) for task in tasks) <= self._limits.tokens
+        if waiting >= self._limits.requests or not room:
+            raise QueueFull(
+                f"All {self._limits.slots} slots are busy, and {waiting} requests with {self.queued} jobs of {tokens:,} tokens wait "
+                f"(at most {self._limits.requests} requests and {self._limits.tokens:,} tokens may). Send the request again later."
+            )
 
     def _admit(self) -> None:
-        free = (slot for slot in range(self.slots) if slot not in self._resident)
-        for slot in list(free):
-            if not self._waiting:
-                return
-            job, length = self._waiting.popleft()
-            self._resident[slot] = _Resident(job, length)
+        while (found := self._next_admission()) is not None:
+            sequence, slot, follows = found
+            self._waiting.remove(sequence)
+            self._round = max(self._round, sequence.round)
+            slot.followers = slot.followers + 1 if follows else 0
+            slot.holder, slot.share = sequence, sequence.share
+            sequence.fed = self._agreement(slot, sequence)
+            self._resident[sequence.job] = slot
+
+    def _next_admission(self) -> tuple[_Sequence, _Slot, bool] | None:
+        """Who enters next, where, and whether it goes ahead because its prompt has just been read there."""
+        free = [slot for slot in self._slots if slot.holder is None]
+        if not free:
+            return None
+        for slot in free:
+            if slot.share is not None and slot.followers < _MOST_FOLLOWERS:
+                for sequence in self._waiting:
+                    if sequence.share == slot.share:
+                        return sequence, slot, True
+        being_read = {slot.share for slot in self._resident.values()} - {None}
+        for sequence in self._waiting:
+            if sequence.share not in being_read:
+                return sequence, self._best(free, sequence), False
+        return None
+
+    def _best(self, free: list[_Slot], sequence: _Sequence) -> _Slot:
+        """The slot that agrees longest; of equals the one that was released first."""
+        return max(free, key=lambda slot: (self._agreement(slot, sequence), -slot.released))
+
+    def _agreement(self, slot: _Slot, sequence: _Sequence) -> int:
+        """Tokens of the sequence that the slot holds and that need not be fed again."""
+        most = min(len(slot.cached), sequence.wanted)
+        pairs = zip(slot.cached, sequence.tokens, strict=False)
+        agreed = next((place for place, (old, new) in enumerate(pairs) if old != new or place == most), most)
+        return agreed if self._trims or agreed == len(slot.cached) else 0
+
+    def _release(self, slot: _Slot, spoilt: bool) -> None:
+        sequence = self._holder(slot)
+        self._releases += 1
+        slot.holder, slot.released = None, self._releases
+        if sequence.started:
+            slot.cached = [] if spoilt else sequence.tokens[: sequence.fed]
+
+    @staticmethod
+    def _holder(slot: _Slot) -> _Sequence:
+        if slot.holder is None:
+            raise RuntimeError(f"slot {slot.number} is free")
+        return slot.holder
+
+
+def _span(slot: _Slot, sequence: _Sequence, count: int) -> Span:
+    start, end = sequence.fed, sequence.fed + count
+    first, sequence.started = not sequence.started, True
+    sequence.fed = end
+    return Span(
+        job=sequence.job,
+        slot=slot.number,
+        start=start,
+        tokens=sequence.tokens[start:end],
+        outputs=max(end - max(sequence.wanted, start), 0),
+        first=first,
+        last=end == len(sequence.tokens),
+    )

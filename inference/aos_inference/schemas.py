@@ -1,10 +1,19 @@
 """The bodies of the worker's HTTP API."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from aos_protocol.transcript import MAX_STOPS, FinishReason, Params, StopText, Transcript
+from aos_protocol import fingerprint
+from aos_protocol.errors import InvalidTranscript
+from aos_protocol.score_document import Score
+from aos_protocol.transcript import MAX_STOPS, MAX_TOKENS, FinishReason, Params, StopText, TokenId, Transcript
+
+MAX_ITEMS: Final = 64
+
+HexSeed: TypeAlias = Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")]
+Prover: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
+Tokens: TypeAlias = Annotated[tuple[TokenId, ...], Strict(False), Field(min_length=1, max_length=MAX_TOKENS)]
 
 
 class _Request(BaseModel):
@@ -28,13 +37,14 @@ class RequestParams(Params):
 
 
 class GenerateRequest(_Request):
-    """A job for the model: a raw prompt or chat messages, and the job's seed."""
+    """A job for the model: a raw prompt or chat messages, the job's seed, and whose fingerprints the answer will carry."""
 
     model: str
     prompt: str | None = Field(default=None, min_length=1)
     messages: Annotated[tuple[Message, ...], Strict(False)] | None = Field(default=None, min_length=1)
     params: RequestParams = RequestParams()
-    seed: str = Field(pattern="^[0-9a-fA-F]{64}$", description="the job's seed, 32 bytes in hex")
+    seed: HexSeed = Field(description="the job's seed, 32 bytes in hex")
+    prover: Prover = Field(description="the operator's address, which the fingerprints are bound to")
     stream: bool = False
 
     @model_validator(mode="after")
@@ -42,6 +52,50 @@ class GenerateRequest(_Request):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give exactly one of prompt and messages")
         return self
+
+
+class ScoreItem(_Request):
+    """An answer to score: what was asked, what was answered, and what else came with the answer."""
+
+    prompt: str | None = Field(default=None, min_length=1)
+    messages: Annotated[tuple[Message, ...], Strict(False)] | None = Field(default=None, min_length=1)
+    prompt_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    text: str | None = Field(default=None, min_length=1)
+    params: RequestParams = RequestParams()
+    seed: HexSeed | None = Field(default=None, description="the seed of the job that the answer is to")
+    prover: Prover | None = None
+    fingerprints: str | None = Field(default=None, description="as in a transcript, made by the prover")
+    subject: str = Field(pattern="^[0-9a-f]{64}$", description="commitment or digest of what is scored")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if sum(given is not None for given in (self.prompt, self.messages, self.prompt_tokens)) != 1:
+            raise ValueError("give exactly one of prompt, messages and prompt_tokens")
+        if (self.output_tokens is None) == (self.text is None):
+            raise ValueError("give exactly one of output_tokens and text")
+        if self.fingerprints is None:
+            return self
+        if self.output_tokens is None or self.seed is None or self.prover is None:
+            raise ValueError("fingerprints need output_tokens, seed and prover beside them")
+        try:
+            fingerprint.from_text(self.fingerprints, len(self.output_tokens))
+        except InvalidTranscript as error:
+            raise ValueError(f"fingerprints: {error}") from error
+        return self
+
+
+class ScoreRequest(_Request):
+    """Answers to score, together."""
+
+    model: str
+    items: Annotated[tuple[ScoreItem, ...], Strict(False)] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class ScoreAnswer(BaseModel):
+    """One score an item, in their order."""
+
+    scores: list[Score]
 
 
 class Usage(BaseModel):
@@ -83,7 +137,8 @@ class Health(BaseModel):
 
     status: Literal["ok", "failed"]
     active: int
-    queued: int
+    queued: int = Field(description="jobs that wait for a slot")
+    queued_tokens: int
     slots: int
 
 

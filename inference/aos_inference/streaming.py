@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aos_inference.errors import ClientLeft, RequestError
+from aos_inference.jobs import Queued
 from aos_inference.worker import Generation, Worker
 
 _Result = TypeVar("_Result")
@@ -43,6 +44,8 @@ async def _disconnected(receive: Receive) -> None:
 class GenerationStream(Response):
     """Events {"text"} as text comes, then the answer; an `error` event if something fails in between.
 
+    While the job waits, an event `queued` with {"position"}, from 1, whenever that changes.
+
     The job is submitted before the status line goes out, so that a full queue is still an honest 503.
     """
 
@@ -60,8 +63,8 @@ class GenerationStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": _HEADERS})
             try:
                 async with aclosing(texts):
-                    async for text in texts:
-                        await _send_event(send, json.dumps({"text": text}))
+                    async for news in texts:
+                        await _send_news(send, news)
                 last = self._worker.answer(self._generation).model_dump_json()
             except RequestError as error:
                 last = json.dumps({"code": error.status, "message": str(error)})
@@ -69,6 +72,13 @@ class GenerationStream(Response):
             else:
                 await _send_event(send, last)
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_news(send: Send, news: str | Queued) -> None:
+    if isinstance(news, Queued):
+        await _send_event(send, json.dumps({"position": news.position}), name="queued")
+    else:
+        await _send_event(send, json.dumps({"text": news}))
 
 
 async def _send_event(send: Send, data: str, name: str | None = None) -> None:

@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+_NEVER: Final = -1000.0
+"""A logit that is never drawn, and finite, so that it has a fingerprint."""
 _SPECIAL: Final = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
@@ -20,19 +22,21 @@ class ByteModel:
 
     The logits after a sequence are a fixed random function of all its tokens, so a token in the wrong slot or at the
     wrong position changes every token after it. `open` holds the thread while cleared; `failure` is raised once set;
-    an `endless` model never draws an end token.
+    an `endless` model never draws an end token. `fed` counts rows; a test may set `trims` to False.
     """
 
     vocabulary: Final = 256 + len(_SPECIAL)
     bos: Final = 256
     eos: Final = 257
     adds_bos: Final = True
+    trims = True
 
     def __init__(self, *, sharpness: float = 3.0, endless: bool = False) -> None:
         self.open = threading.Event()
         self.open.set()
         self.failure: Exception | None = None
         self.calls = 0
+        self.fed = 0
         self._sharpness = sharpness
         self._endless = endless
         self._cache: dict[int, list[int]] = {}
@@ -57,31 +61,28 @@ class ByteModel:
         """Whether the token is `</s>` or `<|im_end|>`."""
         return token in {257, 259}
 
-    def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, last: bool
-    ) -> NDArray[np.float32] | None:
-        """As `engine.Backend`. Raises Misdriven for a chunk that does not continue the slot's sequence."""
-        self._enter()
+    def keep(self, slot: int, length: int) -> None:
+        """As `engine.Backend`. Raises Misdriven for more than the slot holds."""
         sequence = self._cache.setdefault(slot, [])
-        if start == 0:
-            sequence.clear()
-        if start != len(sequence) or not tokens:
-            raise Misdriven(f"prefill of slot {slot} at {start}, which holds {len(sequence)} tokens")
-        sequence.extend(tokens)
-        return self._logits(sequence) if last else None
+        if length > len(sequence) or (0 < length < len(sequence) and not self.trims):
+            raise Misdriven(
+                f"slot {slot}, which holds {len(sequence)} tokens, cannot be cut back to {length}"
+            )
+        del sequence[length:]
 
-    def decode(self, rows: Sequence[tuple[int, int, int]]) -> NDArray[np.float32]:
+    def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> NDArray[np.float32]:
         """As `engine.Backend`. Raises Misdriven for a row that does not continue its slot's sequence."""
         self._enter()
-        if len({slot for slot, _, _ in rows}) != len(rows):
-            raise Misdriven("two rows of one slot")
-        for slot, token, position in rows:
-            if position != len(self._cache[slot]):
-                raise Misdriven(
-                    f"token for slot {slot} at {position}, which holds {len(self._cache[slot])} tokens"
-                )
-            self._cache[slot].append(token)
-        return np.stack([self._logits(self._cache[slot]) for slot, _, _ in rows])
+        self.fed += len(rows)
+        logits = []
+        for slot, token, position, wanted in rows:
+            sequence = self._cache[slot]
+            if position != len(sequence):
+                raise Misdriven(f"token for slot {slot} at {position}, which holds {len(sequence)} tokens")
+            sequence.append(token)
+            if wanted:
+                logits.append(self._logits(sequence))
+        return np.stack(logits) if logits else np.empty((0, self.vocabulary), np.float32)
 
     def _enter(self) -> None:
         self.calls += 1
@@ -94,5 +95,5 @@ class ByteModel:
         random = np.random.default_rng(int.from_bytes(seed, "little"))
         logits = (random.standard_normal(self.vocabulary) * self._sharpness).astype(np.float32)
         if self._endless:
-            logits[[token for token in range(256, self.vocabulary) if self.ends(token)]] = -np.inf
+            logits[[token for token in range(256, self.vocabulary) if self.ends(token)]] = _NEVER
         return logits

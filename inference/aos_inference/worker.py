@@ -9,17 +9,29 @@ from typing import Protocol
 
 import structlog
 
-from aos_inference import chat
-from aos_inference.engine import Engine, Step
+from aos_inference import chat, claims
+from aos_inference.engine import Engine
 from aos_inference.errors import InvalidField, UnknownModel
-from aos_inference.schemas import Answer, GenerateRequest, ModelCard, Usage
-from aos_protocol.sampling import RULE_VERSION, sampling_seed
+from aos_inference.jobs import Claim, Queued, Step
+from aos_inference.schemas import (
+    Answer,
+    GenerateRequest,
+    ModelCard,
+    ScoreAnswer,
+    ScoreItem,
+    ScoreRequest,
+    Usage,
+)
+from aos_protocol import fingerprint
+from aos_protocol.sampling import RULE_VERSION
+from aos_protocol.score_document import Score
+from aos_protocol.scoring import Accumulator
 from aos_protocol.transcript import FinishReason, Params, Transcript
 
 _log = structlog.get_logger(__name__)
 
 
-class Vocabulary(chat.Vocabulary, Protocol):
+class Vocabulary(chat.Vocabulary, claims.Vocabulary, Protocol):
     """What a worker needs of `llama.Model`."""
 
 
@@ -30,13 +42,16 @@ class Generation:
     prompt: Sequence[int]
     params: Params
     seed: bytes
+    prover: str
     output: list[int] = field(default_factory=list)
+    fingerprints: bytearray = field(default_factory=bytearray)
     text: str = ""
     finish: FinishReason | None = None
 
     def add(self, step: Step) -> None:
         """Take in the next step."""
         self.output.append(step.token)
+        self.fingerprints += step.fingerprint
         self.text += step.text
         self.finish = step.finish
 
@@ -54,25 +69,38 @@ class Worker:
 
     async def prepare(self, request: GenerateRequest) -> Generation:
         """Tokenise the request. Raises UnknownModel and InvalidField."""
-        if request.model != self.card.name:
-            raise UnknownModel(
-                f"Unknown model {request.model!r:.200}; this worker serves {self.card.name!r}."
-            )
+        self._check_model(request.model)
         # In a thread: a long prompt takes the tokeniser a while. llama.cpp's vocabulary is constant, so that is safe.
         prompt = await asyncio.to_thread(self._prompt_tokens, request)
-        if not prompt:
-            raise InvalidField("prompt: it has no tokens in this model's vocabulary; send more text.")
         params = Params(**request.params.model_dump())
-        return Generation(prompt, params, sampling_seed(bytes.fromhex(request.seed)))
+        return Generation(prompt, params, bytes.fromhex(request.seed), request.prover)
+
+    async def score(self, request: ScoreRequest) -> ScoreAnswer:
+        """Score the request's items. Raises UnknownModel, InvalidField, and what `Engine.score` raises."""
+        self._check_model(request.model)
+        started = time.monotonic()
+        asked = await asyncio.to_thread(self._claims, request.items)
+        scored = await self.engine.score(asked)
+        scores = [self._score(*each) for each in zip(request.items, asked, scored, strict=True)]
+        _log.info(
+            "scored",
+            items=len(asked),
+            positions=sum(len(claim.output) for claim in asked),
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return ScoreAnswer(scores=scores)
 
     @contextmanager
-    def run(self, generation: Generation) -> Iterator[AsyncGenerator[str, None]]:
-        """Generate, giving text as it comes; when that ends, `answer` is due. Leaving early cancels.
+    def run(self, generation: Generation) -> Iterator[AsyncGenerator[str | Queued, None]]:
+        """Generate, giving text as it comes, and before it the job's places in the queue; when that ends, `answer` is due.
+
+        Leaving early cancels.
 
         Raises what `Engine.generate` raises.
         """
         started = time.monotonic()
-        with self.engine.generate(generation.prompt, generation.params, generation.seed) as steps:
+        job = generation
+        with self.engine.generate(job.prompt, job.params, job.seed, job.prover) as steps:
             try:
                 yield _texts(generation, steps)
             finally:
@@ -100,8 +128,11 @@ class Worker:
             model=self.card.sha256,
             engine=self.card.engine,
             params=generation.params,
+            seed=generation.seed.hex(),
+            prover=generation.prover,
             prompt_tokens=tuple(generation.prompt),
             output_tokens=tuple(generation.output),
+            fingerprints=fingerprint.to_text(bytes(generation.fingerprints)),
             finish_reason=generation.finish,
         )
         return Answer(
@@ -112,17 +143,65 @@ class Worker:
             usage=Usage(prompt_tokens=len(generation.prompt), completion_tokens=len(generation.output)),
         )
 
-    def _prompt_tokens(self, request: GenerateRequest) -> list[int]:
-        if request.prompt is not None:
-            start = [self._vocabulary.bos] if self._vocabulary.adds_bos else []
-            return start + self._vocabulary.tokenize(request.prompt)
-        if self._chat is None:
-            raise InvalidField("messages: this model has no chat template; send a prompt.")
-        return self._chat.tokens([message.model_dump() for message in request.messages or ()])
+    def _check_model(self, name: str) -> None:
+        if name != self.card.name:
+            raise UnknownModel(f"Unknown model {name!r:.200}; this worker serves {self.card.name!r}.")
+
+    def _prompt_tokens(self, request: GenerateRequest | ScoreItem) -> list[int]:
+        if request.prompt is None:
+            if self._chat is None:
+                raise InvalidField("messages: this model has no chat template; send a prompt.")
+            return self._chat.tokens([message.model_dump() for message in request.messages or ()])
+        start = [self._vocabulary.bos] if self._vocabulary.adds_bos else []
+        prompt = start + self._vocabulary.tokenize(request.prompt)
+        if not prompt:
+            raise InvalidField("prompt: it has no tokens in this model's vocabulary; send more text.")
+        return prompt
+
+    def _claims(self, items: Sequence[ScoreItem]) -> list[Claim]:
+        found = []
+        for place, item in enumerate(items):
+            try:
+                found.append(self._claim(item))
+            except InvalidField as error:
+                raise InvalidField(f"items.{place}.{error}") from error
+        return found
+
+    def _claim(self, item: ScoreItem) -> Claim:
+        output = claims.spelling(self._vocabulary, item.text) if item.text else item.output_tokens or ()
+        self._check_tokens("output_tokens", output)
+        self._check_tokens("prompt_tokens", item.prompt_tokens or ())
+        packed = item.fingerprints and fingerprint.from_text(item.fingerprints, len(output))
+        return Claim(
+            prompt=item.prompt_tokens or self._prompt_tokens(item),
+            output=output,
+            params=Params(**item.params.model_dump()),
+            seed=bytes.fromhex(item.seed) if item.seed else None,
+            prover=item.prover,
+            fingerprints=packed or None,
+        )
+
+    def _check_tokens(self, name: str, tokens: Sequence[int]) -> None:
+        wrong = next((token for token in tokens if token >= self.card.vocabulary), None)
+        if wrong is not None:
+            raise InvalidField(
+                f"{name}: token {wrong} is not in this model's vocabulary of {self.card.vocabulary:,}."
+            )
+
+    def _score(self, item: ScoreItem, claim: Claim, scored: Accumulator) -> Score:
+        ambiguous = None
+        if item.text:
+            ambiguous = claims.ambiguous_from(self._vocabulary, claim.output, scored.winners)
+        return scored.score(item.subject, self.card.sha256, self.card.engine, ambiguous)
 
 
-async def _texts(generation: Generation, steps: AsyncIterator[Step]) -> AsyncGenerator[str, None]:
+async def _texts(
+    generation: Generation, steps: AsyncIterator[Step | Queued]
+) -> AsyncGenerator[str | Queued, None]:
     async for step in steps:
+        if isinstance(step, Queued):
+            yield step
+            continue
         generation.add(step)
         if step.text:
             yield step.text
