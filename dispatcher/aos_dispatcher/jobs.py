@@ -17,6 +17,7 @@ from aos_dispatcher.coalesce import Coalescer
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import Conflict, NotFound
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
+from aos_dispatcher.tags import Placement, Tagging, User, active_tags, open_before, place, store_tags
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.identity import Signer
@@ -42,15 +43,23 @@ class Submission:
         """What identifies a repeated submission, if its sender asked for that."""
         return (self.request.project, self.idempotency_key) if self.idempotency_key else None
 
+    @property
+    def user(self) -> User:
+        """Whom the job is for, as tags count users."""
+        return self.request.project, self.request.user
+
 
 class Jobs:
     """The jobs of one dispatcher identity."""
 
-    def __init__(self, database: Database, signer: Signer, domain: Domain, timeout: float) -> None:
+    def __init__(
+        self, database: Database, signer: Signer, domain: Domain, timeout: float, audit_ppm: int
+    ) -> None:
         self._database = database
         self._signer = signer
         self._domain = domain
         self._timeout = timedelta(seconds=timeout)
+        self._audit_ppm = audit_ppm
         self._intake: Coalescer[Submission, Receipt] = Coalescer(self._store, _BATCH)
 
     async def submit(
@@ -86,7 +95,10 @@ class Jobs:
             ended = await connection.execute(end.values(**values, clock=clock))
             if ended.scalar() is None:
                 return False
-            rounds = update(Round).where(Round.job_id == job_id, Round.status.in_(open_states))
+            # A challenge is about an operator, whatever becomes of the job.
+            rounds = update(Round).where(
+                Round.job_id == job_id, Round.challenge == 0, Round.status.in_(open_states)
+            )
             await connection.execute(rounds.values(status="cancelled"))
         return True
 
@@ -103,13 +115,31 @@ class Jobs:
             ]
             if rows:
                 await connection.execute(insert(Job), rows)
-                rounds = [_round(row, submission) for row, submission in zip(rows, fresh, strict=True)]
-                await connection.execute(insert(Round), rounds)
+                await self._open_rounds(connection, rows, fresh)
                 counter = update(Counter).where(Counter.name == _SEQUENCE)
                 await connection.execute(counter.values(value=last + len(rows)))
         stored = {id(submission): row for submission, row in zip(fresh, rows, strict=True)}
         by_key = known | {s.key: stored[id(s)] for s in fresh if s.key}
         return [self._outcome(s, stored.get(id(s)) or by_key[s.key]) for s in batch]
+
+    async def _open_rounds(
+        self, connection: AsyncConnection, rows: Sequence[JsonObject], submissions: Sequence[Submission]
+    ) -> None:
+        """Open each job's own round, where its user's tag puts it, and those of earlier jobs that it brings a tag to."""
+        before = await active_tags(connection, {submission.user for submission in submissions})
+        active, rounds, tagging = dict(before), [], []
+        for row, submission in zip(rows, submissions, strict=True):
+            user = submission.user
+            placement, tag = place(active.pop(user, None), row["id"], submission.request.tag)
+            if tag is not None:
+                active[user] = tag
+            rounds.append(self._round(row, submission, placement))
+            if placement.tagging:
+                tagging.append(Tagging(row["id"], user, row["sequence"], placement.tag))
+        await store_tags(connection, before, active)
+        await connection.execute(insert(Round), rounds)
+        if tagging:
+            await open_before(connection, tagging, rows[-1]["deadline"])
 
     def _row(self, submission: Submission, sequence: int, tick: int) -> JsonObject:
         job_id = sortition.job_id(self._signer.address, sequence, submission.body)
@@ -131,6 +161,22 @@ class Jobs:
             "clock": stamped(tick),
             "created_at": now,
             "deadline": now + self._timeout,
+        }
+
+    def _round(self, row: JsonObject, submission: Submission, placement: Placement) -> JsonObject:
+        job = submission.request.job
+        audited = not placement.tag and sortition.audited(bytes.fromhex(row["seed"]), self._audit_ppm)
+        return {
+            "job_id": row["id"],
+            "tag": placement.tag,
+            "position": placement.position,
+            "purpose": "audit" if audited else "job",
+            "cause": placement.cause,
+            "job_type": job.tag,
+            "model": job.model,
+            "model_sha256": submission.model_sha256,
+            "status": "created",
+            "deadline": row["deadline"],
         }
 
     def _outcome(self, submission: Submission, row: JsonObject) -> Receipt | Exception:
@@ -172,17 +218,3 @@ def _first_of_each_key(batch: Sequence[Submission], known: dict[Any, JsonObject]
             fresh.append(submission)
             seen.add(submission.key)
     return fresh
-
-
-def _round(row: JsonObject, submission: Submission) -> JsonObject:
-    request = submission.request
-    return {
-        "job_id": row["id"],
-        "tag": request.tag,
-        "position": "after" if request.tag else "",
-        "job_type": request.job.tag,
-        "model": request.job.model,
-        "model_sha256": submission.model_sha256,
-        "status": "created",
-        "deadline": row["deadline"],
-    }

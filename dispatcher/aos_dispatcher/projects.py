@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from aos_dispatcher.database import Database
-from aos_dispatcher.errors import DispatcherError, Forbidden, Unauthorized
+from aos_dispatcher.errors import DispatcherError, Forbidden, NotFound, Unauthorized
 from aos_dispatcher.tables import ApiToken, Project
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,7 +37,7 @@ class Projects:
 
     async def authorise(self, token: str | None, project: str) -> None:
         """Raise `Unauthorized` or `Forbidden` unless this token is one of this project's."""
-        owner = await self._owner(token)
+        owner = await self.owner(token)
         if owner != project:
             raise Forbidden(f"the API token is not one of a project {project!r}; 'from' is the project's id")
 
@@ -45,11 +45,14 @@ class Projects:
         """Raise unless the project's results are public, or the token is its own."""
         query = select(Project.private).where(Project.id == project)
         async with self._database.connect() as connection:
-            private = (await connection.execute(query)).scalar_one()
+            private = (await connection.execute(query)).scalar()
+        if private is None:
+            raise NotFound(f"there is no project {project!r} here")
         if private:
             await self.authorise(token, project)
 
-    async def _owner(self, token: str | None) -> str:
+    async def owner(self, token: str | None) -> str:
+        """Return the project that this token is one of. Raises `Unauthorized`."""
         if not token:
             raise Unauthorized(
                 "an API token is required: 'verify' in a submit, 'Authorization: Bearer' elsewhere"

@@ -1,0 +1,151 @@
+"""Tags of users: which rounds a job gets, and which earlier jobs are looked at again (design, section 5).
+
+A job that says its user is under suspicion, or malicious, is a *tagging* job. The user stays tagged for the
+jobs that follow it, and those that preceded it are dispatched once more. All of that is counted in the order of
+the jobs' sequence, which is their causal order too: sequence numbers and clock ticks are taken under one lock.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, delete, or_, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aos_dispatcher.tables import UserTag
+from aos_protocol.messages import Position, Tag
+
+AFTER_JOBS = 10
+"""For how many jobs after a tagging one its user stays tagged."""
+
+BEFORE_JOBS = 10
+"""How many jobs before a tagging one are looked at again, newest first."""
+
+_STRENGTH: dict[Tag, int] = {"": 0, "suspicion": 1, "malicious": 2}
+
+User = tuple[str, str]
+"""Whom a tag is on: a user id counts within its project only."""
+
+
+@dataclass(frozen=True)
+class ActiveTag:
+    """A tag that a user has: which, by which job, and for how many jobs to come."""
+
+    tag: Tag
+    cause: str
+    remaining: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Under which tag and position a job's own round runs; `cause` is the earlier job that brought the tag.
+
+    `tagging` is True when this job brings a tag itself, so that earlier jobs of its user are dispatched again.
+    """
+
+    tag: Tag
+    position: Position
+    cause: str | None
+    tagging: bool
+
+
+def place(active: ActiveTag | None, job_id: str, asked: Tag) -> tuple[Placement, ActiveTag | None]:
+    """Return where a user's next job runs, asked for under this tag, and the tag that the user has from then on.
+
+    A tag that is at least as strong as the active one takes its place and counts anew. A weaker one, and none,
+    leaves the active one standing, of which the job uses up one.
+    """
+    if active is None or _STRENGTH[asked] >= _STRENGTH[active.tag]:
+        if not asked:
+            return Placement("", "", None, tagging=False), None
+        return Placement(asked, "after", None, tagging=True), ActiveTag(asked, job_id, AFTER_JOBS)
+    left = active.remaining - 1
+    following = Placement(active.tag, "after", active.cause, tagging=False)
+    return following, ActiveTag(active.tag, active.cause, left) if left else None
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """A job that brings a tag, as `open_before` needs it."""
+
+    job_id: str
+    user: User
+    sequence: int
+    tag: Tag
+
+
+async def active_tags(connection: AsyncConnection, users: Collection[User]) -> dict[User, ActiveTag]:
+    """Return the tags that these users have. The caller holds the lock of the job sequence."""
+    chosen = [and_(UserTag.project_id == project, UserTag.user_id == user) for project, user in users]
+    rows = await connection.execute(select(UserTag.__table__).where(or_(*chosen)))
+    return {(row.project_id, row.user_id): ActiveTag(row.tag, row.cause, row.remaining) for row in rows}
+
+
+async def store_tags(
+    connection: AsyncConnection, before: dict[User, ActiveTag], after: dict[User, ActiveTag]
+) -> None:
+    """Write the tags that changed, and lift those that were used up."""
+    lifted = before.keys() - after.keys()
+    if lifted:
+        gone = [and_(UserTag.project_id == project, UserTag.user_id == user) for project, user in lifted]
+        await connection.execute(delete(UserTag).where(or_(*gone)))
+    changed = [_row(user, tag) for user, tag in after.items() if before.get(user) != tag]
+    if changed:
+        row = insert(UserTag)
+        fresh = {name: row.excluded[name] for name in ("tag", "cause", "remaining")}
+        await connection.execute(
+            row.on_conflict_do_update(index_elements=["project_id", "user_id"], set_=fresh), changed
+        )
+
+
+def _row(user: User, active: ActiveTag) -> dict[str, Any]:
+    project, user_id = user
+    return {
+        "project_id": project,
+        "user_id": user_id,
+        "tag": active.tag,
+        "cause": active.cause,
+        "remaining": active.remaining,
+    }
+
+
+# The window is the newest jobs that were not cancelled, whether they have a round under the tag already or not: tagging
+# a user again does not reach further back each time. A model whose name nobody announced cannot be asked for.
+_OPEN_BEFORE = text(
+    """
+    insert into rounds (job_id, tag, position, purpose, cause, job_type, model, model_sha256, status, deadline)
+    select earlier.id, tagging.tag, 'before', 'before', tagging.id, models.job_type, models.name, models.sha256,
+           'created', :deadline
+    from unnest(cast(:ids as text[]), cast(:projects as text[]), cast(:users as text[]),
+                cast(:sequences as bigint[]), cast(:tags as text[]))
+         as tagging(id, project_id, user_id, sequence, tag)
+    cross join lateral (
+        select jobs.id, jobs.sequence from jobs
+        where jobs.project_id = tagging.project_id and jobs.user_id = tagging.user_id
+          and jobs.sequence < tagging.sequence and jobs.status <> 'cancelled'
+        order by jobs.sequence desc limit :most
+    ) as earlier
+    join rounds as own on own.job_id = earlier.id and own.challenge = 0 and own.position <> 'before'
+    join models on models.name = own.model and models.job_type = own.job_type
+    order by tagging.sequence, earlier.sequence desc
+    on conflict (job_id, tag, challenge) do nothing
+    """
+)
+
+
+async def open_before(connection: AsyncConnection, tagging: Sequence[Tagging], deadline: datetime) -> None:
+    """Open a round at position `before` for the jobs that precede these, unless they have one under that tag."""
+    await connection.execute(
+        _OPEN_BEFORE,
+        {
+            "ids": [job.job_id for job in tagging],
+            "projects": [job.user[0] for job in tagging],
+            "users": [job.user[1] for job in tagging],
+            "sequences": [job.sequence for job in tagging],
+            "tags": [job.tag for job in tagging],
+            "most": BEFORE_JOBS,
+            "deadline": deadline,
+        },
+    )
