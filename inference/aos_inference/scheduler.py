@@ -149,10 +149,11 @@ class Scheduler:
         self._admit()
 
     def write(self, job: int, token: int) -> None:
-        """Add the token that a generation drew; it is fed in the next batch. The job must hold a slot."""
-        sequence = self._holder(self._resident[job])
-        sequence.tokens.append(token)
-        sequence.writes = True
+        """Add the token that a generation drew; it is fed in the next batch. A job that was removed meanwhile is no error."""
+        if slot := self._resident.get(job):
+            sequence = self._holder(slot)
+            sequence.tokens.append(token)
+            sequence.writes = True
 
     def remove(self, job: int, *, spoilt: bool = False) -> None:
         """Forget a job, finished or cancelled, wherever it is; one that is not there is no error.
