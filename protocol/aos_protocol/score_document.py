@@ -35,6 +35,10 @@ class Score(Message):
         for numbers in (self.distances, self.margins, self.surprisals, self.winners):
             if numbers is not None and len(numbers) != self.positions:
                 raise ValueError(f"a list of {len(numbers)} entries scores {self.positions} positions")
+        if self.level != "likelihood" and self.margins is None:
+            raise ValueError(f"a score of level {self.level} needs margins")
+        if (self.level == "fingerprint") == (self.distances is None):
+            raise ValueError("distances belong to level fingerprint, and to no other")
         return self
 
     def digest(self) -> str:

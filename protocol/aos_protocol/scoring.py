@@ -7,7 +7,8 @@ with tolerances: EPSILON in logits, ETA in probability mass. Of a claimed token 
                Rivals are the tokens that stay in the nucleus when weights heavier by EPSILON count as before them and top_p is less by ETA;
                a token that is outside even of the nucleus widened likewise is FORBIDDEN. At temperature 0: the greatest
                logit less the token's. Without a seed there is no noise to repeat, and no margin above temperature 0.
-    surprisal  minus the logarithm of the token's probability within the nucleus, in nats; FORBIDDEN outside of the widened one
+    surprisal  minus the logarithm of the token's probability within the nucleus, in nats; FORBIDDEN outside of the widened one.
+               At temperature 0: in the plain distribution (temperature 1, no nucleus), where it tells how hard the token was to guess
     entropy, variance    the mean and variance that the surprisal of a token drawn here would have
 
 The margin is Token-DiFR's idea (arXiv 2511.20621); the tolerances keep honest flips at the nucleus' edge from being counted.
@@ -64,7 +65,8 @@ def score_token(  # noqa: PLR0917 (one draw's arguments, in the order of `sampli
         raise InvalidSampling(f"Token {token} is not in the vocabulary of {logits.size}.")
     if temperature == 0:
         behind = min(float(logits.max()) - float(logits[token]), FORBIDDEN)
-        return TokenScore(int(logits.argmax()), behind, 0.0 if behind <= EPSILON else FORBIDDEN, 0.0, 0.0)
+        surprisal, entropy, variance = _Step(scale(logits, 1.0), 1.0, 1.0).likelihood(token)
+        return TokenScore(int(logits.argmax()), behind, surprisal, entropy, variance)
     step = _Step(scale(logits, temperature), temperature, top_p)
     surprisal, entropy, variance = step.likelihood(token)
     if seed is None:
