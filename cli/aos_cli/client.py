@@ -96,9 +96,9 @@ class DispatcherClient:
 
     async def detail(self, job_id: str) -> JsonObject:
         """Return a job's request and where it stands."""
-        detail = (await self._query("detail", job_id)).get("result")
-        if not isinstance(detail, dict) or not isinstance(detail.get("status"), str):
-            raise BadAnswer(f"{self.url} gave no detail of the job")
+        detail = self._result(await self._query("detail", job_id), "detail of the job")
+        if not isinstance(detail.get("status"), str):
+            raise BadAnswer(f"{self.url} gave no status of the job")
         return detail
 
     async def cancel(self, job_id: str) -> str:
@@ -108,6 +108,19 @@ class DispatcherClient:
     async def evidence(self, job_id: str) -> JsonObject:
         """Return a job's evidence document as it stands; `checks` checks it."""
         return await self._call("GET", f"/api/job/evidence/{job_id}", headers=self._bearer())
+
+    async def challenge(self, body: JsonObject) -> JsonObject:
+        """Open a challenge of a result, or return the open one; the project's token goes along if it is known."""
+        return await self._opened("/api/job/challenge", body)
+
+    async def appeal(self, body: JsonObject) -> JsonObject:
+        """Open an operator's appeal, or return the open one."""
+        return await self._opened("/api/operator/appeal", body)
+
+    async def standing(self, operator: str) -> JsonObject:
+        """Return where an operator stands, and what was found against it."""
+        answer = await self._call("GET", f"/api/operator/standing/{operator}", headers=self._bearer())
+        return self._result(answer, "standing of the operator")
 
     async def until_ended(self, job_id: str) -> JsonObject:
         """Wait for a job's end, however long that takes, and return its detail."""
@@ -122,6 +135,15 @@ class DispatcherClient:
         if not isinstance(operators, int):
             raise BadAnswer(f"{self.url} is no AOS dispatcher: /readyz counts no operators")
         return Readiness(operators, _skew(response.headers))
+
+    async def _opened(self, path: str, body: JsonObject) -> JsonObject:
+        return self._result(await self._call("POST", path, body, self._bearer()), "challenge")
+
+    def _result(self, answer: JsonObject, what: str) -> JsonObject:
+        result = answer.get("result")
+        if not isinstance(result, dict):
+            raise BadAnswer(f"{self.url} gave no {what}")
+        return result
 
     async def _query(self, what: str, job_id: str) -> JsonObject:
         return await self._call("POST", f"/api/job/{what}", {"job_id": job_id}, self._bearer())

@@ -3,12 +3,9 @@
 Data goes to stdout, so that `$(aos submit ...)` is a job id; everything said besides goes to stderr.
 """
 
-import asyncio
 import json
-import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +13,7 @@ from aos_cli.checks import Expected, check_job, domain_of, passed, table_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
 from aos_cli.failures import BadAnswer
+from aos_cli.looks import looks_of, said_of, show_looks
 from aos_cli.receipts import verify_receipt
 from aos_cli.show import make_console, show_answers
 from aos_cli.target import (
@@ -26,13 +24,11 @@ from aos_cli.target import (
     Project,
     Target,
     TokenFile,
-    find_target,
-    read_token,
+    call,
+    target_of,
 )
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import Receipt
-
-T = TypeVar("T")
+from aos_protocol.messages import Claim, Receipt, parse_message
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -63,6 +59,22 @@ def submit(
     ] = "",
     user: Annotated[str, typer.Option(help="The user or device that the job is for.")] = "aos-cli",
     job_type: Annotated[Literal["opml", "tee"], typer.Option(help="Which kind of worker runs it.")] = "opml",
+    claim_text: Annotated[
+        str | None,
+        typer.Option(
+            help="Have this answer scored instead of generating one: somebody says that the model gave it.",
+            show_default=False,
+        ),
+    ] = None,
+    claim_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The same, for a claim in JSON: text or output_tokens, and seed, prover and fingerprints as far as they are "
+            "known. The more it has, the more its verdict says.",
+            show_default=False,
+        ),
+    ] = None,
     project: Project = None,
     idempotency_key: Annotated[
         str | None,
@@ -83,7 +95,7 @@ def submit(
     The dispatcher's signed receipt is held against the request before the id is printed: it must bind exactly this request
     to this id, and be signed by --dispatcher-address (that of the running `aos up` is known).
     """
-    target = _target(data, dispatcher, token_file, address=dispatcher_address, project=project)
+    target = target_of(data, dispatcher, token_file, address=dispatcher_address, project=project)
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop or None}
     job = {
         "tag": job_type,
@@ -91,6 +103,9 @@ def submit(
         "model": _required("--model NAME", model or target.model),
         "params": {name: value for name, value in given.items() if value is not None},
     }
+    claim = _claim(claim_text, claim_file)
+    if claim is not None:
+        job["claim"] = claim
     request = {
         "from": _required("--project ID", target.project),
         "tag": tag,
@@ -98,14 +113,14 @@ def submit(
         "job": job,
     }
 
-    async def call(client: DispatcherClient) -> None:
+    async def ask(client: DispatcherClient) -> None:
         receipt = await client.submit(request, idempotency_key=idempotency_key)
         await _hold(client, receipt, request, target)
         typer.echo(receipt.job_id)
         if wait:
             await _wait(client, receipt.job_id)
 
-    _call(target, call)
+    call(target, ask)
 
 
 def result(
@@ -115,8 +130,8 @@ def result(
     token_file: TokenFile = None,
     data: Data = None,
 ) -> None:
-    """Print a job's answers so far: one for each member of its committee that has answered."""
-    rows = _call(_target(data, dispatcher, token_file), lambda client: client.results(job_id))
+    """Print what a job's operators said so far: who executed and who verified, with the verdicts, and the answers."""
+    rows = call(target_of(data, dispatcher, token_file), lambda client: client.results(job_id))
     if as_json:
         _print_json(rows)
     elif rows:
@@ -128,15 +143,17 @@ def result(
 def detail(
     job_id: JobId, dispatcher: Dispatcher = None, token_file: TokenFile = None, data: Data = None
 ) -> None:
-    """Print a job's request and where it stands, as JSON."""
-    _print_json(_call(_target(data, dispatcher, token_file), lambda client: client.detail(job_id)))
+    """Print a job's request, where it stands and the verdict on it, as JSON; stderr says the verdict in a sentence."""
+    said = call(target_of(data, dispatcher, token_file), lambda client: client.detail(job_id))
+    _print_json(said)
+    typer.echo(said_of(said), err=True)
 
 
 def cancel(
     job_id: JobId, dispatcher: Dispatcher = None, token_file: TokenFile = None, data: Data = None
 ) -> None:
     """Cancel a job and print its status: `cancelled`, or how it had ended before. Needs the project's token."""
-    typer.echo(_call(_target(data, dispatcher, token_file), lambda client: client.cancel(job_id)))
+    typer.echo(call(target_of(data, dispatcher, token_file), lambda client: client.cancel(job_id)))
 
 
 def verify(
@@ -150,23 +167,52 @@ def verify(
 ) -> None:
     """Fetch a job's evidence and check all of it here; the exit status is 0 only if every check passes.
 
-    A check that could not be made is a SKIP and no pass: of a job that is not finished, say, or of a dispatcher whose
-    address is not known beforehand.
+    Above the checks stands who did what: executor and verifiers of each look at the job, with the verdict on each score,
+    computed here from the signed numbers.
+
+    A check that could not be made is a SKIP and no pass: of a job that is not finished, say, of an answer that nobody was
+    asked to score, or of a dispatcher whose address is not known beforehand.
     """
-    target = _target(data, dispatcher, token_file, address=dispatcher_address)
+    target = target_of(data, dispatcher, token_file, address=dispatcher_address)
 
     async def fetch(client: DispatcherClient) -> tuple[JsonObject, list[JsonObject]]:
         return await client.evidence(job_id), await client.results(job_id)
 
-    document, rows = _call(target, fetch)
+    document, rows = call(target, fetch)
     checks = check_job(document, Expected(job_id, target.address, rows))
+    looks = looks_of(document)
     if as_json:
         table = [{"id": check.id, "status": check.status, "what": check.what} for check in checks]
-        _print_json({"job_id": job_id, "passed": passed(checks), "checks": table})
+        looked = [look.to_json() for look in looks]
+        _print_json({"job_id": job_id, "passed": passed(checks), "checks": table, "rounds": looked})
     else:
-        make_console().print(table_of(checks))
+        console = make_console()
+        show_looks(console, looks)
+        console.print(table_of(checks))
     if not passed(checks):
         raise CliError("not every check passed: this job is not verified")
+
+
+def _claim(text: str | None, file: Path | None) -> JsonObject | None:
+    """Return the claim to be scored, checked before it is sent.
+
+    Raises:
+        CliError: when two are given, or the file holds none.
+    """
+    if text is None and file is None:
+        return None
+    if text is not None and file is not None:
+        raise CliError("give --claim-text or --claim-file, not both: a job has one claim")
+    if file is None:
+        return {"text": text}
+    try:
+        claim = json.loads(file.read_text(encoding="utf-8"))
+        parse_message(Claim, claim)
+    except (OSError, ValueError, InvalidMessage) as error:
+        raise CliError(
+            f'the claim in {file} cannot be used: {error}; it is JSON like {{"output_tokens": [1, 2], "seed": "..."}}'
+        ) from error
+    return dict(claim)
 
 
 async def _hold(client: DispatcherClient, receipt: Receipt, request: JsonObject, target: Target) -> None:
@@ -186,26 +232,6 @@ async def _wait(client: DispatcherClient, job_id: str) -> None:
     if ended["status"] != "completed":
         raise CliError(f"job {job_id} {ended['status']}: {ended.get('reason')}")
     show_answers(make_console(), await client.results(job_id))
-
-
-def _target(
-    data: Path | None,
-    url: str | None,
-    token_file: Path | None,
-    *,
-    address: str | None = None,
-    project: str | None = None,
-) -> Target:
-    token = read_token(token_file, os.environ.get("AOS_TOKEN"))
-    return find_target(data, url, address=address, project=project, token=token)
-
-
-def _call(target: Target, what: Callable[[DispatcherClient], Awaitable[T]]) -> T:
-    async def call() -> T:
-        async with DispatcherClient(target.url, token=target.token) as client:
-            return await what(client)
-
-    return asyncio.run(call())
 
 
 def _required(option: str, value: str | None) -> str:

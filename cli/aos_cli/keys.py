@@ -66,7 +66,7 @@ def new(
     """
     if path.exists():  # before anybody types a password
         raise _exists(path)
-    typer.echo(new_keystore(path, _password(password_file, confirm=True)))
+    typer.echo(new_keystore(path, ask_password(password_file, confirm=True)))
 
 
 @app.command(epilog="Example: aos keys show operator-key.json --password-file operator-password.txt")
@@ -75,12 +75,17 @@ def show(
     password_file: PasswordFile = None,
 ) -> None:
     """Open a keystore and print its address and public key, so that you know that file and password fit."""
-    signer = open_keystore(path, _password(password_file, confirm=False))
+    signer = open_keystore(path, ask_password(password_file))
     typer.echo(f"address     {signer.address}")
     typer.echo(f"public key  {signer.public_key.hex()}")
 
 
-def _password(password_file: Path | None, *, confirm: bool) -> str:
+def ask_password(password_file: Path | None, *, confirm: bool = False) -> str:
+    """Return a keystore's password: from the file, or asked for on the terminal.
+
+    Raises:
+        PasswordError: when there is neither.
+    """
     if password_file is not None:
         return read_password_file(password_file)
     if not sys.stdin.isatty():

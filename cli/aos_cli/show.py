@@ -4,10 +4,21 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from aos_cli.client import JsonObject
 
+COLOURS = {"match": "green", "mismatch": "bold red", "inconclusive": "yellow"}
+"""How verdicts are coloured."""
+
+_MEANING = {
+    "match": "verdict: match. The verifiers ran the same prompt and tokens through their own copies of the model, and found "
+    "what only that model gives.",
+    "mismatch": "verdict: mismatch. By the verifiers' own copies of the model, this answer is not what it is said to be.",
+    "inconclusive": "verdict: inconclusive. It could not be decided, which is no failure; the reason says what would decide it.",
+    None: "no verdict: nobody has scored this answer, so nothing but its operator's signature stands for it.",
+}
 _FILE_WIDTH = 200
 
 
@@ -17,11 +28,33 @@ def make_console() -> Console:
 
 
 def show_answers(console: Console, rows: Sequence[JsonObject]) -> None:
-    """Print a job's answers, each under the operator that signed it, without its control characters."""
+    """Print who executed and who verified, with verdicts, then the answers, each under the operator that signed it.
+
+    What operators chose the text of is printed without its control characters.
+    """
+    table = Table(box=None, show_header=True, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("operator", "role", "verdict", "reason"):
+        table.add_column(column, overflow="fold", no_wrap=column != "reason")
     for row in rows:
-        tag = f"  {row['tag']}" if row.get("tag") else ""
-        console.print(Text(f"{row.get('operator')}{tag}", "cyan"), soft_wrap=True)
-        console.print(Text(printable(str(row.get("result"))).strip()), soft_wrap=True)
+        verdict = str(row.get("verdict") or "-")
+        reason = Text(printable(str(row.get("reason") or "")))
+        role = " ".join(str(row[key]) for key in ("role", "tag", "position") if row.get(key))
+        table.add_row(
+            Text(str(row.get("operator"))), Text(role), Text(verdict, COLOURS.get(verdict, "")), reason
+        )
+    console.print(table)
+    for row in rows:
+        text = printable(str(row.get("result") or "")).strip()
+        if text:
+            tag = f"  {row['tag']}" if row.get("tag") else ""
+            console.print()
+            console.print(Text(f"{row.get('operator')}{tag}", "cyan"), soft_wrap=True)
+            console.print(Text(text), soft_wrap=True)
+
+
+def verdict_text(outcome: str | None) -> str:
+    """Return what a verdict means, in a sentence."""
+    return _MEANING[outcome if outcome in COLOURS else None]
 
 
 def printable(text: str) -> str:

@@ -4,19 +4,25 @@ The token and the address of a stack on this machine are used for that stack onl
 the other.
 """
 
+import asyncio
+import os
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from aos_cli.client import DispatcherClient
 from aos_cli.data import DataFolder
 from aos_cli.embedded import default_data_folder
 from aos_cli.errors import CliError
 from aos_cli.failures import NoDispatcher
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
+
+T = TypeVar("T")
 
 _JOB_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -27,7 +33,8 @@ def _job_id(text: str) -> str:
     return text
 
 
-def _address(text: str | None) -> str | None:
+def checked_address(text: str | None) -> str | None:
+    """Return an address in EIP-55 form; what is none is a usage error."""
     try:
         return checksum_address(text) if text is not None else None
     except InvalidAddress as error:
@@ -56,7 +63,7 @@ DispatcherAddress = Annotated[
     typer.Option(
         envvar="AOS_DISPATCHER_ADDRESS",
         metavar="0x...",
-        callback=_address,
+        callback=checked_address,
         help="The address that the dispatcher must prove to have. Default: that of the running `aos up`.",
         show_default=False,
     ),
@@ -139,3 +146,26 @@ def read_token(file: Path | None, environment: str | None) -> str | None:
     if len(lines) != 1:
         raise CliError(f"the token file {file} must hold one API token and nothing else")
     return lines[0]
+
+
+def target_of(
+    data: Path | None,
+    url: str | None,
+    token_file: Path | None,
+    *,
+    address: str | None = None,
+    project: str | None = None,
+) -> Target:
+    """Return the target of a command from its options and the environment. Raises as `find_target` and `read_token` do."""
+    token = read_token(token_file, os.environ.get("AOS_TOKEN"))
+    return find_target(data, url, address=address, project=project, token=token)
+
+
+def call(target: Target, what: Callable[[DispatcherClient], Awaitable[T]]) -> T:
+    """Ask a dispatcher something, as its project if the token is known."""
+
+    async def ask() -> T:
+        async with DispatcherClient(target.url, token=target.token) as client:
+            return await what(client)
+
+    return asyncio.run(ask())

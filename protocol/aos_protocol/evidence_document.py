@@ -1,12 +1,12 @@
 """The form of a job's evidence document, version 1, as `GET /api/job/evidence/{job_id}` returns it.
 
-Tickets and results stand in it as the signed frames that operators sent, text for text, because that
+Tickets, results and scores stand in it as the signed frames that operators sent, text for text, because that
 text is what their signatures cover. `aos_protocol.evidence` checks a document.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aos_protocol.messages import (
     Address,
@@ -21,9 +21,13 @@ from aos_protocol.messages import (
     Role,
     Signature,
     Tag,
+    Text,
 )
 
 VERSION = "aos-evidence/1"
+
+Status = Literal["created", "dispatched", "completed", "failed", "cancelled"]
+"""How far a job or a round is."""
 
 
 class DispatcherIdentity(Message):
@@ -48,7 +52,7 @@ class JobDocument(Message):
     request: dict[str, Any]
     request_digest: Hex32
     receipt: Signature
-    status: Literal["created", "dispatched", "completed", "failed", "cancelled"]
+    status: Status
     reason: str
     clock: ClockMap
 
@@ -110,11 +114,33 @@ class PolicyDocument(Message):
     audit_ppm: int = Field(ge=0, le=1_000_000)
 
 
+class PleaDocument(Message):
+    """Who had a result scored again, and why: an operator by its EIP-712 signature, the project, or the dispatcher itself.
+
+    The dispatcher does so when a round found a mismatch: nobody is punished for what only one committee has seen.
+    """
+
+    purpose: Literal["challenge", "appeal"]
+    by: Literal["dispatcher", "project", "operator"]
+    operator: Address | None
+    reason: Text
+    signature: Signature | None
+
+    @model_validator(mode="after")
+    def _signed_by_operators_only(self) -> Self:
+        if (self.by == "operator", self.by == "operator") != (
+            self.operator is not None,
+            self.signature is not None,
+        ):
+            raise ValueError("an operator, and nobody else, has an address and a signature here")
+        return self
+
+
 class RoundDocument(Message):
     """One dispatch of the job; what has not happened yet is null or empty.
 
-    A challenge (its number is not 0) has a `seed` of its own, and as `subject` the signed frame of the result that it scores
-    again. `cause` is the tagged job that had this round held for another one. `scores` are the verifiers' signed frames.
+    A challenge (its number is not 0) has a `seed` of its own, as `subject` the signed frame of the result that it scores
+    again, and a `plea`. `cause` is the tagged job that had this round held for another one. `scores` are the verifiers' signed frames.
     """
 
     verify_id: str
@@ -124,10 +150,11 @@ class RoundDocument(Message):
     cause: Hex32 | None
     seed: SeedDocument | None
     subject: str | None
+    plea: PleaDocument | None
     scores: list[str]
     verdict: VerdictDocument | None
     model: ModelOffer
-    status: str
+    status: Status
     registry: RegistryDocument | None
     draw_clock: ClockMap | None
     electorate: list[ElectorDocument] | None

@@ -1,19 +1,50 @@
-"""A whole job without I/O: the evidence that an honest dispatcher and honest operators would leave."""
+"""Whole jobs without I/O: the evidence that an honest dispatcher and honest operators would leave, all keys real.
 
+story = Story("suspicion")
+story.own()
+story.challenge()
+document = story.document()
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from aos_protocol import sortition, vrf
+from aos_protocol import fingerprint, sortition, vrf
 from aos_protocol.canonical import digest
-from aos_protocol.frames import seal_reply
+from aos_protocol.clock import VectorClock
+from aos_protocol.evidence_view import open_result
+from aos_protocol.frames import seal_reply, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch, Draw, SubmitRequest, Ticket, parse_message
-from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
-from aos_protocol.verification import check_ticket
-from support.operators import MODEL, ScriptedOperator
+from aos_protocol.messages import (
+    Draw,
+    JobResult,
+    JobScore,
+    ModelOffer,
+    Role,
+    SubmitRequest,
+    Ticket,
+    Vrf,
+    parse_message,
+)
+from aos_protocol.score_document import Score
+from aos_protocol.sortition import Candidate
+from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import ChallengeClaim, Domain, ReceiptClaim, sign_typed
+from aos_protocol.verdict import judge, overall
+from aos_protocol.verification import Terms, check_ticket, result_claim, score_claim
+from support.calibration import calibration
 
 DISPATCHER = Signer(b"\x11" * 32)
 NO_REGISTRY = "0x" + "0" * 40
-REQUEST = {
+DOMAIN = Domain(0, NO_REGISTRY)
+MODEL = ModelOffer(name="tiny.gguf", sha256=hashlib.sha256(b"tiny").hexdigest())
+CALIBRATION = calibration(MODEL.sha256)
+CAUSE = "c" * 64
+"""A tagged job of the same user, by which a story's job gets rounds."""
+
+REQUEST: dict[str, Any] = {
     "from": "shop",
     "tag": "",
     "user": "device 1",
@@ -24,121 +55,417 @@ REQUEST = {
         "params": {"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024},
     },
 }
+TOKENS = [4, 5, 2]
+Drawn = dict[str, tuple[str, Ticket, Candidate]]
+"""Of a draw, by operator: the signed frame of its ticket, the ticket, and its place."""
+CLAIM = {"output_tokens": TOKENS}
+SEEDED = CLAIM | {"seed": "5" * 64}
+FINGERPRINTED = SEEDED | {"prover": "somebody", "fingerprints": fingerprint.to_text(bytes(16 * len(TOKENS)))}
+HONEST, CHEATING = 0.001, 0.3
+"""Distances between fingerprints of the calibration's own model, and of a coarser one."""
 
 
-def honest_evidence(tag: str = "", operators: int = 4) -> dict[str, Any]:
-    """The evidence document of a completed job, its calls answered by that many operators."""
-    body = REQUEST | {"tag": tag}
-    request = parse_message(SubmitRequest, body)
-    job_id = sortition.job_id(DISPATCHER.address, 1, body)
-    proof = vrf.prove(DISPATCHER, sortition.seed_alpha(job_id))
-    seed = vrf.verify(DISPATCHER.public_key, sortition.seed_alpha(job_id), proof).hex()
-    receipt = sign_typed(DISPATCHER, Domain(0, NO_REGISTRY), ReceiptClaim(job_id, 1, digest(body)))
-    crew = [_operator(number) for number in range(2, operators + 2)]
-    shares = sortition.equal_shares([operator.signer.address for operator in crew])
-    common = {
-        "job_id": job_id,
-        "tag": tag,
-        "position": "after" if tag else "",
-        "seed": seed,
-        "seed_proof": proof.hex(),
-        "model": MODEL.to_json(),
-    }
-    electorate, tickets, ranking = [], {}, []
-    for operator, (address, start, end) in zip(crew, shares, strict=True):
-        what = {"job_type": "opml", "vrf_prompt_hash": request.job.prompt_hash(), "clock": {"1": "2"}}
-        draw = parse_message(Draw, common | what | {"range_start": start, "range_end": end})
-        ticket = _ticket(operator, draw)
-        frame = seal_reply(
-            operator.signer, "7", {"code": 200, "message": "success", "ticket": ticket.to_json()}
+def honest_evidence(tag: str = "", operators: int = 4, audit_ppm: int = 1_000_000) -> dict[str, Any]:
+    """The evidence of a completed job that verifiers found to match."""
+    story = Story(tag, operators=operators, audit_ppm=audit_ppm)
+    story.own()
+    return story.document()
+
+
+@dataclass
+class Actor:
+    """One operator: it signs, draws and ticks."""
+
+    number: int
+    signer: Signer = field(init=False)
+    counter: int = 0
+
+    def __post_init__(self) -> None:
+        self.signer = Signer(bytes([self.number]) * 32)
+
+    @property
+    def address(self) -> str:
+        return self.signer.address
+
+    def tick(self, *known: dict[str, str]) -> dict[str, str]:
+        """The clock of its next message: what it knows of the job, and its own counter one higher."""
+        self.counter += 1
+        return merged({str(self.number): str(self.counter)}, *known)
+
+    def ticket(self, draw: Draw) -> Ticket:
+        alpha = bytes.fromhex(draw.seed) + bytes.fromhex(draw.vrf_prompt_hash)
+        proof = vrf.prove(self.signer, alpha)
+        output = vrf.verify(self.signer.public_key, alpha, proof)
+        threshold = sortition.ticket_threshold(draw.range_start, draw.range_end, draw.tag, draw.position)
+        drawn = Vrf(
+            selected=sortition.ticket_value(output) < threshold,
+            vrf_prompt_hash=draw.vrf_prompt_hash,
+            vrf_random_value=output.hex(),
+            vrf_verify_pubkey=self.signer.public_key.hex(),
+            vrf_proof=proof.hex(),
         )
-        electorate.append({"operator": address, "frame": frame.text, "reason": ""})
-        tickets[address] = ticket
-        ranking.append(check_ticket(ticket, draw, address))
-    ranking = sortition.rank(ranking)
-    members = sortition.committee(ranking, sortition.committee_minimum(tag))
-    clock = {"1": "3"}
-    for member in members:
-        clock |= {k: v for k, v in tickets[member.operator].clock.items() if k != "1"}
-    results = []
-    ended = {"1": "9"}
-    for member in members:
-        operator = next(o for o in crew if o.signer.address == member.operator)
-        start, end = next((s, e) for a, s, e in shares if a == member.operator)
-        what = {
-            "user": request.user,
-            "signature": receipt,
-            "clock": clock,
-            "job": request.job.to_json(),
-            "sequence": 1,
+        return Ticket(
+            job_id=draw.job_id,
+            tag=draw.tag,
+            position=draw.position,
+            challenge=draw.challenge,
+            operator=self.address,
+            vrf=drawn,
+            clock=self.tick(draw.clock),
+        )
+
+    def result(self, terms: Terms, ticket: Ticket, role: Role) -> tuple[str, JobResult]:
+        """The signed frame of an answer, and what is in it."""
+        made = Transcript.from_json(transcript(terms, self.address))
+        said = {
+            "result": "a sensible answer",
+            "role": role,
+            "transcript": made.to_json(),
+            **self._common(terms, ticket, terms.dispatch_clock),
         }
-        what |= {"request_digest": digest(body), "range_start": start, "range_end": end, "role": "executor"}
-        dispatch = parse_message(Dispatch, common | what)
-        said = operator.result(dispatch)
-        results.append(operator.request("job_result", said).text)
-        ended[str(operator.number)] = said["clock"][str(operator.number)]
-    return {
-        "version": "aos-evidence/1",
-        "dispatcher": {"address": DISPATCHER.address, "public_key": DISPATCHER.public_key.hex()},
-        "domain": {"chain_id": 0, "registry": NO_REGISTRY},
-        "job": {
-            "job_id": job_id,
-            "sequence": 1,
-            "request": body,
-            "request_digest": digest(body),
-            "receipt": receipt,
-            "status": "completed",
+        claim = result_claim(parse_message(JobResult, said), terms.job.params.digest(), made)
+        said["signature"] = sign_typed(self.signer, DOMAIN, claim)
+        return seal_request(self.signer, "8", "job_result", [said]).text, parse_message(JobResult, said)
+
+    def score(
+        self, terms: Terms, ticket: Ticket, score: Score, operator: str | None, known: dict[str, str]
+    ) -> str:
+        """The signed frame of a score; `known` is the clock of the call."""
+        said = {
+            "challenge": terms.challenge,
+            "subject": score.subject,
+            "subject_operator": operator,
+            "score": score.to_json(),
+            **self._common(terms, ticket, known),
+        }
+        claim = score_claim(parse_message(JobScore, said), terms.job.params.digest())
+        said["signature"] = sign_typed(self.signer, DOMAIN, claim)
+        return seal_request(self.signer, "9", "job_score", [said]).text
+
+    def _common(self, terms: Terms, ticket: Ticket, known: Any) -> dict[str, Any]:
+        return {
+            "user": terms.user,
+            "job_id": terms.job_id,
+            "tag": terms.tag,
+            "position": terms.position,
             "reason": "",
-            "clock": ended,
-        },
-        "seed": {"value": seed, "proof": proof.hex()},
-        "rounds": [
-            {
-                "verify_id": "1",
-                "tag": tag,
-                "position": common["position"],
-                "model": MODEL.to_json(),
+            "vrf": ticket.vrf.to_json(),
+            "clock": self.tick(dict(known)),
+            "operator": self.address,
+            "signature": "0" * 130,
+            "model": MODEL.to_json(),
+        }
+
+
+class Story:
+    """One job of an honest network, told round by round. `lost` members are away when they are called, and replaced.
+
+    `distance` is what every verifier measures between claimed and own fingerprints: 0.001 is honest, 0.3 is another model's.
+    """
+
+    def __init__(
+        self,
+        tag: str = "",
+        *,
+        operators: int = 6,
+        audit_ppm: int = 1_000_000,
+        calibrated: bool = True,
+        distance: float = HONEST,
+        **job: Any,
+    ) -> None:
+        self.body = REQUEST | {"tag": tag, "job": REQUEST["job"] | job}
+        self.request = parse_message(SubmitRequest, self.body)
+        self.job_id = sortition.job_id(DISPATCHER.address, 1, self.body)
+        self.audit_ppm = audit_ppm
+        self.distance = distance
+        self.calibrated = calibrated
+        self.crew = [Actor(number) for number in range(2, operators + 2)]
+        self.seed = self._seed(0)
+        self.rounds: list[dict[str, Any]] = []
+        self.rejections: list[dict[str, str]] = []
+        self._clock = {"1": "1"}
+        self._ended: dict[str, str] = {}
+
+    def own(self, *, lost: int = 0, cause_tag: str = "") -> dict[str, Any]:
+        """The job's own round; with `cause_tag`, under the tag that an earlier job of the user brought."""
+        tag = cause_tag or self.request.tag
+        round_ = self._hold(tag, "after" if tag else "", cause=CAUSE if cause_tag else None, lost=lost)
+        self._ended = dict(self._clock)
+        return round_
+
+    def before(self, tag: str) -> dict[str, Any]:
+        """Another look at the job, because a later one of its user is tagged."""
+        return self._hold(tag, "before", cause=CAUSE)
+
+    def challenge(
+        self, *, round_: int = 0, by: str = "dispatcher", purpose: str = "challenge"
+    ) -> dict[str, Any]:
+        """Another committee's look at the executor's result of an earlier round.
+
+        An `operator` that challenges is one that neither made that result nor sat on its committee's first seat; an appeal is
+        its maker's.
+        """
+        held = self.rounds[round_]
+        said = open_result(held["results"][0])
+        challenger = None
+        if by == "operator":
+            own = purpose == "appeal"
+            challenger = next(actor for actor in self.crew if (actor.address == said.operator) == own)
+        row = f"{said.operator}_{self.job_id}_{held['tag']}"
+        plea = _plea(by, purpose, row, challenger)
+        number = 1 + max(other["challenge"] for other in self.rounds)
+        return self._hold("suspicion", "after", challenge=number, challenged=held["results"][0], plea=plea)
+
+    def reject(self) -> None:
+        """An operator's answer comes once more, after everything, and is refused."""
+        frame = self.rounds[0]["results"][0]
+        self.rejections.append(
+            {"operator": open_result(frame).operator, "reason": "the job has ended", "frame": frame}
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The evidence of everything held so far."""
+        receipt = ReceiptClaim(self.job_id, 1, digest(self.body))
+        return {
+            "version": "aos-evidence/1",
+            "dispatcher": {"address": DISPATCHER.address, "public_key": DISPATCHER.public_key.hex()},
+            "domain": {"chain_id": 0, "registry": NO_REGISTRY},
+            "job": {
+                "job_id": self.job_id,
+                "sequence": 1,
+                "request": self.body,
+                "request_digest": digest(self.body),
+                "receipt": sign_typed(DISPATCHER, DOMAIN, receipt),
                 "status": "completed",
-                "registry": {
-                    "max_range": sortition.MAX_RANGE,
-                    "operators": [
-                        {"operator": a, "number": o.number, "start": s, "end": e}
-                        for o, (a, s, e) in zip(crew, shares, strict=True)
-                    ],
-                },
-                "draw_clock": {"1": "2"},
-                "electorate": electorate,
-                "dispatch_clock": clock,
-                "committee": [
-                    {
-                        "operator": m.operator,
-                        "role": "executor",
-                        "filled": m.filled,
-                        "state": "answered",
-                        "reason": "",
-                    }
-                    for m in members
-                ],
-                "results": results,
+                "reason": "",
+                "clock": self._ended,
+            },
+            "seed": self.seed,
+            "policy": {"audit_ppm": self.audit_ppm},
+            "calibrations": [CALIBRATION.to_json()] if self.calibrated else [],
+            "rounds": self.rounds,
+            "rejections": self.rejections,
+        }
+
+    def _seed(self, challenge: int) -> dict[str, str]:
+        alpha = sortition.seed_alpha(self.job_id, challenge)
+        proof = vrf.prove(DISPATCHER, alpha)
+        return {"value": vrf.verify(DISPATCHER.public_key, alpha, proof).hex(), "proof": proof.hex()}
+
+    def _tick(self, *known: dict[str, str]) -> dict[str, str]:
+        self._clock = merged(self._clock, {"1": str(int(self._clock["1"]) + 1)}, *known)
+        return dict(self._clock)
+
+    def _hold(
+        self,
+        tag: str,
+        position: str,
+        *,
+        challenge: int = 0,
+        cause: str | None = None,
+        challenged: str | None = None,
+        plea: dict[str, Any] | None = None,
+        lost: int = 0,
+    ) -> dict[str, Any]:
+        seed = self._seed(challenge) if challenge else self.seed
+        without = {open_result(challenged).operator, plea["operator"]} if challenged and plea else set()
+        draw_clock = self._tick()
+        drawn = self._draw(tag, position, challenge, seed, draw_clock, without)
+        audit = not tag and sortition.audited(bytes.fromhex(self.seed["value"]), self.audit_ppm)
+        ranking = sortition.rank(candidate for _, _, candidate in drawn.values())
+        members = sortition.committee(ranking, sortition.committee_minimum(tag, audit=audit))
+        dispatched = self._tick(*(drawn[member.operator][1].clock for member in members))
+        executes = challenged is None and self.request.job.claim is None
+        seats = self._seats(ranking[: len(members) + lost], lost, executes=executes)
+        terms = Terms(
+            self.job_id, self.request.user, self.request.job, self.seed["value"], tag, position, MODEL.sha256, dispatched, challenge
+        )  # fmt: skip
+        results = self._execute(terms, seats, drawn) if executes else []
+        subject = challenged or (results[0] if executes else None)
+        scores = self._score(terms, seats, drawn, subject) if len(seats) > lost + executes else []
+        self._tick()
+        round_ = {
+            "verify_id": str(len(self.rounds) + 1),
+            "tag": tag,
+            "position": position,
+            "challenge": challenge,
+            "cause": cause,
+            "seed": seed if challenge else None,
+            "subject": challenged,
+            "plea": plea,
+            "model": MODEL.to_json(),
+            "status": "completed",
+            "registry": self._registry(),
+            "draw_clock": draw_clock,
+            "electorate": [
+                {"operator": operator, "frame": frame, "reason": ""}
+                for operator, (frame, _, _) in drawn.items()
+            ],
+            "dispatch_clock": dispatched,
+            "committee": seats,
+            "results": results,
+            "scores": scores,
+            "verdict": self._verdict(subject, len(scores)),
+        }
+        self.rounds.append(round_)
+        return round_
+
+    def _draw(
+        self,
+        tag: str,
+        position: str,
+        challenge: int,
+        seed: dict[str, str],
+        clock: dict[str, str],
+        without: set[str],
+    ) -> Drawn:
+        """Every asked operator's frame, ticket and place."""
+        drawn = {}
+        for entry in self._registry()["operators"]:
+            if entry["operator"] in without:
+                continue
+            draw = Draw(
+                job_id=self.job_id,
+                tag=tag,
+                position=position,
+                challenge=challenge,
+                job_type="opml",
+                model=MODEL,
+                seed=seed["value"],
+                seed_proof=seed["proof"],
+                vrf_prompt_hash=self.request.job.prompt_hash(),
+                range_start=entry["start"],
+                range_end=entry["end"],
+                clock=clock,
+            )
+            actor = self._actor(entry["operator"])
+            ticket = actor.ticket(draw)
+            reply = {"code": 200, "message": "success", "ticket": ticket.to_json()}
+            frame = seal_reply(actor.signer, "7", reply).text
+            drawn[actor.address] = (frame, ticket, check_ticket(ticket, draw, actor.address))
+        return drawn
+
+    def _seats(self, candidates: Sequence[Candidate], lost: int, *, executes: bool) -> list[dict[str, Any]]:
+        return [
+            {
+                "operator": candidate.operator,
+                "role": "executor" if executes and rank <= lost else "verifier",
+                "filled": not candidate.selected,
+                "state": "lost" if rank < lost else "answered",
+                "reason": "away" if rank < lost else "",
             }
-        ],
-        "rejections": [],
+            for rank, candidate in enumerate(candidates)
+        ]
+
+    def _execute(self, terms: Terms, seats: list[dict[str, Any]], drawn: Drawn) -> list[str]:
+        """The answers of a round: the executor's first, then those of verifiers that execute, too."""
+        frames = []
+        for seat in seats:
+            if seat["state"] == "answered" and (seat["role"] == "executor" or terms.tag == "malicious"):
+                actor = self._actor(seat["operator"])
+                frame, said = actor.result(terms, drawn[actor.address][1], seat["role"])
+                frames.append(frame)
+                self._tick(said.clock)
+        return frames
+
+    def _score(
+        self, terms: Terms, seats: list[dict[str, Any]], drawn: Drawn, subject: str | None
+    ) -> list[str]:
+        """The scores of a round, all with the same numbers; `subject` is the answer's frame, None for the claim."""
+        numbers, operator, known = self._numbers(subject)
+        call = self._tick(known)
+        frames = []
+        for seat in seats:
+            if seat["state"] == "answered" and seat["role"] == "verifier":
+                actor = self._actor(seat["operator"])
+                frames.append(actor.score(terms, drawn[actor.address][1], numbers, operator, call))
+                self._tick({str(actor.number): str(actor.counter)})
+        return frames
+
+    def _verdict(self, subject: str | None, scores: int) -> dict[str, Any] | None:
+        if not scores:
+            return None
+        numbers, _, _ = self._numbers(subject)
+        verdict = overall([judge(numbers, CALIBRATION if self.calibrated else None)] * scores)
+        return {
+            "outcome": verdict.outcome,
+            "level": verdict.level,
+            "reason": verdict.reason,
+            "statistics": dict(verdict.statistics),
+            "tokens_needed": verdict.tokens_needed,
+        }
+
+    def _numbers(self, subject: str | None) -> tuple[Score, str | None, dict[str, str]]:
+        """What every verifier measures, of whose answer, and that answer's clock."""
+        if subject is None:
+            claim = self.request.job.claim
+            assert claim is not None
+            level = "fingerprint" if claim.fingerprints else "seeded" if claim.seed else "likelihood"
+            return self._score_of(level, claim.digest()), None, {}
+        said = open_result(subject)
+        commitment = Transcript.from_json(said.transcript).commitment()
+        return self._score_of("fingerprint", commitment), said.operator, said.clock
+
+    def _score_of(self, level: Any, subject: str) -> Score:
+        count = len(TOKENS)
+        return Score(
+            level=level,
+            subject=subject,
+            model=MODEL.sha256,
+            engine="scripted",
+            positions=count,
+            distances=[self.distance] * count if level == "fingerprint" else None,
+            margins=[0.0] * count if level != "likelihood" else None,
+            surprisals=[3.0] * count,
+            winners=TOKENS,
+            entropy=9.5,
+            variance=0.75,
+        )
+
+    def _actor(self, address: str) -> Actor:
+        return next(actor for actor in self.crew if actor.address == address)
+
+    def _registry(self) -> dict[str, Any]:
+        shares = sortition.equal_shares([actor.address for actor in self.crew])
+        return {
+            "max_range": sortition.MAX_RANGE,
+            "operators": [
+                {"operator": address, "number": actor.number, "start": start, "end": end}
+                for actor, (address, start, end) in zip(self.crew, shares, strict=True)
+            ],
+        }
+
+
+def _plea(by: str, purpose: str, row: str, operator: Actor | None) -> dict[str, Any]:
+    plea = {"purpose": purpose, "by": by, "operator": None, "reason": "it reads oddly", "signature": None}
+    if operator is None:
+        return plea
+    claim = ChallengeClaim(operator.address, purpose, row, "it reads oddly")
+    return plea | {
+        "operator": operator.address,
+        "signature": sign_typed(operator.signer, DOMAIN, claim),
     }
 
 
-def _operator(number: int) -> ScriptedOperator:
-    operator = ScriptedOperator(Signer(bytes([number]) * 32), "")
-    operator.number = number
-    return operator
-
-
-def _ticket(operator: ScriptedOperator, draw: Draw) -> Ticket:
-    said = {
-        "job_id": draw.job_id,
-        "tag": draw.tag,
-        "position": draw.position,
-        "operator": operator.signer.address,
+def transcript(terms: Terms, prover: str) -> dict[str, Any]:
+    """What a worker would give for this job; nothing in the evidence depends on what the fingerprints are."""
+    return {
+        "rule": 1,
+        "model": terms.model_sha256,
+        "engine": "scripted",
+        "params": terms.job.params.model_dump(),
+        "seed": terms.seed,
+        "prover": prover,
+        "prompt_tokens": [1, 2, 3],
+        "output_tokens": TOKENS,
+        "fingerprints": fingerprint.to_text(bytes(fingerprint.BYTES * len(TOKENS))),
+        "finish_reason": "eos",
     }
-    return parse_message(
-        Ticket, said | {"vrf": operator.ticket(draw).to_json(), "clock": operator.tick(draw.clock)}
-    )
+
+
+def merged(first: dict[str, str], *others: dict[str, str]) -> dict[str, str]:
+    """The entry-wise greatest of clocks."""
+    clock = VectorClock.from_map(first)
+    for other in others:
+        clock = clock.merge(VectorClock.from_map(other))
+    return clock.to_map()

@@ -1,0 +1,114 @@
+"""Who did what in each look at a job, and with which verdict: read and computed from signed evidence, not the dispatcher's word."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aos_cli.client import JsonObject
+from aos_cli.show import COLOURS, verdict_text
+from aos_protocol.errors import ProtocolError
+from aos_protocol.evidence import round_views
+from aos_protocol.evidence_verdict import verdict_of, verdicts_of
+from aos_protocol.evidence_view import RoundView
+from aos_protocol.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Member:
+    """One seat: its operator's role, how far it came, and the verdict on its score; None for who did not score."""
+
+    operator: str
+    role: str
+    state: str
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """One round: which, its members, and its verdict; None when nobody scored, or what is there does not hold."""
+
+    name: str
+    members: Sequence[Member]
+    verdict: Verdict | None
+
+    def to_json(self) -> JsonObject:
+        """Return the look as `aos verify --json` prints it."""
+        members = [
+            {
+                "operator": member.operator,
+                "role": member.role,
+                "state": member.state,
+                "verdict": member.verdict.outcome if member.verdict else None,
+                "reason": member.verdict.reason if member.verdict else "",
+            }
+            for member in self.members
+        ]
+        verdict = self.verdict
+        return {
+            "round": self.name,
+            "verdict": verdict.outcome if verdict else None,
+            "reason": verdict.reason if verdict else "",
+            "statistics": dict(verdict.statistics) if verdict else {},
+            "members": members,
+        }
+
+
+def looks_of(document: JsonObject) -> list[Look]:
+    """Return the looks of an evidence document, none for what is no such document: the checks say what does not hold."""
+    try:
+        return [_look(view) for view in round_views(document)]
+    except ProtocolError:
+        return []
+
+
+def show_looks(console: Console, looks: Sequence[Look]) -> None:
+    """Print each look as a table of its members, and its verdict in words."""
+    for look in looks:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for member in look.members:
+            state = "" if member.state == "answered" else member.state
+            outcome = member.verdict.outcome if member.verdict else state
+            reason = member.verdict.reason if member.verdict else ""
+            table.add_row(member.operator, member.role, Text(outcome, COLOURS.get(outcome, "")), Text(reason))
+        console.print(Text(look.name, "bold"))
+        console.print(table)
+        console.print(Text(verdict_text(look.verdict.outcome if look.verdict else None)), soft_wrap=True)
+        console.print()
+
+
+def said_of(detail: JsonObject) -> str:
+    """Return the verdict that a dispatcher's answer states, in a sentence; `aos verify` computes it anew."""
+    verdict = detail.get("verdict")
+    stated = (
+        verdict if isinstance(verdict, dict) else {"outcome": verdict, "reason": detail.get("verdict_reason")}
+    )
+    outcome, reason = stated.get("outcome"), stated.get("reason")
+    said = verdict_text(outcome if isinstance(outcome, str) else None)
+    return f"{said} ({reason})" if reason else said
+
+
+def _look(view: RoundView) -> Look:
+    verdicts: dict[str, Verdict] = {}
+    verdict: Verdict | None = None
+    try:
+        if view.document.scores:
+            verdicts, verdict = dict(verdicts_of(view)), verdict_of(view)
+    except (ProtocolError, KeyError):
+        verdicts = {}
+    members = [
+        Member(seat.operator, seat.role, seat.state, verdicts.get(seat.operator))
+        for seat in view.document.committee
+    ]
+    return Look(_name(view), members, verdict)
+
+
+def _name(view: RoundView) -> str:
+    document = view.document
+    if document.challenge:
+        return f"challenge {document.challenge}"
+    if not document.tag:
+        return "the job, audited" if view.audited else "the job"
+    return f"{document.tag}, {'looked at again' if document.position == 'before' else 'the job'}"

@@ -1,0 +1,140 @@
+"""Checks of how a round came about: its place among the job's rounds, tickets, committee, roles and audit."""
+
+from collections.abc import Iterator
+
+from aos_protocol import sortition
+from aos_protocol.errors import InvalidEvidence, ProtocolError
+from aos_protocol.evidence_document import ElectorDocument, RoundDocument
+from aos_protocol.evidence_view import Planned, RoundView, is_given_up
+
+_STRENGTH = {"": 0, "suspicion": 1, "malicious": 2}
+
+
+def draw_checks(view: RoundView) -> Iterator[Planned]:
+    """Plan the checks of a round's draw."""
+    document, undrawn = view.document, view.undrawn
+    asked = document.electorate or []
+    valid = sum(not elector.reason for elector in asked)
+    seated = ", ".join(seat.operator for seat in document.committee)
+    yield Planned(
+        "AOS-TICKET-1",
+        undrawn,
+        f"{valid} good tickets of {len(asked)} operators asked",
+        lambda: _check_tickets(view),
+    )
+    yield Planned(
+        "AOS-COMMITTEE-1",
+        undrawn,
+        f"the committee follows from the draw: {seated}",
+        lambda: _check_committee(view),
+    )
+    yield Planned("AOS-ROLE-1", undrawn, _roles(view), lambda: _check_roles(view))
+    if view.is_own and not document.tag:
+        yield Planned("AOS-AUDIT-1", undrawn, _audit(view), lambda: _check_audit(view))
+
+
+def _check_tickets(view: RoundView) -> None:
+    for elector in view.document.electorate or []:
+        if elector.reason and elector.frame is not None and _is_good(view, elector):
+            raise InvalidEvidence(f"the good ticket of {elector.operator} was set aside: {elector.reason}")
+    if not view.tickets:
+        raise InvalidEvidence("there is no good ticket")
+
+
+def _is_good(view: RoundView, elector: ElectorDocument) -> bool:
+    try:
+        view.verified(elector)
+    except ProtocolError:
+        return False
+    return True
+
+
+def _check_committee(view: RoundView) -> None:
+    _check_place(view)
+    _check_registry(view)
+    seats = view.document.committee
+    given_up = sum(map(is_given_up, seats))
+    expected = view.ranking[: len(view.members) + given_up]
+    if [seat.operator for seat in seats] != [candidate.operator for candidate in expected[: len(seats)]]:
+        raise InvalidEvidence("the seats are not the head of the draw, in its order")
+    # While a round goes on, the last replacement may not be seated yet.
+    if len(seats) < (len(expected) if view.ended else len(view.members)):
+        raise InvalidEvidence("the committee is smaller than the draw made it")
+    for seat, candidate in zip(seats, expected, strict=False):
+        if seat.filled == candidate.selected:
+            raise InvalidEvidence(f"{seat.operator} is not rightly marked as filled or selected")
+
+
+def _check_place(view: RoundView) -> None:
+    """Raise unless tag and position are the request's, or those that a tagged job of its user has brought."""
+    document, rounds = view.document, view.evidence.rounds
+    if sum((other.tag, other.challenge) == (document.tag, document.challenge) for other in rounds) > 1:
+        raise InvalidEvidence("a job has two rounds under one tag")
+    if sum(not other.challenge and other.position != "before" for other in rounds) != 1:
+        raise InvalidEvidence("a job has exactly one round of its own")
+    if document.challenge:
+        return  # AOS-CHALLENGE-1 looks at its place
+    if (document.seed, document.subject, document.plea) != (None, None, None):
+        raise InvalidEvidence("only a challenge has a seed and a subject of its own, and a plea")
+    if document.cause is None:
+        wanted = (view.request.tag, "after" if view.request.tag else "")
+        if (document.tag, document.position) != wanted:
+            raise InvalidEvidence(
+                "tag and position are not the request's, and no tagged job is named as their cause"
+            )
+    else:
+        _check_cause(view, document)
+
+
+def _check_cause(view: RoundView, document: RoundDocument) -> None:
+    if document.cause == view.evidence.job.job_id or not document.tag or not document.position:
+        raise InvalidEvidence("a round that another job has caused has that job's tag, and a position")
+    if document.position == "after" and _STRENGTH[document.tag] <= _STRENGTH[view.request.tag]:
+        raise InvalidEvidence("the tag that an earlier job brought is not stronger than the request's own")
+
+
+def _check_registry(view: RoundView) -> None:
+    """Raise unless the range is shared equally in the order of the operators' numbers, as without a chain it must be."""
+    registry = view.document.registry
+    if registry is None or registry.max_range != sortition.MAX_RANGE:
+        raise InvalidEvidence(f"the registry's range is not {sortition.MAX_RANGE}")
+    numbers = [entry.number for entry in registry.operators]
+    if len(view.entries) != len(registry.operators) or numbers != sorted(set(numbers)):
+        raise InvalidEvidence("an operator or a number is twice in the registry, or out of order")
+    shares = [(entry.operator, entry.start, entry.end) for entry in registry.operators]
+    if shares != sortition.equal_shares(list(view.entries)):
+        raise InvalidEvidence("the registry does not give every operator the same share of the range")
+
+
+def _roles(view: RoundView) -> str:
+    executor = view.executor
+    verifying = f"verifiers: {sum(not is_given_up(seat) for seat in view.verifiers)}"
+    if executor is None:
+        return f"nobody executes, {verifying}"
+    return f"{executor.operator} executes, being the first that was not given up; {verifying}"
+
+
+def _check_roles(view: RoundView) -> None:
+    """Raise unless the first seat not given up executes and the others verify; nobody executes a claim or a challenge.
+
+    A seat before the executor's was given up, and may have been the executor until then, as the very first was.
+    """
+    executor, seats = view.executor, view.document.committee
+    last = seats.index(executor) if executor is not None else (len(seats) if view.executes else -1)
+    for rank, seat in enumerate(seats):
+        executes = rank in {0, last} if view.executes else False
+        if (rank >= last or rank == 0) and (seat.role == "executor") != executes:
+            raise InvalidEvidence(f"{seat.operator} has role {seat.role}, which its place does not give")
+
+
+def _audit(view: RoundView) -> str:
+    share = f"{view.evidence.policy.audit_ppm / 10_000:g}% of the untagged jobs"
+    return f"the seed puts this job among the {share} that are audited" if view.audited else (
+        f"the seed does not put this job among the {share} that are audited"
+    )  # fmt: skip
+
+
+def _check_audit(view: RoundView) -> None:
+    seated = sum(not is_given_up(seat) for seat in view.document.committee)
+    if seated < min(view.minimum, len(view.members)) and view.ended:
+        raise InvalidEvidence(f"it needs a committee of {view.minimum}, and has one of {seated}")
