@@ -11,11 +11,16 @@ from aos_protocol.canonical import digest
 from aos_protocol.messages import Hex32, Message, ShortText, TokenId
 
 Level = Literal["fingerprint", "seeded", "greedy", "likelihood"]
+Contradiction = Literal["prompt", "text", "end"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Score(Message):
-    """One subject's score: a transcript's, named by its commitment, or a claim's, named by its digest."""
+    """One subject's score: a transcript's, named by its commitment, or a claim's, named by its digest.
+
+    `ambiguous` is the first position at which a text claim's tokens could be others. `contradiction` is the part of an answer that is not
+    what the model's vocabulary makes of it: its prompt's tokens, the text that its tokens spell, or where and why it ends.
+    """
 
     level: Level
     subject: Hex32
@@ -29,6 +34,7 @@ class Score(Message):
     entropy: Number
     variance: Number
     ambiguous: int | None = None
+    contradiction: Contradiction | None = None
 
     @model_validator(mode="after")
     def _as_long_as_the_answer(self) -> Self:

@@ -26,6 +26,11 @@ from aos_protocol.scoring import FORBIDDEN
 
 Outcome = Literal["match", "mismatch", "inconclusive"]
 
+_CONTRADICTIONS: Final = {
+    "prompt": "the transcript's prompt is not the job's",
+    "text": "the answer's text is not what its tokens spell",
+    "end": "the answer does not end for the reason that it gives",
+}
 _STEP: Final = math.log(1000)
 """A position diverges by itself if an alternative makes its numbers this much likelier (in nats)."""
 
@@ -45,7 +50,9 @@ class Verdict:
 
 
 def judge(score: Score, calibration: Calibration | None) -> Verdict:
-    """Weigh one verifier's score. Without a calibration of the score's model nothing can be said."""
+    """Weigh one verifier's score. Without a calibration of the score's model only a contradiction decides."""
+    if score.contradiction is not None:
+        return Verdict("mismatch", score.level, _CONTRADICTIONS[score.contradiction])
     if calibration is None or calibration.model != score.model:
         return Verdict("inconclusive", score.level, f"there is no calibration of model {score.model}")
     verdict = _RULES[score.level](score, calibration)
