@@ -24,11 +24,14 @@ BYTES: Final = 2 * DIRECTIONS
 
 Fingerprints: TypeAlias = NDArray[np.float16]
 
+_SEED_BYTES: Final = 32
 _PERSON: Final = b"aos/fingerprint1"
 
 
 def directions(seed: bytes, prover: str, vocabulary: int) -> NDArray[np.float32]:
-    """The directions of one job and prover: shape (vocabulary, 8). `seed` is the job's, 32 bytes."""
+    """The directions of one job and prover: shape (vocabulary, 8). Raises InvalidTranscript unless `seed`, the job's, is 32 bytes."""
+    if len(seed) != _SEED_BYTES:
+        raise InvalidTranscript(f"The job's seed must be {_SEED_BYTES} bytes, not {len(seed)}.")
     state = hashlib.blake2b(prover.encode(), digest_size=8, key=seed, person=_PERSON).digest()
     stream = splitmix64(int.from_bytes(state, "little"), np.arange(vocabulary, dtype=np.int64))
     bits = np.unpackbits(
@@ -38,9 +41,13 @@ def directions(seed: bytes, prover: str, vocabulary: int) -> NDArray[np.float32]
 
 
 def project(logits: NDArray[np.float32], along: NDArray[np.float32]) -> Fingerprints:
-    """The fingerprints of logits of shape (rows, vocabulary): shape (rows, 8). Logits must be finite."""
-    centred = logits - logits.mean(axis=1, keepdims=True)
-    return np.asarray(centred @ along, dtype=np.float16)
+    """The fingerprints of finite logits of shape (rows, vocabulary): shape (rows, 8). Infinite where half precision ends, at 65,504."""
+    # Row by row: a product with a whole matrix sums in another order, and then a row's fingerprint would depend on its neighbours.
+    fingerprints = np.empty((len(logits), DIRECTIONS), dtype=np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for fingerprint, row in zip(fingerprints, logits, strict=True):
+            fingerprint[:] = (row - row.mean()) @ along
+    return fingerprints
 
 
 def pack(fingerprints: Fingerprints) -> bytes:
@@ -71,15 +78,22 @@ def from_text(text: str, rows: int) -> bytes:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise InvalidTranscript("Fingerprints are no base64; send them as RFC 4648 encodes them.") from error
-    if len(data) != rows * BYTES or to_text(data) != text:
+    if len(data) != rows * BYTES:
         raise InvalidTranscript(
             f"Fingerprints of {rows} tokens are the base64 of {rows * BYTES} bytes, not of {len(data)}."
         )
+    if to_text(data) != text:
+        raise InvalidTranscript("Fingerprints are no canonical base64; set the unused bits of its end to 0.")
     unpack(data)
     return data
 
 
 def distances(claimed: Fingerprints, own: Fingerprints) -> NDArray[np.float64]:
-    """Root mean square over the directions between two sets of fingerprints of the same shape: one number a row."""
+    """Root mean square over the directions between two sets of fingerprints: one number a row.
+
+    Raises InvalidTranscript when they are not of the same tokens' number.
+    """
+    if claimed.shape != own.shape:
+        raise InvalidTranscript(f"Fingerprints of shape {claimed.shape} do not compare with {own.shape}.")
     apart = claimed.astype(np.float64) - own.astype(np.float64)
     return np.asarray(np.sqrt(np.mean(apart * apart, axis=1)), dtype=np.float64)

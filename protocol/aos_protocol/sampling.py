@@ -31,7 +31,7 @@ RULE_VERSION: Final = 1
 
 _SEED_DOMAIN: Final = b"aos/sampling/1"
 _SEED_BYTES: Final = 32
-_WEIGHT_ONE: Final = 2.0**40  # 2**22 tokens of the greatest weight still sum to less than 2**63
+WEIGHT_ONE: Final = 2.0**40  # 2**22 tokens of the greatest weight still sum to less than 2**63
 _MAX_VOCABULARY: Final = 2**22
 
 _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -129,7 +129,7 @@ def scale(logits: NDArray[np.float32], temperature: float) -> FloatArray:
 def fixed_weights(scaled: FloatArray) -> IntArray:
     """The tokens' weights as integers (rule 2), shape of `scaled`."""
     weights = np.exp(scaled)
-    weights *= _WEIGHT_ONE
+    weights *= WEIGHT_ONE
     return weights.astype(np.int64)
 
 
@@ -142,18 +142,39 @@ def gumbel_scores(scaled: FloatArray, token_ids: IntArray, key: int) -> FloatArr
     return np.subtract(scaled, noise, out=noise)
 
 
+def nucleus(weights: IntArray, top_p: float) -> IntArray:
+    """The ids, rising, of the tokens that belong by rule 3, from the weights of the whole vocabulary."""
+    if top_p == 1:
+        return np.arange(weights.size, dtype=np.int64)
+    ids, limit = _candidates(weights, top_p)
+    weights = weights[ids]
+    falling = np.sort(weights)[::-1]
+    count = min(int(np.searchsorted(np.cumsum(falling), limit)) + 1, ids.size)
+    lightest = falling[count - 1]
+    members = weights > lightest
+    members[np.flatnonzero(weights == lightest)[: count - int(np.count_nonzero(members))]] = True
+    return np.compress(members, ids)
+
+
+def _candidates(weights: IntArray, top_p: float) -> tuple[IntArray, int]:
+    """The ids, rising, of the nucleus' members and of some lighter tokens; and the limit that weights before a member stay below.
+
+    The tokens before a member weigh less than `limit`, so the member and those after it, at most V tokens none
+    heavier than it, weigh more than Z - limit: a member's weight exceeds (Z - limit) / V.
+    """
+    total = int(weights.sum())
+    limit = math.ceil(top_p * total)
+    return np.flatnonzero(weights >= (total - limit) // weights.size), limit
+
+
 def _draw_from_nucleus(scaled: FloatArray, key: int, top_p: float) -> int:
     """The winner within the nucleus, without sorting.
 
-    The tokens before a member weigh less than `limit`, so the member and those after it, at most V tokens none
-    heavier than it, weigh more than Z - limit: a member's weight exceeds (Z - limit) / V. Only such
-    candidates get noise. When their winner is no member, neither is any lighter candidate nor an equal one with
+    Only candidates get noise. When their winner is no member, neither is any lighter candidate nor an equal one with
     a higher id: all of those are struck, and the next winner is looked at.
     """
     fixed = fixed_weights(scaled)
-    total = int(fixed.sum())
-    limit = math.ceil(top_p * total)
-    ids = np.flatnonzero(fixed >= (total - limit) // scaled.size)
+    ids, limit = _candidates(fixed, top_p)
     fixed = fixed[ids]
     scores = gumbel_scores(scaled[ids], ids, key)
     while True:

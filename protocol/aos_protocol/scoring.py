@@ -1,36 +1,51 @@
 """What a verifier reads off the logits of one step: how well a claimed token fits them.
 
 A verifier's logits differ a little from those that the token was drawn from (another batch, another machine), so the sampling rule is applied
-with tolerances: EPSILON in logits, ETA in probability mass. Of a claimed token it gives, in the terms of `aos_protocol.sampling`,
+with tolerances: EPSILON in logits, ETA in probability mass (at most half of top_p). Of a claimed token it gives, in the terms of
+`aos_protocol.sampling`,
 
-    margin     the best rival's Gumbel score less the token's own, times the temperature (so in logits), 0 if the token wins.
-               Rivals are the tokens that stay in the nucleus when weights heavier by EPSILON count as before them and top_p is less by ETA;
-               a token that is outside even of the nucleus widened likewise is FORBIDDEN. At temperature 0: the greatest
-               logit less the token's. Without a seed there is no noise to repeat, and no margin above temperature 0.
-    surprisal  minus the logarithm of the token's probability within the nucleus, in nats; FORBIDDEN outside of the widened one.
-               At temperature 0: in the plain distribution (temperature 1, no nucleus), where it tells how hard the token was to guess
-    entropy, variance    the mean and variance that the surprisal of a token drawn here would have
+    margin     0 if the rule draws this token; else the best rival's Gumbel score less the token's own, times the temperature (so in logits),
+               0 if there is no better one. Rivals are the tokens that would stay in the nucleus if all tokens lighter by up to EPSILON
+               came before them, and top_p were less by ETA. FORBIDDEN for a token outside even of the nucleus where only tokens heavier
+               by more than EPSILON come before it, and top_p is more by ETA. At temperature 0: the greatest logit less the token's.
+               Without a seed there is no noise to repeat, and no margin above temperature 0.
+    surprisal  minus the logarithm of the token's probability within the nucleus, in nats; FORBIDDEN where the margin would be so
+    entropy, variance    the mean and variance that the surprisal of a token drawn from the nucleus has
 
-The margin is Token-DiFR's idea (arXiv 2511.20621); the tolerances keep honest flips at the nucleus' edge from being counted.
+At temperature 0 nothing is drawn: surprisal, entropy and variance are those of temperature 1 and top_p 1 then, and say how hard the tokens are to
+guess. The margin is Token-DiFR's idea (arXiv 2511.20621); the tolerances keep honest flips at the nucleus' edge from being counted.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aos_protocol.errors import InvalidSampling
-from aos_protocol.fingerprint import Fingerprints, distances, project
-from aos_protocol.sampling import FloatArray, IntArray, check, gumbel_scores, position_key, scale
-from aos_protocol.score_document import Level, Score
+from aos_protocol.errors import InvalidSampling, InvalidTranscript
+from aos_protocol.fingerprint import DIRECTIONS, Fingerprints, distances, project
+from aos_protocol.sampling import (
+    WEIGHT_ONE,
+    FloatArray,
+    IntArray,
+    check,
+    fixed_weights,
+    gumbel_scores,
+    nucleus,
+    position_key,
+    scale,
+)
+from aos_protocol.score_document import FORBIDDEN, Contradiction, Level, Score
+
+__all__ = ["EPSILON", "ETA", "FORBIDDEN", "Accumulator", "TokenScore", "score_token"]
 
 EPSILON: Final = 0.1
 ETA: Final = 0.01
-FORBIDDEN: Final = 100.0
-"""Stands for a margin or surprisal without bound; also the greatest that is reported."""
+
+_WEIGHTLESS: Final = -64.0
+"""A scaled logit below which a token's weight is 0 for certain."""
 
 
 @dataclass(frozen=True)
@@ -57,117 +72,101 @@ def score_token(  # noqa: PLR0917 (one draw's arguments, in the order of `sampli
 ) -> TokenScore:
     """Score the claim that `token` was drawn at output position `position` from about these logits, shape (vocabulary,).
 
-    `seed` is the sampling seed, 32 bytes. Raises InvalidSampling as `sampling.sample` does, and for a token that is not in
-    the vocabulary.
+    `seed` is the sampling seed, 32 bytes. Raises InvalidSampling as `sampling.sample` does, and for minus infinity among the logits
+    or a token that is not in the vocabulary.
     """
     check(logits, temperature, top_p)
+    if not math.isfinite(logits.min()):
+        raise InvalidSampling("A logit is minus infinity: the model's output is unusable.")
     if not 0 <= token < logits.size:
         raise InvalidSampling(f"Token {token} is not in the vocabulary of {logits.size}.")
     if temperature == 0:
+        surprisal, entropy, variance = _Step(logits, 1.0, 1.0).likelihood(token)
         behind = min(float(logits.max()) - float(logits[token]), FORBIDDEN)
-        surprisal, entropy, variance = _Step(scale(logits, 1.0), 1.0, 1.0).likelihood(token)
         return TokenScore(int(logits.argmax()), behind, surprisal, entropy, variance)
-    step = _Step(scale(logits, temperature), temperature, top_p)
+    step = _Step(logits, temperature, top_p)
+    winner, margin = int(logits.argmax()), None
+    if seed is not None:
+        winner, margin = step.draw(token, position_key(seed, position))
     surprisal, entropy, variance = step.likelihood(token)
-    if seed is None:
-        return TokenScore(int(logits.argmax()), None, surprisal, entropy, variance)
-    winner, margin = step.draw(token, position_key(seed, position))
+    if token != winner and not step.allows(token):
+        margin, surprisal = None if seed is None else FORBIDDEN, FORBIDDEN
     return TokenScore(winner, margin, surprisal, entropy, variance)
 
 
 class _Step:
-    """One step's distribution above temperature 0."""
+    """One step's distribution above temperature 0; logits are finite, of shape (vocabulary,)."""
 
-    def __init__(self, scaled: FloatArray, temperature: float, top_p: float) -> None:
-        self._scaled = scaled
-        self._top_p = top_p
+    def __init__(self, logits: NDArray[np.float32], temperature: float, top_p: float) -> None:
+        self._logits = logits
         self._temperature = temperature
-        self._slack = EPSILON / temperature
-        self._weights = np.exp(scaled)
-        self._total = float(self._weights.sum())
+        self._top_p = top_p
+        self._eta = min(ETA, top_p / 2)
+        self._scaled = scale(logits, temperature)
+        self._weights = fixed_weights(self._scaled)
+        self._total = int(self._weights.sum())
+        self._members = nucleus(self._weights, top_p)
 
     def likelihood(self, token: int) -> tuple[float, float, float]:
         """Surprisal of the token, entropy and variance of surprisals, all within the nucleus."""
-        weights, scaled = self._nucleus()
-        total = float(weights.sum())
-        log_total = math.log(total)
-        mean = float(weights @ scaled) / total
-        entropy = log_total - mean
-        variance = max(float(weights @ (scaled * scaled)) / total - mean * mean, 0.0)
-        surprisal = log_total - float(self._scaled[token])
-        if not self._may_be_member(token):
-            surprisal = FORBIDDEN
-        return min(max(surprisal, 0.0), FORBIDDEN), entropy, variance
+        chances = self._weights[self._members].astype(np.float64)
+        total = float(chances.sum())
+        chances /= total
+        scaled = np.maximum(self._scaled[self._members], _WEIGHTLESS)
+        mean = float(chances @ scaled)
+        scaled -= mean
+        scaled *= scaled
+        log_total = math.log(total / WEIGHT_ONE)
+        surprisal = min(max(log_total - float(self._scaled[token]), 0.0), FORBIDDEN)
+        return surprisal, max(log_total - mean, 0.0), float(chances @ scaled)
 
     def draw(self, token: int, key: int) -> tuple[int, float]:
-        """The rule's own token, and the claimed one's margin."""
-        ids = self._candidates()
+        """The rule's own token, and by how much the best rival beats the claimed one, which is taken to be allowed."""
+        ids = self._members
         scores = gumbel_scores(self._scaled[ids], ids, key)
-        winner = _first(ids, scores, self._is_member)
-        if winner is None:
-            raise InvalidSampling("No token lies in the nucleus.")
+        winner = int(ids[scores.argmax()])
         if winner == token:
             return winner, 0.0
-        if not self._may_be_member(token):
-            return winner, FORBIDDEN
-        own = float(gumbel_scores(self._scaled[[token]], np.array([token]), key)[0])
+        own = gumbel_scores(self._scaled[[token]], np.array([token]), key)
         ahead = scores > own
-        rival = _first(ids[ahead], scores[ahead], self._is_surely_member)
+        rival = self._best_rival(ids[ahead], scores[ahead])
         if rival is None:
             return winner, 0.0
-        best = float(scores[np.searchsorted(ids, rival)])
-        return winner, min((best - own) * self._temperature, FORBIDDEN)
+        noise, own_noise = gumbel_scores(np.zeros(2), np.array([rival, token]), key)
+        # Not from the scores, which a tiny temperature makes infinite.
+        behind = float(self._logits[rival]) - float(self._logits[token])
+        behind += self._temperature * float(noise - own_noise)
+        return winner, min(max(behind, 0.0), FORBIDDEN)
 
-    def _nucleus(self) -> tuple[FloatArray, FloatArray]:
-        """Weights and scaled logits of the nucleus' members (rule 3, without its rounding to integers)."""
+    def allows(self, token: int) -> bool:
+        """Whether the token may belong to the nucleus of who drew it."""
+        cut = np.float64(self._logits[token]) + EPSILON
+        before = int(self._weights[self._logits > cut].sum())
+        return before < (self._top_p + self._eta) * self._total
+
+    def _best_rival(self, ids: IntArray, scores: FloatArray) -> int | None:
+        """The token with the greatest score that surely belongs to the nucleus. One that does not strikes all that are no likelier."""
+        while ids.size:
+            best = int(ids[scores.argmax()])
+            if self._surely_belongs(best):
+                return best
+            likelier = self._logits[ids] > self._logits[best]
+            ids, scores = ids[likelier], scores[likelier]
+        return None
+
+    def _surely_belongs(self, token: int) -> bool:
         if self._top_p == 1:
-            return self._weights, self._scaled
-        ids = self._candidates()
-        ids = ids[np.argsort(-self._weights[ids], kind="stable")]
-        before = np.cumsum(self._weights[ids]) - self._weights[ids]
-        members = ids[before < self._top_p * self._total]
-        return self._weights[members], self._scaled[members]
-
-    def _candidates(self) -> IntArray:
-        """Every token of the nucleus and some lighter ones: see `sampling` on the least weight of a member."""
-        if self._top_p == 1:
-            return np.arange(self._scaled.size, dtype=np.int64)
-        return np.flatnonzero(self._weights >= (1 - self._top_p) * self._total / self._scaled.size)
-
-    def _mass_before(self, token: int, slack: float) -> float:
-        """Which share of all weight is in tokens whose scaled logit exceeds the token's by more than `slack`, itself left out."""
-        heavier = self._scaled > self._scaled[token] + slack
-        heavier[token] = False
-        return float(self._weights[heavier].sum()) / self._total
-
-    def _is_member(self, token: int) -> bool:
-        return self._top_p == 1 or self._mass_before(token, 0.0) < self._top_p
-
-    def _may_be_member(self, token: int) -> bool:
-        if self._top_p == 1:
-            return bool(self._weights[token] > 0)
-        return self._mass_before(token, self._slack) < self._top_p + ETA
-
-    def _is_surely_member(self, token: int) -> bool:
-        return self._top_p == 1 or self._mass_before(token, -self._slack) < self._top_p - ETA
-
-
-def _first(ids: IntArray, scores: FloatArray, accept: Callable[[int], bool]) -> int | None:
-    """The id with the greatest score that is accepted."""
-    left = scores.copy()
-    for _ in range(left.size):
-        best = int(left.argmax())
-        if accept(int(ids[best])):
-            return int(ids[best])
-        left[best] = -np.inf
-    return None
+            return True
+        cut = np.float64(self._logits[token]) - EPSILON
+        before = int(self._weights[self._logits > cut].sum()) - int(self._weights[token])
+        return before < (self._top_p - self._eta) * self._total
 
 
 class Accumulator:
     """Takes the logits of a claimed answer's positions, in order, and sums them up in a `Score`.
 
     `seed` is the sampling seed (32 bytes) or None; `claimed` are the fingerprints to compare with, shape (positions, 8), and `along`
-    the directions (vocabulary, 8) of whoever made them; both or neither.
+    the directions (vocabulary, 8) of whoever made them: both, and the seed with them, or neither. Raises InvalidTranscript otherwise.
     """
 
     def __init__(
@@ -180,6 +179,12 @@ class Accumulator:
         along: NDArray[np.float32] | None = None,
         claimed: Fingerprints | None = None,
     ) -> None:
+        if (along is None) != (claimed is None) or (seed is None and along is not None):
+            raise InvalidTranscript("Fingerprints are scored along directions, and beside a seed.")
+        if claimed is not None and claimed.shape != (len(tokens), DIRECTIONS):
+            raise InvalidTranscript(
+                f"{len(tokens)} tokens have fingerprints of shape {(len(tokens), DIRECTIONS)}, not {claimed.shape}."
+            )
         self._tokens = tokens
         self._temperature = temperature
         self._top_p = top_p
@@ -200,17 +205,33 @@ class Accumulator:
         return [score.winner for score in self._scores]
 
     def add(self, logits: NDArray[np.float32]) -> None:
-        """Score the next positions: logits of shape (rows, vocabulary). Raises InvalidSampling for unusable logits or tokens."""
-        first = len(self._scores)
-        if self._along is not None and self._claimed is not None:
-            claimed = self._claimed[first : first + len(logits)]
-            self._distances += distances(claimed, project(logits, self._along)).tolist()
-        for position, row in enumerate(logits, start=first):
-            token = self._tokens[position]
-            self._scores.append(score_token(row, token, self._seed, position, self._temperature, self._top_p))
+        """Score the next positions: logits of shape (rows, vocabulary).
 
-    def score(self, subject: str, model: str, engine: str, ambiguous: int | None = None) -> Score:
-        """Sum up: `subject` and `model` are digests, `engine` the build that computed. Every position must have been scored."""
+        Raises InvalidSampling for logits that are not finite, a token outside of the vocabulary, or more rows than positions are left.
+        """
+        first, left = len(self._scores), len(self._tokens) - len(self._scores)
+        if logits.ndim != 2 or len(logits) > left:
+            raise InvalidSampling(f"Logits of {left} positions are left to score, not {logits.shape}.")
+        scores = [self._score(row, position) for position, row in enumerate(logits, start=first)]
+        self._distances += self._compared(logits, first)
+        self._scores += scores
+
+    def score(
+        self,
+        subject: str,
+        model: str,
+        engine: str,
+        ambiguous: int | None = None,
+        contradiction: Contradiction | None = None,
+    ) -> Score:
+        """Sum up; the arguments are members of the `Score`, which this cannot know.
+
+        Raises InvalidSampling while positions are left to score.
+        """
+        if not self.done:
+            raise InvalidSampling(
+                f"Only {len(self._scores)} of {len(self._tokens)} positions were scored; add the logits of the rest."
+            )
         margins = [score.margin for score in self._scores if score.margin is not None]
         return Score(
             level=self._level(),
@@ -222,13 +243,33 @@ class Accumulator:
             margins=_rounded(margins) if margins else None,
             surprisals=_rounded(score.surprisal for score in self._scores),
             winners=self.winners,
-            entropy=round(sum(score.entropy for score in self._scores), 6),
-            variance=round(sum(score.variance for score in self._scores), 6),
+            entropy=round(math.fsum(score.entropy for score in self._scores), 6),
+            variance=round(math.fsum(score.variance for score in self._scores), 6),
             ambiguous=ambiguous,
+            contradiction=contradiction,
         )
 
+    def _score(self, row: NDArray[np.float32], position: int) -> TokenScore:
+        try:
+            return score_token(
+                row, self._tokens[position], self._seed, position, self._temperature, self._top_p
+            )
+        except InvalidSampling as error:
+            raise InvalidSampling(f"Output position {position}: {error}") from error
+
+    def _compared(self, logits: NDArray[np.float32], first: int) -> list[float]:
+        if self._along is None or self._claimed is None:
+            return []
+        own = project(logits, self._along)
+        wrong = np.flatnonzero(~np.isfinite(own).all(axis=1))
+        if wrong.size:
+            raise InvalidSampling(
+                f"Output position {first + int(wrong[0])}: the logits are too large for a fingerprint."
+            )
+        return list(map(float, distances(self._claimed[first : first + len(logits)], own)))
+
     def _level(self) -> Level:
-        if self._along is not None and self._seed is not None:
+        if self._along is not None:
             return "fingerprint"
         if self._temperature == 0:
             return "greedy"
