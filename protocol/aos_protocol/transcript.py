@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 
 from aos_protocol import fingerprint, merkle
 from aos_protocol.canonical import JsonObject, canonical
-from aos_protocol.errors import InvalidTranscript
+from aos_protocol.errors import InvalidTranscript, NotCanonical
 
 MAX_TOKENS = 2**20
 MAX_STOPS = 4
@@ -39,6 +39,7 @@ StopText: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 Node: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+_NO_NUL = r"^[^\x00]*$"  # which no database stores
 _STEP = struct.Struct("<II")
 
 
@@ -61,10 +62,10 @@ class Transcript(BaseModel):
 
     rule: int = Field(ge=1, le=2**16)
     model: str = Field(pattern=r"^[0-9a-f]{64}$")
-    engine: str = Field(min_length=1, max_length=1024)
+    engine: str = Field(min_length=1, max_length=1024, pattern=_NO_NUL)
     params: Params
     seed: str = Field(pattern=r"^[0-9a-f]{64}$")
-    prover: str = Field(min_length=1, max_length=64)
+    prover: str = Field(min_length=1, max_length=64, pattern=_NO_NUL)
     prompt_tokens: Annotated[tuple[TokenId, ...], Strict(False)] = Field(min_length=1, max_length=MAX_TOKENS)
     output_tokens: Annotated[tuple[TokenId, ...], Strict(False)] = Field(min_length=1, max_length=MAX_TOKENS)
     fingerprints: str
@@ -147,18 +148,33 @@ class StepProof(BaseModel):
 
     def check(self, commitment: str) -> None:
         """Raise InvalidTranscript unless the step and the header are those of the transcript with this commitment."""
-        root, steps = bytes.fromhex(commitment), self.header.get("steps")
+        root, header, steps = _root(commitment), self._header(), self.header.get("steps")
         if type(steps) is not int or not 0 < steps <= MAX_TOKENS:
             raise InvalidTranscript(
                 "The header of the step's transcript does not say how many steps there are."
             )
-        if not merkle.verify_inclusion(canonical(self.header), 0, steps + 1, _nodes(self.header_proof), root):
+        if not merkle.verify_inclusion(header, 0, steps + 1, _nodes(self.header_proof), root):
             raise InvalidTranscript("The header is not that of the transcript with this commitment.")
         leaf = _STEP.pack(self.position, self.token) + bytes.fromhex(self.fingerprint)
         if not merkle.verify_inclusion(leaf, 1 + self.position, steps + 1, _nodes(self.proof), root):
             raise InvalidTranscript(
                 f"Step {self.position} is not that of the transcript with this commitment."
             )
+
+    def _header(self) -> bytes:
+        try:
+            return canonical(self.header)
+        except NotCanonical as error:
+            raise InvalidTranscript(
+                f"The header of the step's transcript has no canonical form: {error}"
+            ) from error
+
+
+def _root(commitment: str) -> bytes:
+    try:
+        return bytes.fromhex(commitment)
+    except ValueError as error:
+        raise InvalidTranscript("A commitment is 64 hex digits.") from error
 
 
 def _nodes(proof: list[str]) -> list[bytes]:

@@ -1,6 +1,8 @@
 """Messages are strict and closed, and say which field is wrong without repeating what was sent."""
 
+import base64
 import hashlib
+import re
 from typing import Any
 
 import pytest
@@ -8,13 +10,17 @@ import pytest
 from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import (
+    Claim,
     Draw,
+    JobScore,
     JobSpec,
     ModelOffer,
     Params,
     Receipt,
     Reply,
+    ScoreCall,
     SubmitRequest,
+    Ticket,
     Welcome,
     parse_message,
 )
@@ -123,3 +129,89 @@ def test_what_travels_has_the_published_names_and_no_nulls() -> None:
     assert said["from"] == "shop"
     assert "messages" not in said["job"]
     assert parse_message(SubmitRequest, said).to_json() == said
+
+
+FINGERPRINTS = base64.b64encode(bytes(32)).decode()
+CLAIM = {"output_tokens": [4, 2], "seed": "a" * 64, "prover": "0xabc", "fingerprints": FINGERPRINTS}
+
+
+@pytest.mark.parametrize(
+    "claim", [{"text": "So it is."}, {"output_tokens": [4]}, {"text": "x", "seed": "a" * 64}, CLAIM]
+)
+def test_a_claim_is_part_of_the_request_and_so_of_the_job_s_id(claim: dict[str, Any]) -> None:
+    job = parse_message(JobSpec, JOB | {"claim": claim})
+    assert job.claim is not None
+    assert job.claim.digest() == digest(claim)
+    assert job.to_json()["claim"] == claim
+
+
+@pytest.mark.parametrize(
+    ("claim", "why"),
+    [
+        ({}, "exactly one of text and output_tokens"),
+        ({"text": "x", "output_tokens": [1]}, "exactly one of text and output_tokens"),
+        ({"text": ""}, "text: "),
+        ({"output_tokens": []}, "output_tokens: "),
+        ({"output_tokens": [2**24]}, "output_tokens.0: "),
+        ({"output_tokens": [True]}, "output_tokens.0: "),
+        ({"text": "x", "seed": "A" * 64}, "seed: "),
+        ({"text": "x", "prover": ""}, "prover: "),
+        ({"text": "x", "unknown": 1}, "unknown: "),
+        ({key: value for key, value in CLAIM.items() if key != "seed"}, "fingerprints need"),
+        ({key: value for key, value in CLAIM.items() if key != "prover"}, "fingerprints need"),
+        (
+            {**{key: value for key, value in CLAIM.items() if key != "output_tokens"}, "text": "x"},
+            "fingerprints need",
+        ),
+        (CLAIM | {"output_tokens": [4]}, "base64 of 16 bytes"),
+        (CLAIM | {"fingerprints": FINGERPRINTS.rstrip("=")}, "base64"),
+        (CLAIM | {"fingerprints": base64.b64encode(b"\x00\x7c" * 16).decode()}, "finite"),
+    ],
+)
+def test_a_claim_that_cannot_be_scored_says_what_is_wrong(claim: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidMessage, match=re.escape(why)):
+        parse_message(Claim, claim)
+
+
+@pytest.mark.parametrize("kind", [Draw, Ticket])
+def test_a_draw_without_a_challenge_s_number_is_an_ordinary_one(kind: Any) -> None:
+    assert kind.model_fields["challenge"].default == 0
+
+
+SCORED: dict[str, Any] = {
+    "user": "device", "job_id": "a" * 64, "tag": "", "position": "", "challenge": 0, "subject": "b" * 64,
+    "subject_operator": None, "score": None, "reason": "no such model", "clock": {"2": "1"},
+    "vrf": {
+        "selected": True, "vrf_prompt_hash": "c" * 128, "vrf_random_value": "d" * 64,
+        "vrf_verify_pubkey": "02" + "e" * 64, "vrf_proof": "f" * 162,
+    },
+    "operator": "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf", "signature": "0" * 130,
+    "model": {"name": "m.gguf", "sha256": "1" * 64},
+}  # fmt: skip
+
+
+def test_a_verifier_without_a_score_says_why() -> None:
+    assert not parse_message(JobScore, SCORED).answered
+    assert parse_message(JobScore, SCORED | {"reason": "", "score": {"level": "greedy"}}).answered
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"challenge": -1}, "challenge"),
+        ({"challenge": True}, "challenge"),
+        ({"subject": "b" * 63}, "subject"),
+        ({"subject_operator": "0x12"}, "subject_operator"),
+        ({"score": [1]}, "score"),
+        ({"reason": "x" * 4097}, "reason"),
+        ({"role": "verifier"}, "role"),
+    ],
+)
+def test_a_score_is_as_strict_as_a_result(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidMessage, match=f"JobScore: {field}: "):
+        parse_message(JobScore, SCORED | change)
+
+
+def test_a_call_for_a_score_names_both_seeds_and_its_challenge() -> None:
+    required = {name for name, field in ScoreCall.model_fields.items() if field.is_required()}
+    assert {"seed", "seed_proof", "job_seed", "job_seed_proof", "challenge"} <= required

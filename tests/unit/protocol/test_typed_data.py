@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from aos_protocol.errors import InvalidAddress, InvalidMessage, InvalidSignature
 from aos_protocol.identity import Signer, recover_digest
 from aos_protocol.typed_data import (
+    ChallengeClaim,
     Domain,
     ReceiptClaim,
     ResultClaim,
+    ScoreClaim,
+    SignedClaim,
     recover_typed,
     sign_typed,
     typed_digest,
@@ -56,6 +59,15 @@ RESULTS = st.builds(
     ),
 )
 RECEIPTS = st.builds(ReceiptClaim, job_id=HEX64, sequence=st.integers(0, 2**256 - 1), request=HEX64)
+SCORES = st.builds(
+    ScoreClaim,
+    operator=ADDRESSES,
+    tag=TEXTS,
+    position=TEXTS,
+    challenge=st.integers(0, 2**256 - 1),
+    **dict.fromkeys(("job_id", "subject", "score", "model", "params", "vrf_proof", "clock"), HEX64),
+)
+CHALLENGES = st.builds(ChallengeClaim, operator=ADDRESSES, purpose=TEXTS, result=TEXTS, reason=TEXTS)
 DOMAINS = st.builds(Domain, chain_id=st.integers(0, 2**256 - 1), registry=ADDRESSES)
 
 
@@ -86,8 +98,8 @@ def text(value: str) -> bytes:
     return keccak(value.encode())
 
 
-def by_hand(domain: Domain, claim: ResultClaim | ReceiptClaim) -> bytes:
-    """EIP-712 written out for our two structs."""
+def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
+    """EIP-712 written out for our structs."""
     separator = keccak(
         text("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
         + text("AOS")
@@ -98,6 +110,19 @@ def by_hand(domain: Domain, claim: ResultClaim | ReceiptClaim) -> bytes:
     if isinstance(claim, ReceiptClaim):
         struct = text("Receipt(bytes32 jobId,uint256 sequence,bytes32 request)")
         struct += word(claim.job_id) + word(claim.sequence) + word(claim.request)
+    elif isinstance(claim, ChallengeClaim):
+        struct = text("Challenge(address operator,string purpose,string result,string reason)")
+        struct += word(claim.operator) + text(claim.purpose) + text(claim.result) + text(claim.reason)
+    elif isinstance(claim, ScoreClaim):
+        struct = text(
+            "Score(bytes32 jobId,address operator,string tag,string position,uint256 challenge,bytes32 subject,"
+            "bytes32 score,bytes32 model,bytes32 params,bytes32 vrfProof,bytes32 clock)"
+        )
+        struct += word(claim.job_id) + word(claim.operator) + text(claim.tag) + text(claim.position)
+        struct += b"".join(
+            map(word, (claim.challenge, claim.subject, claim.score, claim.model, claim.params))
+        )
+        struct += word(claim.vrf_proof) + word(claim.clock)
     else:
         struct = text(
             "Result(bytes32 jobId,address operator,string role,string tag,string position,bytes32 answer,"
@@ -110,8 +135,8 @@ def by_hand(domain: Domain, claim: ResultClaim | ReceiptClaim) -> bytes:
     return keccak(b"\x19\x01" + separator + keccak(struct))
 
 
-@given(DOMAINS, RESULTS | RECEIPTS)
-def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: ResultClaim | ReceiptClaim) -> None:
+@given(DOMAINS, RESULTS | RECEIPTS | SCORES | CHALLENGES)
+def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: SignedClaim) -> None:
     digest = by_hand(domain, claim)
     assert typed_digest(typed_document(domain, claim)) == digest
     signature = sign_typed(SIGNER, domain, claim)
