@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from aos_inference.errors import BodyTooLarge, InvalidField, MalformedBody, QueueFull, RequestError
+from aos_inference.errors import InvalidField, MalformedBody, QueueFull, RequestError
+from aos_inference.intake import MAX_BODY, MAX_SCORE_BODY, Intake
 from aos_inference.schemas import (
     Answer,
     GenerateRequest,
@@ -24,10 +25,6 @@ from aos_inference.worker import Worker
 from aos_protocol import canonical
 from aos_protocol.errors import NotCanonical
 
-MAX_BODY: Final = 1024 * 1024
-MAX_SCORE_BODY: Final = 16 * MAX_BODY
-_MAX_DISCARDED: Final = 16 * MAX_BODY
-
 _Body = TypeVar("_Body", bound=BaseModel)
 
 router = APIRouter()
@@ -36,7 +33,7 @@ router = APIRouter()
 def create_app(worker: Worker) -> FastAPI:
     """The ASGI application around a worker whose engine runs."""
     app = _WorkerApp(title="AOS inference worker", description="One GGUF model, checkable sampling.")
-    app.state.worker = worker
+    app.state.worker, app.state.intake = worker, Intake()
     app.include_router(router)
     app.exception_handler(RequestError)(_render_error)
     app.exception_handler(HTTPException)(_render_http_error)
@@ -61,13 +58,11 @@ async def score_body(request: Request) -> ScoreRequest:
 
 
 async def _checked(request: Request, kind: type[_Body], limit: int) -> _Body:
-    """Read and check a body, counting bytes as they come.
-
-    Raises BodyTooLarge, MalformedBody, and InvalidField with all wrong fields in its message.
-    """
-    body = await _read(request, limit)
+    """Read and check a body. Raises what `Intake.body` raises, MalformedBody, and InvalidField, which names the wrong fields."""
+    intake: Intake = request.app.state.intake
     try:
-        return await asyncio.to_thread(lambda: kind.model_validate(canonical.parse(body)))
+        async with intake.body(request, limit) as body:
+            return await asyncio.to_thread(lambda: kind.model_validate(canonical.parse(body)))
     except NotCanonical as error:
         raise MalformedBody(f"The body cannot be read: {error}") from error
     except ValidationError as error:
@@ -87,18 +82,18 @@ _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.post("/v1/generate", response_model=Answer, responses=_PROBLEMS)
-async def generate(request: Request, body: GenerateBody, worker: TheWorker) -> Response | Answer:
+async def generate(request: Request, body: GenerateBody, worker: TheWorker) -> Response:
     """Run the model; with `stream`, send server-sent events with text and at last the answer."""
     generation = await worker.prepare(body)
     if body.stream:
         return GenerationStream(worker, generation)
-    return await unless_client_leaves(request.receive, worker.complete(generation))
+    return await _json(await unless_client_leaves(request.receive, worker.complete(generation)))
 
 
-@router.post("/v1/score", responses=_PROBLEMS)
-async def score(request: Request, body: ScoreBody, worker: TheWorker) -> ScoreAnswer:
+@router.post("/v1/score", response_model=ScoreAnswer, responses=_PROBLEMS)
+async def score(request: Request, body: ScoreBody, worker: TheWorker) -> Response:
     """Compare answers with what this model would have given, in one pass over each."""
-    return await unless_client_leaves(request.receive, worker.score(body))
+    return await _json(await unless_client_leaves(request.receive, worker.score(body)))
 
 
 @router.get("/v1/models")
@@ -117,18 +112,9 @@ async def healthz(worker: TheWorker, response: Response) -> Health:
     return Health(status=status, slots=worker.engine.slots, **load._asdict())
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body. What exceeds the limit is still read for a while, so that the client gets to see the answer."""
-    body, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= limit:
-            body += chunk
-        if size > limit + _MAX_DISCARDED:
-            break
-    if size > limit:
-        raise BodyTooLarge(f"The body exceeds {limit:,} bytes; shorten it.")
-    return bytes(body)
+async def _json(answer: BaseModel) -> Response:
+    """FastAPI would check and write answers, which may hold millions of numbers, on the event loop."""
+    return Response(await asyncio.to_thread(answer.model_dump_json), media_type="application/json")
 
 
 async def _render_error(_: Request, error: RequestError) -> Response:

@@ -16,9 +16,10 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from aos_inference.errors import EngineFailed, EngineStopping, PromptTooLong, RequestError, UnusableLogits
-from aos_inference.jobs import Claim, Event, Generation, Job, Logits, Queued, Scoring, Step, Vocabulary
+from aos_inference.jobs import Claim, Event, Generation, Job, Logits, Queued, Scoring, Step
 from aos_inference.scheduler import Limits, Scheduler, Span
-from aos_protocol.scoring import Accumulator
+from aos_inference.writing import Vocabulary
+from aos_protocol.score_document import Score
 from aos_protocol.transcript import Params
 
 _log = structlog.get_logger(__name__)
@@ -107,7 +108,7 @@ class Engine:
         with self._submitted([job]):
             yield _steps(job)
 
-    async def score(self, claims: Sequence[Claim]) -> list[Accumulator]:
+    async def score(self, claims: Sequence[Claim]) -> list[Score]:
         """Score claims, each of at most `context` tokens, as one request; cancelling cancels what is left of them.
 
         Raises PromptTooLong, QueueFull, EngineStopping, EngineFailed and UnusableLogits.
@@ -232,20 +233,22 @@ async def _steps(job: Generation) -> AsyncIterator[Step | Queued]:
         event = await job.events.get()
         if isinstance(event, RequestError):
             raise event
+        if isinstance(event, Queued) and event.position != job.position:
+            continue  # two threads post places: the newer one may come first
         if isinstance(event, Step | Queued):
             yield event
         if isinstance(event, Step) and event.finish:
             return
 
 
-async def _result(place: int, job: Scoring) -> Accumulator:
+async def _result(place: int, job: Scoring) -> Score:
     while True:
         event = await job.events.get()
         if isinstance(event, UnusableLogits):
             raise UnusableLogits(f"items.{place}: {event}") from event
         if isinstance(event, RequestError):
             raise event
-        if isinstance(event, Accumulator):
+        if isinstance(event, Score):
             return event
 
 

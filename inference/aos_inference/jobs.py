@@ -3,32 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aos_inference.errors import RequestError, UnusableLogits
 from aos_inference.scheduler import Task
-from aos_inference.text import TextStream
+from aos_inference.writing import Vocabulary, Writing
 from aos_protocol import fingerprint, sampling
 from aos_protocol.errors import InvalidSampling
+from aos_protocol.score_document import Score
 from aos_protocol.scoring import Accumulator
 from aos_protocol.transcript import FinishReason, Params
 
 Logits: TypeAlias = NDArray[np.float32]
-
-
-class Vocabulary(Protocol):
-    """What tokens mean: `llama.Model`, or a stand-in for tests."""
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to the text."""
-        ...
-
-    def ends(self, token: int) -> bool:
-        """Whether the token ends a generation."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,11 +38,21 @@ class Queued:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What a score will say that it is of: the digests of its subject and of the model, and the build that computes."""
+
+    subject: str
+    model: str
+    engine: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """Output tokens said to follow a prompt: with the job's `seed` (32 bytes) the draw is checked, with packed `fingerprints` of
     `prover` the model, too. Fingerprints need both others.
     """
 
+    names: Names
     prompt: Sequence[int]
     output: Sequence[int]
     params: Params
@@ -62,7 +61,7 @@ class Claim:
     fingerprints: bytes | None = None
 
 
-Event: TypeAlias = Step | Queued | Accumulator | RequestError
+Event: TypeAlias = Step | Queued | Score | RequestError
 
 
 @dataclass(eq=False)
@@ -81,7 +80,7 @@ class Generation:
     position: int = 0
 
     def __post_init__(self) -> None:
-        self._text = TextStream(self.params.stop)
+        self._writing = Writing(self.vocabulary, self.params, len(self.prompt), self.context)
         self._sampling_seed = sampling.sampling_seed(self.seed)
         self._along: NDArray[np.float32] | None = None
 
@@ -107,18 +106,8 @@ class Generation:
                 f"The model's logits at output token {place} have no fingerprint: some are infinite or huge."
             )
         self.output.append(token)
-        return self._step(token, fingerprint.pack(projected))
-
-    def _step(self, token: int, print_: bytes) -> Step:
-        if self.vocabulary.ends(token):
-            return Step(token, print_, self._text.finish(), "eos")
-        text = self._text.feed(self.vocabulary.piece(token))
-        if self._text.stopped:
-            return Step(token, print_, text, "stop")
-        full = len(self.prompt) + len(self.output) >= self.context
-        if full or len(self.output) >= self.params.max_tokens:
-            return Step(token, print_, text + self._text.finish(), "length")
-        return Step(token, print_, text, None)
+        text, finish = self._writing.add(token)
+        return Step(token, fingerprint.pack(projected), text, finish)
 
 
 @dataclass(eq=False)
@@ -139,17 +128,21 @@ class Scoring:
             self.number, tokens, len(claim.prompt) - 1, share=np.array(claim.prompt, np.int32).tobytes()
         )
 
-    def advance(self, logits: Logits) -> Accumulator | None:
-        """Take in the next logits, shape (rows, vocabulary); the whole, once there are none left. Raises UnusableLogits."""
+    def advance(self, logits: Logits) -> Score | None:
+        """Take in the next logits, shape (rows, vocabulary); the score, once there are none left. Raises UnusableLogits."""
         if self._accumulator is None:
             self._accumulator = self._begin(logits.shape[1])
-        if not np.isfinite(logits).all():
-            place = len(self._accumulator.winners)
-            raise UnusableLogits(
-                f"The model's logits at output token {place} or soon after are not all finite."
-            )
-        self._accumulator.add(logits)
-        return self._accumulator if self._accumulator.done else None
+        try:
+            self._accumulator.add(logits)
+        except InvalidSampling as error:
+            raise UnusableLogits(f"The model gave no logits that can be scored: {error}") from error
+        if not self._accumulator.done:
+            return None
+        names = self.claim.names
+        score = self._accumulator.score(names.subject, names.model, names.engine)
+        # Its directions take 32 bytes a token of the vocabulary: too much to keep until the other claims are done.
+        self._accumulator = None
+        return score
 
     def _begin(self, vocabulary: int) -> Accumulator:
         claim = self.claim

@@ -54,6 +54,14 @@ class GenerateRequest(_Request):
         return self
 
 
+class Said(_Request):
+    """What an answer says beside its output tokens, which its score then confirms or contradicts."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: Tokens
+
+
 class ScoreItem(_Request):
     """An answer to score: what was asked, what was answered, and what else came with the answer."""
 
@@ -66,6 +74,7 @@ class ScoreItem(_Request):
     seed: HexSeed | None = Field(default=None, description="the seed of the job that the answer is to")
     prover: Prover | None = None
     fingerprints: str | None = Field(default=None, description="as in a transcript, made by the prover")
+    answer: Said | None = Field(default=None, description="of an answer with a transcript: what it says")
     subject: str = Field(pattern="^[0-9a-f]{64}$", description="commitment or digest of what is scored")
 
     @model_validator(mode="after")
@@ -74,6 +83,8 @@ class ScoreItem(_Request):
             raise ValueError("give exactly one of prompt, messages and prompt_tokens")
         if (self.output_tokens is None) == (self.text is None):
             raise ValueError("give exactly one of output_tokens and text")
+        if self.answer is not None and self.output_tokens is None:
+            raise ValueError("answer needs output_tokens beside it")
         if self.fingerprints is None:
             return self
         if self.output_tokens is None or self.seed is None or self.prover is None:

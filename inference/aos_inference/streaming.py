@@ -65,7 +65,8 @@ class GenerationStream(Response):
                 async with aclosing(texts):
                     async for news in texts:
                         await _send_news(send, news)
-                last = self._worker.answer(self._generation).model_dump_json()
+                answer = await asyncio.to_thread(self._worker.answer, self._generation)
+                last = await asyncio.to_thread(answer.model_dump_json)
             except RequestError as error:
                 last = json.dumps({"code": error.status, "message": str(error)})
                 await _send_event(send, last, name="error")

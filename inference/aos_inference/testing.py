@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -22,24 +23,30 @@ class ByteModel:
 
     The logits after a sequence are a fixed random function of all its tokens, so a token in the wrong slot or at the
     wrong position changes every token after it. `open` holds the thread while cleared; `failure` is raised once set;
-    an `endless` model never draws an end token. `fed` counts rows; a test may set `trims` to False.
+    an `endless` model never draws an end token. `batches` tells the rows of each slot in each batch; `cells` bounds
+    the tokens that all slots hold together; a test may set `trims` to False.
     """
 
     vocabulary: Final = 256 + len(_SPECIAL)
-    bos: Final = 256
-    eos: Final = 257
-    adds_bos: Final = True
+    bos = 256
+    eos = 257
+    adds_bos = True
     trims = True
 
-    def __init__(self, *, sharpness: float = 3.0, endless: bool = False) -> None:
+    def __init__(self, *, sharpness: float = 3.0, endless: bool = False, cells: int | None = None) -> None:
         self.open = threading.Event()
         self.open.set()
         self.failure: Exception | None = None
-        self.calls = 0
-        self.fed = 0
+        self.batches: list[Counter[int]] = []
+        self._cells = cells
         self._sharpness = sharpness
         self._endless = endless
         self._cache: dict[int, list[int]] = {}
+
+    @property
+    def fed(self) -> int:
+        """Rows of all batches."""
+        return sum(batch.total() for batch in self.batches)
 
     def special_tokens(self) -> Mapping[str, int]:
         """The control tokens by their text."""
@@ -72,8 +79,10 @@ class ByteModel:
 
     def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> NDArray[np.float32]:
         """As `engine.Backend`. Raises Misdriven for a row that does not continue its slot's sequence."""
-        self._enter()
-        self.fed += len(rows)
+        self.batches.append(Counter(row[0] for row in rows))
+        self.open.wait()
+        if self.failure is not None:
+            raise self.failure
         logits = []
         for slot, token, position, wanted in rows:
             sequence = self._cache[slot]
@@ -82,13 +91,9 @@ class ByteModel:
             sequence.append(token)
             if wanted:
                 logits.append(self._logits(sequence))
+        if self._cells is not None and sum(map(len, self._cache.values())) > self._cells:
+            raise Misdriven(f"the slots hold more than {self._cells} tokens")
         return np.stack(logits) if logits else np.empty((0, self.vocabulary), np.float32)
-
-    def _enter(self) -> None:
-        self.calls += 1
-        self.open.wait()
-        if self.failure is not None:
-            raise self.failure
 
     def _logits(self, sequence: list[int]) -> NDArray[np.float32]:
         seed = hashlib.blake2b(repr(sequence).encode(), digest_size=8).digest()

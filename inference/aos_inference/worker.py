@@ -9,14 +9,15 @@ from typing import Protocol
 
 import structlog
 
-from aos_inference import chat, claims
+from aos_inference import chat, claims, writing
 from aos_inference.engine import Engine
 from aos_inference.errors import InvalidField, UnknownModel
-from aos_inference.jobs import Claim, Queued, Step
+from aos_inference.jobs import Claim, Names, Queued, Step
 from aos_inference.schemas import (
     Answer,
     GenerateRequest,
     ModelCard,
+    Said,
     ScoreAnswer,
     ScoreItem,
     ScoreRequest,
@@ -24,14 +25,13 @@ from aos_inference.schemas import (
 )
 from aos_protocol import fingerprint
 from aos_protocol.sampling import RULE_VERSION
-from aos_protocol.score_document import Score
-from aos_protocol.scoring import Accumulator
+from aos_protocol.score_document import Contradiction, Score
 from aos_protocol.transcript import FinishReason, Params, Transcript
 
 _log = structlog.get_logger(__name__)
 
 
-class Vocabulary(chat.Vocabulary, claims.Vocabulary, Protocol):
+class Vocabulary(chat.Vocabulary, claims.Vocabulary, writing.Vocabulary, Protocol):
     """What a worker needs of `llama.Model`."""
 
 
@@ -81,7 +81,10 @@ class Worker:
         started = time.monotonic()
         asked = await asyncio.to_thread(self._claims, request.items)
         scored = await self.engine.score(asked)
-        scores = [self._score(*each) for each in zip(request.items, asked, scored, strict=True)]
+        # Off the event loop, like all that takes time in proportion to an answer's length.
+        scores = await asyncio.to_thread(
+            lambda: [self._read(*each) for each in zip(request.items, asked, scored, strict=True)]
+        )
         _log.info(
             "scored",
             items=len(asked),
@@ -117,7 +120,7 @@ class Worker:
         with self.run(generation) as texts:
             async for _ in texts:
                 pass
-        return self.answer(generation)
+        return await asyncio.to_thread(self.answer, generation)
 
     def answer(self, generation: Generation) -> Answer:
         """The answer to a generation that has finished."""
@@ -173,6 +176,7 @@ class Worker:
         self._check_tokens("prompt_tokens", item.prompt_tokens or ())
         packed = item.fingerprints and fingerprint.from_text(item.fingerprints, len(output))
         return Claim(
+            names=Names(item.subject, self.card.sha256, self.card.engine),
             prompt=item.prompt_tokens or self._prompt_tokens(item),
             output=output,
             params=Params(**item.params.model_dump()),
@@ -188,11 +192,23 @@ class Worker:
                 f"{name}: token {wrong} is not in this model's vocabulary of {self.card.vocabulary:,}."
             )
 
-    def _score(self, item: ScoreItem, claim: Claim, scored: Accumulator) -> Score:
-        ambiguous = None
+    def _read(self, item: ScoreItem, claim: Claim, score: Score) -> Score:
+        """The score with what text and tokens say of each other."""
         if item.text:
-            ambiguous = claims.ambiguous_from(self._vocabulary, claim.output, scored.winners)
-        return scored.score(item.subject, self.card.sha256, self.card.engine, ambiguous)
+            ambiguous = claims.ambiguous_from(self._vocabulary, claim.output, score.winners)
+            return score.model_copy(update={"ambiguous": ambiguous})
+        if item.answer:
+            return score.model_copy(update={"contradiction": self._contradiction(item.answer, claim)})
+        return score
+
+    def _contradiction(self, said: Said, claim: Claim) -> Contradiction | None:
+        if said.prompt_tokens != tuple(claim.prompt):
+            return "prompt"
+        output = writing.Writing(self._vocabulary, claim.params, len(claim.prompt), self.engine.context)
+        text, finish = output.whole(claim.output)
+        if text != said.text:
+            return "text"
+        return None if finish == said.finish_reason else "end"
 
 
 async def _texts(

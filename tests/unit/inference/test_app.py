@@ -6,9 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
-from aos_inference.app import MAX_BODY, create_app
+from aos_inference.app import create_app
 from aos_inference.chat import ChatFormat
 from aos_inference.engine import Engine
+from aos_inference.intake import MAX_BODY
+from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
 from aos_inference.testing import ByteModel
 from aos_inference.worker import Worker
@@ -17,6 +19,7 @@ from aos_protocol.transcript import Transcript
 
 CARD = ModelCard(name="m.gguf", sha256="ab" * 32, size=5, context=300, vocabulary=260, engine="stand-in 1")
 SEED = "0f" * 32
+PROVER = "0x" + "ab" * 20
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 
 
@@ -27,7 +30,7 @@ def model() -> ByteModel:
 
 @pytest.fixture
 async def worker(model: ByteModel) -> AsyncIterator[Worker]:
-    engine = Engine(model, model, context=300, slots=1, queue_limit=0)
+    engine = Engine(model, model, context=300, limits=Limits(1, requests=1, tokens=1000))
     engine.start()
     yield Worker(CARD, engine, model, ChatFormat(TEMPLATE, model))
     model.open.set()
@@ -44,7 +47,7 @@ async def client(worker: Worker) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    base = {"model": "m.gguf", "prompt": "Hi", "seed": SEED, "params": {"max_tokens": 9}}
+    base = {"model": "m.gguf", "prompt": "Hi", "seed": SEED, "prover": PROVER, "params": {"max_tokens": 9}}
     return {key: value for key, value in (base | changes).items() if value is not None}
 
 
@@ -64,13 +67,17 @@ async def test_an_answer_with_its_transcript(client: httpx.AsyncClient, model: B
         "model": "ab" * 32,
         "engine": "stand-in 1",
         "params": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "stop": []},
+        "seed": SEED,
+        "prover": PROVER,
         "prompt_tokens": [256, *b"Hi"],
         "output_tokens": list(transcript.output_tokens),
+        "fingerprints": transcript.fingerprints,
         "finish_reason": answer["finish_reason"],
     }
     assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": len(transcript.output_tokens)}
-    logits = ByteModel().prefill(0, [256, *b"Hi"], 0, last=True)
-    assert logits is not None
+    reference = ByteModel()
+    reference.keep(0, 0)
+    (logits,) = reference.decode([(0, 256, 0, False), (0, ord("H"), 1, False), (0, ord("i"), 2, True)])
     first = sampling.sample(logits, sampling.sampling_seed(bytes.fromhex(SEED)), 0, 1.0, 1.0)
     assert transcript.output_tokens[0] == first
 
@@ -108,7 +115,7 @@ async def test_the_models_and_health(client: httpx.AsyncClient) -> None:
     response = await client.get("/healthz")
     assert (response.status_code, response.json()) == (
         200,
-        {"status": "ok", "active": 0, "queued": 0, "slots": 1},
+        {"status": "ok", "active": 0, "queued": 0, "queued_tokens": 0, "slots": 1},
     )
 
 
@@ -124,8 +131,8 @@ async def test_a_full_queue_says_when_to_come_back(
     client: httpx.AsyncClient, worker: Worker, model: ByteModel
 ) -> None:
     model.open.clear()
-    running = asyncio.create_task(generate(client))
-    while worker.engine.load != (1, 0):
+    running = [asyncio.create_task(generate(client)) for _ in range(2)]
+    while worker.engine.load.queued == 0:
         await asyncio.sleep(0)
     for stream in (False, True):
         response = await generate(client, stream=stream)
@@ -133,7 +140,7 @@ async def test_a_full_queue_says_when_to_come_back(
         assert int(response.headers["retry-after"]) > 0
         assert response.json()["code"] == 503
     model.open.set()
-    assert (await running).status_code == 200
+    assert [response.status_code for response in await asyncio.gather(*running)] == [200, 200]
 
 
 async def test_another_model_is_unknown(client: httpx.AsyncClient) -> None:
@@ -161,6 +168,8 @@ async def test_a_prompt_that_does_not_fit_names_both_numbers(client: httpx.Async
         ({"prompt": None, "messages": []}, "messages:"),
         ({"prompt": None, "messages": [{"role": "tool", "content": "x"}]}, "messages.0.role:"),
         ({"prompt": None, "messages": [{"role": "user"}]}, "messages.0.content:"),
+        ({"prover": None}, "prover:"),
+        ({"prover": ""}, "prover:"),
         ({"seed": "0f"}, "seed:"),
         ({"seed": "zz" * 32}, "seed:"),
         ({"stream": "yes"}, "stream:"),
@@ -237,10 +246,11 @@ async def test_a_bug_is_a_500_without_details(client: httpx.AsyncClient, worker:
 
 async def test_openapi_describes_the_body_and_the_errors(client: httpx.AsyncClient) -> None:
     schema = (await client.get("/openapi.json")).json()
-    post = schema["paths"]["/v1/generate"]["post"]
-    reference = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    assert "seed" in schema["components"]["schemas"][reference.rsplit("/", 1)[1]]["properties"]
-    assert {"400", "404", "413", "422", "503"} <= set(post["responses"])
+    for path, field in (("/v1/generate", "seed"), ("/v1/score", "items")):
+        post = schema["paths"][path]["post"]
+        reference = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert field in schema["components"]["schemas"][reference.rsplit("/", 1)[1]]["properties"]
+        assert {"400", "404", "413", "422", "503"} <= set(post["responses"])
     dangling = [
         ref for ref in references(schema) if ref.rsplit("/", 1)[1] not in schema["components"]["schemas"]
     ]

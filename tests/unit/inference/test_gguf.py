@@ -23,7 +23,7 @@ METADATA = [
     ("tokenizer.ggml.scores", 9, struct.pack("<IQ", 6, 3) + bytes(12)),
     ("tokenizer.ggml.add_bos_token", 7, b"\x01"),
 ]
-TENSORS = [
+TENSORS: list[tuple[str, tuple[int, ...], int, int]] = [
     ("token_embd.weight", (32, 4), 8, 0),
     ("output.weight", (32, 4), 1, 192),
 ]  # Q8_0: 136 bytes, F16: 256

@@ -8,6 +8,7 @@ from starlette.types import Message
 
 from aos_inference.engine import Engine
 from aos_inference.errors import ClientLeft, QueueFull
+from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
 from aos_inference.streaming import GenerationStream, unless_client_leaves
 from aos_inference.testing import ByteModel
@@ -46,7 +47,7 @@ def model() -> ByteModel:
 
 @pytest.fixture
 async def worker(model: ByteModel) -> AsyncIterator[Worker]:
-    engine = Engine(model, model, context=4000, slots=1, queue_limit=0)
+    engine = Engine(model, model, context=4000, limits=Limits(1, requests=1, tokens=1000))
     engine.start()
     card = ModelCard(name="m", sha256="0" * 64, size=1, context=4000, vocabulary=260, engine="stand-in")
     yield Worker(card, engine, model, None)
@@ -58,7 +59,7 @@ async def worker(model: ByteModel) -> AsyncIterator[Worker]:
 
 def generation(max_tokens: int = 12) -> Generation:
     params = Params(temperature=1.0, top_p=0.9, max_tokens=max_tokens, stop=())
-    return Generation([256, 65], params, bytes(32))
+    return Generation([256, 65], params, bytes(32), "0xme")
 
 
 async def stream(worker: Worker, client: Client, job: Generation) -> None:
@@ -93,9 +94,22 @@ async def test_a_failure_midway_is_an_error_event(worker: Worker, model: ByteMod
 async def test_a_full_queue_is_refused_before_the_status_line(worker: Worker, model: ByteModel) -> None:
     model.open.clear()
     client = Client()
-    with worker.run(generation()), pytest.raises(QueueFull):
+    with worker.run(generation()), worker.run(generation()), pytest.raises(QueueFull):
         await stream(worker, client, generation())
     assert client.received == []
+
+
+async def test_a_job_that_waits_is_told_its_place(worker: Worker, model: ByteModel) -> None:
+    model.open.clear()
+    client = Client()
+    with worker.run(generation()):
+        running = asyncio.create_task(stream(worker, client, generation()))
+        while len(client.received) < 2:
+            await asyncio.sleep(0)
+        assert client.events() == [("queued", {"position": 1})]
+    model.open.set()
+    await running
+    assert [name for name, _ in client.events()[1:]] == ["message"] * (len(client.events()) - 1)
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -108,12 +122,12 @@ async def test_a_client_that_leaves_cancels(worker: Worker, model: ByteModel, st
         else unless_client_leaves(client.receive, worker.complete(job))
     )
     running = asyncio.ensure_future(work)
-    while worker.engine.load == (0, 0):
+    while not worker.engine.load.active:
         await asyncio.sleep(0)
     client.leave.set()
     with pytest.raises(ClientLeft):
         await running
-    assert worker.engine.load == (0, 0)
+    assert worker.engine.load == (0, 0, 0)
 
 
 async def test_what_finishes_first_counts() -> None:
@@ -137,9 +151,9 @@ async def test_being_cancelled_cancels_the_work(worker: Worker, model: ByteModel
     """As uvicorn does at the end of its grace period."""
     model.open.clear()
     running = asyncio.create_task(stream(worker, Client(), generation()))
-    while worker.engine.load == (0, 0):
+    while not worker.engine.load.active:
         await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert worker.engine.load == (0, 0)
+    assert worker.engine.load == (0, 0, 0)
