@@ -7,7 +7,7 @@ below, the last everything above; a margin of 0 has a bin of its own.
 Two things keep the ratios honest. One answer's numbers are not independent: a prompt with flat logits has small distances throughout, one with
 many close calls many margins. So every sample stands for a family: its histogram with the distances scaled (`_SCALES`), or the rate of margins above 0
 multiplied (`_RATES`), and the member that suits an answer best speaks for it. And where nothing was seen, nothing is concluded too fast: an empty
-bin has at least half a count, and beyond the greatest number seen honestly chances fall no faster than the square of the distance to it.
+bin has at least half a count, and beyond the greatest number seen honestly, chances fall with the cube of the ratio to it and no faster.
 """
 
 import math
@@ -26,14 +26,17 @@ VERSION: Final = "aos-calibration/1"
 Floats: TypeAlias = NDArray[np.float64]
 Counts: TypeAlias = Annotated[list[Annotated[int, Field(ge=0, le=2**53 - 1)]], Field(max_length=256)]
 
-DISTANCE_EDGES: Final = 10.0 ** np.arange(-3.0, 1.0 + 1e-9, 1 / 16)
+_DISTANCES_A_DECADE: Final = 16
+_MARGINS_A_DECADE: Final = 8
+DISTANCE_EDGES: Final = 10.0 ** np.arange(-3.0, 1.0 + 1e-9, 1 / _DISTANCES_A_DECADE)
 """Edges of the bins of distances: 16 a decade from 0.001 to 10."""
-MARGIN_EDGES: Final = np.concatenate(([1e-9], 10.0 ** np.arange(-3.0, 1.0 + 1e-9, 1 / 8)))
+MARGIN_EDGES: Final = np.concatenate(([1e-9], 10.0 ** np.arange(-3.0, 1.0 + 1e-9, 1 / _MARGINS_A_DECADE)))
 """Edges of the bins of margins: 0 by itself, then 8 a decade from 0.001 to 10."""
 
+_EDITED: Final = [98_000, *([2_000 // MARGIN_EDGES.size] * MARGIN_EDGES.size)]
+"""Margins of an honest answer in which one token in fifty was exchanged for any other."""
 _SCALES: Final = (-3, -2, -1, 0, 1, 2, 3)
 _RATES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
-_LEAST_RATE: Final = 1e-3
 
 
 def distance_counts(values: ArrayLike) -> list[int]:
@@ -125,6 +128,7 @@ class Calibration(Message):
         """The likelihood ratios of margins."""
         honest = [(s.name, _rated(s.margins, self._seen_margins)) for s in self.samples if s.honest]
         others = [(s.name, _rated(s.margins, self._seen_margins)) for s in self.samples if not s.honest]
+        others.append(("edited tokens", _rated(_EDITED, self._seen_margins)))
         return Ratio(MARGIN_EDGES, honest, others, self.beta)
 
     @cached_property
@@ -224,24 +228,24 @@ MOST_TOKENS: Final = 512
 """An alternative that an answer of this length cannot be told from is left to the pool of an operator's answers."""
 
 
-def _smooth(counts: list[int], seen: int) -> Floats:
+def _smooth(counts: list[int], seen: int, a_decade: int) -> Floats:
     """Chances from counts; `seen` is the last bin in which an honest number was found."""
     raw = np.asarray(counts, dtype=np.float64)
     blurred = np.convolve(raw, [0.1, 0.8, 0.1], mode="same")
-    tail = np.maximum(np.arange(raw.size) - seen, 0)
-    return np.asarray(blurred + 0.5 * 10.0 ** (-tail / 8.0), dtype=np.float64)
+    beyond = np.maximum(np.arange(raw.size) - seen, 0)
+    return np.asarray(blurred + 0.5 * 10.0 ** (-3 * beyond / a_decade), dtype=np.float64)
 
 
 def _scaled(counts: list[int], seen: int) -> Floats:
     """The family of a sample's distances: shape (members, bins)."""
-    chances = _smooth(counts, seen)
+    chances = _smooth(counts, seen, _DISTANCES_A_DECADE)
     members = [np.roll(np.pad(chances, 4, mode="edge"), shift)[4:-4] for shift in _SCALES]
     return np.asarray([member / member.sum() for member in members], dtype=np.float64)
 
 
 def _rated(counts: list[int], seen: int) -> Floats:
     """The family of a sample's margins: shape (members, bins)."""
-    above = _smooth(counts[1:], seen - 1)
-    share = max(float(sum(counts[1:]) / sum(counts)), _LEAST_RATE)
+    above = _smooth(counts[1:], seen - 1, _MARGINS_A_DECADE)
+    share = (sum(counts[1:]) + 1) / (sum(counts) + 1)
     rates = np.minimum(share * np.asarray(_RATES), 0.95)[:, None]
     return np.concatenate([1 - rates, rates * above / above.sum()], axis=1)
