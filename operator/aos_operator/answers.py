@@ -1,21 +1,23 @@
-"""What a worker answers, held against the job before anything is signed."""
+"""What a worker answers, held against what it was asked, before anything is signed."""
 
 from typing import Any
 
 from aos_operator.errors import AnswerRejected
-from aos_operator.tasks import Outcome
+from aos_operator.subjects import Subject
+from aos_operator.tasks import Outcome, Scored
 from aos_protocol.canonical import digest
 from aos_protocol.errors import ProtocolError
-from aos_protocol.messages import Dispatch
+from aos_protocol.messages import Dispatch, ScoreCall, parse_message
+from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 
 
-def accept_answer(answer: dict[str, Any], dispatch: Dispatch) -> Outcome:
-    """Turn a worker's answer into an outcome.
+def accept_answer(answer: dict[str, Any], dispatch: Dispatch, prover: str) -> Outcome:
+    """Turn a worker's answer into an outcome; `prover` is this operator's address.
 
-    1. It has a text that can be sent.  2. Its transcript parses.  3. The transcript was made with the dispatched
-    model, and 4. with the job's effective parameters.  5. Its commitment is the transcript's, computed again.
-    Raises `AnswerRejected` with the first of these that fails.
+    1. It has a text that can be sent.  2. Its transcript parses, with as many fingerprints as output tokens.  3. The transcript was
+    made with the dispatched model,  4. the job's effective parameters,  5. and its seed, by this operator.  6. Its commitment is the
+    transcript's, computed again. Raises `AnswerRejected` with the first of these that fails.
     """
     text = _text(answer.get("text"))
     transcript = _transcript(answer.get("transcript"))
@@ -23,10 +25,37 @@ def accept_answer(answer: dict[str, Any], dispatch: Dispatch) -> Outcome:
         raise AnswerRejected(f"the worker ran model {transcript.model}, not {dispatch.model.sha256}")
     if digest(transcript.params.model_dump(mode="json")) != dispatch.job.params.digest():
         raise AnswerRejected("the worker ran with other parameters than the job's")
+    if transcript.seed != dispatch.seed:
+        raise AnswerRejected(
+            f"the worker ran with seed {transcript.seed}, not with the job's, {dispatch.seed}"
+        )
+    if transcript.prover != prover:
+        raise AnswerRejected(
+            f"the worker's fingerprints are those of {transcript.prover!r}, not of this operator, {prover}"
+        )
     commitment = transcript.commitment()
     if answer.get("commitment") != commitment:
         raise AnswerRejected("the worker's commitment is not that of its transcript")
     return Outcome(text, "", transcript.to_json(), commitment)
+
+
+def accept_score(answer: dict[str, Any], call: ScoreCall, subject: Subject) -> Scored:
+    """Turn a worker's answer to one item into what came of the call.
+
+    1. There is one score, and it parses.  2. It is of this subject,  3. made with the named model,  4. of all its positions, where their
+    number is known,  5. at the level that the subject allows. Raises `AnswerRejected` with the first of these that fails.
+    """
+    score = _only_score(answer.get("scores"))
+    if score.subject != subject.digest:
+        raise AnswerRejected(f"the worker scored {score.subject}, not {subject.digest}")
+    if score.model != call.model.sha256:
+        raise AnswerRejected(f"the worker scored with model {score.model}, not {call.model.sha256}")
+    if subject.output_tokens is not None and score.positions != len(subject.output_tokens):
+        raise AnswerRejected(f"the worker scored {score.positions} of {len(subject.output_tokens)} positions")
+    level = subject.level(call.job.params.temperature)
+    if score.level != level:
+        raise AnswerRejected(f"the worker scored at level {score.level}, not {level}")
+    return Scored(subject.digest, subject.operator, score.to_json())
 
 
 def _text(text: object) -> str:
@@ -44,3 +73,12 @@ def _transcript(value: object) -> Transcript:
         return Transcript.from_json(value)
     except ProtocolError as error:
         raise AnswerRejected(f"the worker's transcript is not usable: {error}") from error
+
+
+def _only_score(scores: object) -> Score:
+    if not isinstance(scores, list) or len(scores) != 1:
+        raise AnswerRejected("the worker must give exactly one score for one item")
+    try:
+        return parse_message(Score, scores[0])
+    except ProtocolError as error:
+        raise AnswerRejected(f"the worker's score is not usable: {error}") from error

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from aos_operator.tasks import TaskKey
-from aos_protocol.messages import Dispatch, Draw
+from aos_operator.tasks import Request, TaskKey
+from aos_protocol.messages import Draw
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class DrawCall:
 
 @dataclass(frozen=True)
 class JobCall:
-    """A dispatch whose receipt, seed and model were checked."""
+    """A request for work whose receipt, seeds and model were checked; `Session.check_subject` has the rest, which takes long."""
 
     frame_id: str
-    dispatch: Dispatch
+    request: Request
 
 
 @dataclass(frozen=True)
 class CancelCall:
-    """Nobody waits for this task's result any more."""
+    """Nobody waits any more for what comes of these tasks: all that one round may have asked of this operator."""
 
     frame_id: str
-    key: TaskKey
+    keys: tuple[TaskKey, ...]
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The dispatcher's reply to one of our results."""
+    """The dispatcher's reply to one of our results or scores."""
 
     frame_id: str
     code: int

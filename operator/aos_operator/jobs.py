@@ -1,29 +1,28 @@
-"""Carries every task from its dispatch to its accepted result, whatever stops or restarts in between.
+"""Carries every task from its dispatch to its accepted result (or from a call to its accepted score), whatever stops or restarts in between.
 
-1. `take`: the dispatch goes into the store and the queue; only then is it acknowledged.
+1. `take`: the request goes into the store and the queue; only then is it acknowledged.
 2. The queue gives it to `_finish`, at once or after a restart.
-3. The worker runs it, unless the store already has its outcome. The outcome is stored before it is sent.
-4. The result is sent until the dispatcher accepts it or refuses it for good.
+3. The worker runs or scores it, unless the store already has its outcome. The outcome is stored before it is sent.
+4. The result or score is sent until the dispatcher accepts it or refuses it for good.
 5. The store closes the task; then the queue forgets its entry.
 
 A crash between any two steps repeats the step after it, and every step may be repeated.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
-from aos_operator.answers import accept_answer
 from aos_operator.backoff import Backoff, until_available
-from aos_operator.errors import AnswerRejected, QueueUnavailable, Refused, Unavailable, WorkerRefused
+from aos_operator.errors import QueueUnavailable, Refused, Unavailable
 from aos_operator.events import Settled
 from aos_operator.queue import Entry, Queue
 from aos_operator.store import Store
-from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
-from aos_operator.worker import Worker
+from aos_operator.tasks import Method, Product, Request, Task, TaskKey, TaskState
+from aos_operator.workshop import Workshop
 from aos_protocol.messages import Dispatch
 
 _BLOCK_S = 2.0
@@ -31,11 +30,40 @@ _BLOCK_S = 2.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Events:
+    """What the log calls the steps of a task, by what is asked for."""
+
+    taken: str
+    accepted: str
+    refused: str
+    postponed: str
+    repeated: str
+
+
+_EVENTS: Final = {
+    Method.DISPATCH: _Events(
+        taken="took a job",
+        accepted="the dispatcher accepted the result",
+        refused="the dispatcher refused the result for good",
+        postponed="the dispatcher cannot take the result now",
+        repeated="the result will be sent again",
+    ),
+    Method.SCORE: _Events(
+        taken="took an answer to score",
+        accepted="the dispatcher accepted the score",
+        refused="the dispatcher refused the score for good",
+        postponed="the dispatcher cannot take the score now",
+        repeated="the score will be sent again",
+    ),
+}
+
+
 class Post(Protocol):
-    """Sends results. `result` raises `Unavailable` when it must be sent again."""
+    """Sends results and scores. `result` raises `Unavailable` when it must be sent again."""
 
     async def result(self, task: Task) -> Settled:
-        """Send a task's result and return the dispatcher's reply."""
+        """Send what came of a task and return the dispatcher's reply."""
         ...
 
 
@@ -52,10 +80,10 @@ class Limits:
 class _Work:
     """An open task in this process; `entry` and `job` follow once the queue has given it.
 
-    `task` is how the store has it, if this process has asked: an entry of an earlier process brings its dispatch only.
+    `task` is how the store has it, if this process has asked: an entry of an earlier process brings its request only.
     """
 
-    dispatch: Dispatch
+    request: Request
     task: Task | None = None
     entry: str | None = None
     job: asyncio.Task[None] | None = None
@@ -64,10 +92,10 @@ class _Work:
 class Jobs:
     """The open tasks of this operator."""
 
-    def __init__(self, store: Store, queue: Queue, worker: Worker, post: Post, limits: Limits) -> None:
+    def __init__(self, store: Store, queue: Queue, workshop: Workshop, post: Post, limits: Limits) -> None:
         self._store = store
         self._queue = queue
-        self._worker = worker
+        self._workshop = workshop
         self._post = post
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.running)
@@ -84,45 +112,51 @@ class Jobs:
         """How many tasks are open in this process."""
         return len(self._open)
 
-    async def take(self, dispatch: Dispatch) -> None:
-        """Put a checked dispatch into store and queue; taken before, it only brings its clock.
+    async def take(self, request: Request) -> None:
+        """Put a checked request into store and queue; taken before, it only brings its clock.
 
         Raises `Refused` (429 when there are too many tasks), `StoreUnavailable` or `QueueUnavailable`.
         """
-        key = TaskKey.of(dispatch)
+        key = TaskKey.of(request)
         if key not in self._open and self.full:
             raise Refused(429, f"{self._limits.open_tasks} jobs are queued here already")
         self._taking += 1
         try:
-            await self._take(key, dispatch)
+            await self._take(key, request)
         finally:
             self._taking -= 1
 
-    async def _take(self, key: TaskKey, dispatch: Dispatch) -> None:
-        task = await self._store.take(dispatch)
+    async def _take(self, key: TaskKey, request: Request) -> None:
+        task = await self._store.take(request)
         known = self._open.get(key)
         if known is not None:
-            known.dispatch = task.dispatch
+            known.request = task.request
             return
         if not task.open:
             return
-        self._open[key] = _Work(task.dispatch, task)
+        self._open[key] = _Work(task.request, task)
         try:
-            await self._queue.add(task.dispatch)
+            await self._queue.add(task.request)
         except QueueUnavailable:
             del self._open[key]
             raise
-        _log.info("took a job", job_id=key.job_id, tag=key.tag, role=dispatch.role, model=dispatch.model.name)
+        role = request.role if isinstance(request, Dispatch) else "verifier"
+        _log.info(_EVENTS[key.method].taken, **_named(key), role=role, model=request.model.name)
 
-    async def cancel(self, key: TaskKey) -> None:
-        """Stop working on a task that nobody waits for. Raises `StoreUnavailable` or `QueueUnavailable`."""
+    async def cancel(self, keys: Iterable[TaskKey]) -> None:
+        """Stop working on tasks that nobody waits for. Raises `StoreUnavailable` or `QueueUnavailable`."""
+        for key in keys:
+            await self._cancel(key)
+
+    async def _cancel(self, key: TaskKey) -> None:
         work = self._open.pop(key, None)
         if work is not None and work.job is not None:
             work.job.cancel()
         await self._store.close(key, TaskState.CANCELLED, "cancelled by the dispatcher")
         if work is not None and work.entry is not None:
             await self._queue.done(work.entry)
-        _log.info("dropped a job that the dispatcher cancelled", job_id=key.job_id, tag=key.tag)
+        if work is not None:
+            _log.info("dropped what the dispatcher cancelled", **_named(key), method=key.method)
 
     async def run(self) -> None:
         """Work on whatever the queue gives, for ever; what earlier processes left undone comes first."""
@@ -155,20 +189,18 @@ class Jobs:
             for task in page:
                 work = self._open.get(task.key)
                 if work is None or work.job is None:
-                    await self._queue.add(task.dispatch)
-                    _log.info(
-                        "put a stored job back into the queue", job_id=task.key.job_id, tag=task.key.tag
-                    )
+                    await self._queue.add(task.request)
+                    _log.info("put a stored task back into the queue", **_named(task.key))
             last = page[-1].key
 
     async def _begin(self, group: asyncio.TaskGroup, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            if entry.dispatch is None:
+            if entry.request is None:
                 _log.error("dropped a queue entry that cannot be read", entry=entry.id)
                 await self._queue.done(entry.id)
                 continue
-            key = TaskKey.of(entry.dispatch)
-            work = self._open.setdefault(key, _Work(entry.dispatch))
+            key = TaskKey.of(entry.request)
+            work = self._open.setdefault(key, _Work(entry.request))
             if work.job is None:
                 work.entry = entry.id
                 work.job = group.create_task(self._finish(key, work, entry.id))
@@ -176,62 +208,54 @@ class Jobs:
                 await self._queue.done(entry.id)
 
     async def _finish(self, key: TaskKey, work: _Work, entry_id: str) -> None:
-        structlog.contextvars.bind_contextvars(job_id=key.job_id, tag=key.tag)
+        structlog.contextvars.bind_contextvars(**_named(key))
         task = work.task or await self._find(work)
         if task.open:
             outcome = task.outcome or await self._produce(work)
             state, verdict = await self._deliver(work, outcome)
             await until_available(
-                lambda: self._store.close(key, state, verdict), "closing the job in PostgreSQL"
+                lambda: self._store.close(key, state, verdict), "closing the task in PostgreSQL"
             )
         if self._open.get(key) is work:
             del self._open[key]
-        await until_available(lambda: self._queue.done(entry_id), "removing the job from Redis")
+        await until_available(lambda: self._queue.done(entry_id), "removing the task from Redis")
 
     async def _find(self, work: _Work) -> Task:
         """The task as the store has it; a store that lost it gets it back from the queue."""
 
         async def find() -> Task:
-            return await self._store.load(TaskKey.of(work.dispatch)) or await self._store.take(work.dispatch)
+            return await self._store.load(TaskKey.of(work.request)) or await self._store.take(work.request)
 
-        task = await until_available(find, "reading the job from PostgreSQL")
-        work.dispatch = task.dispatch
+        task = await until_available(find, "reading the task from PostgreSQL")
+        work.request = task.request
         return task
 
-    async def _produce(self, work: _Work) -> Outcome:
+    async def _produce(self, work: _Work) -> Product:
         async with self._slots:
-            outcome = await self._run(work.dispatch)
+            outcome = await self._workshop.work(work.request)
         return await until_available(
-            lambda: self._store.finish(work.dispatch, outcome), "storing the outcome in PostgreSQL"
+            lambda: self._store.finish(work.request, outcome), "storing the outcome in PostgreSQL"
         )
 
-    async def _run(self, dispatch: Dispatch) -> Outcome:
-        try:
-            answer = await until_available(
-                lambda: self._worker.generate(dispatch.job, dispatch.seed), "running the job on the worker"
-            )
-            return await asyncio.to_thread(
-                accept_answer, answer, dispatch
-            )  # long transcripts take long to hash
-        except (WorkerRefused, AnswerRejected) as error:
-            _log.warning("the job has no answer", reason=str(error))
-            return Outcome.failed(str(error))
-
-    async def _deliver(self, work: _Work, outcome: Outcome) -> tuple[TaskState, str]:
-        backoff = Backoff()
+    async def _deliver(self, work: _Work, outcome: Product) -> tuple[TaskState, str]:
+        backoff, says = Backoff(), _EVENTS[Method.of(work.request)]
         while True:
             try:
-                reply = await self._post.result(Task(work.dispatch, outcome=outcome))
+                reply = await self._post.result(Task(work.request, outcome=outcome))
             except Unavailable as error:
-                _log.warning("the result will be sent again", problem=str(error))
+                _log.warning(says.repeated, problem=str(error))
             else:
                 if reply.code == 200:
-                    _log.info("the dispatcher accepted the result", answered=outcome.reason == "")
+                    _log.info(says.accepted, answered=outcome.reason == "")
                     return TaskState.ACCEPTED, reply.message
                 if reply.code == 400:
-                    _log.error("the dispatcher refused the result for good", reason=reply.message)
+                    _log.error(says.refused, reason=reply.message)
                     return TaskState.REFUSED, reply.message
-                _log.warning(
-                    "the dispatcher cannot take the result now", code=reply.code, reason=reply.message
-                )
+                _log.warning(says.postponed, code=reply.code, reason=reply.message)
             await backoff.wait()
+
+
+def _named(key: TaskKey) -> dict[str, Any]:
+    """How the log names a task: a challenge's number only where there is one."""
+    named = {"job_id": key.job_id, "tag": key.tag}
+    return {**named, "challenge": key.challenge} if key.challenge else named

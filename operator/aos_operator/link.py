@@ -1,7 +1,7 @@
 """The WebSocket to the dispatcher: it carries texts between the socket and a `Session`, and connects again when it breaks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -16,10 +16,10 @@ from aos_operator.events import CancelCall, DrawCall, JobCall, Say, Settled, Wel
 from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox, Wire
 from aos_operator.session import MAX_FRAME_BYTES, Session
-from aos_operator.tasks import TaskKey
+from aos_operator.tasks import Request, TaskKey
 from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch
+from aos_protocol.messages import ScoreCall
 
 CLOSE_REPLACED = 4001
 """The dispatcher's close code when a newer connection of the same operator took this one's place."""
@@ -44,12 +44,12 @@ class Desk(Protocol):
         """Return when a draw may be taken part in now."""
         ...
 
-    async def take(self, dispatch: Dispatch) -> None:
-        """Take a checked dispatch durably."""
+    async def take(self, request: Request) -> None:
+        """Take a checked request durably."""
         ...
 
-    async def cancel(self, key: TaskKey) -> None:
-        """Drop a task."""
+    async def cancel(self, keys: Iterable[TaskKey]) -> None:
+        """Drop tasks, whichever of them there are."""
         ...
 
 
@@ -164,7 +164,7 @@ class Link:
     async def _reply(self, session: Session, call: _Call) -> str | None:
         """Carry a request out and make its reply; None when it has been sent already."""
         try:
-            await self._carry_out(call)
+            await self._carry_out(session, call)
         except LinkLost:
             raise
         except (Refused, ProtocolError, Unavailable) as error:
@@ -175,15 +175,17 @@ class Link:
             return session.reply(call.frame_id, code, str(error))
         return None if isinstance(call, DrawCall) else session.reply(call.frame_id)
 
-    async def _carry_out(self, call: _Call) -> None:
+    async def _carry_out(self, session: Session, call: _Call) -> None:
         match call:
             case DrawCall():
                 self._desk.admit()
                 await self._outbox.ticket(call)
-            case JobCall(dispatch=dispatch):
-                await self._desk.take(dispatch)
-            case CancelCall(key=key):
-                await self._desk.cancel(key)
+            case JobCall(request=request):
+                if isinstance(request, ScoreCall):
+                    await asyncio.to_thread(session.check_subject, request)
+                await self._desk.take(request)
+            case CancelCall(keys=keys):
+                await self._desk.cancel(keys)
 
 
 class _SocketWire:

@@ -6,8 +6,7 @@ from dataclasses import replace
 from itertools import count
 
 from aos_operator.queue import Entry
-from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
-from aos_protocol.messages import Dispatch
+from aos_operator.tasks import Product, Request, Task, TaskKey, TaskState
 
 
 class MemoryStore:
@@ -27,10 +26,10 @@ class MemoryStore:
         """See `CounterStore.lift`."""
         self.reserved = max(self.reserved, floor)
 
-    async def take(self, dispatch: Dispatch) -> Task:
+    async def take(self, request: Request) -> Task:
         """See `Store.take`."""
-        known = self.tasks.get(TaskKey.of(dispatch))
-        task = Task(dispatch) if known is None else known.retaken(dispatch)
+        known = self.tasks.get(TaskKey.of(request))
+        task = Task(request) if known is None else known.retaken(request)
         self.tasks[task.key] = task
         return task
 
@@ -43,9 +42,9 @@ class MemoryStore:
         keys = sorted(key for key, task in self.tasks.items() if task.open and (after is None or key > after))
         return [self.tasks[key] for key in keys[:limit]]
 
-    async def finish(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
+    async def finish(self, request: Request, outcome: Product) -> Product:
         """See `Store.finish`."""
-        task = self.tasks.get(TaskKey.of(dispatch), Task(dispatch))
+        task = self.tasks.get(TaskKey.of(request), Task(request))
         kept = task.outcome or outcome
         self.tasks[task.key] = replace(task, outcome=kept)
         return kept
@@ -70,9 +69,9 @@ class MemoryQueue:
     async def open(self) -> None:
         """See `Queue.open`."""
 
-    async def add(self, dispatch: Dispatch) -> None:
+    async def add(self, request: Request) -> None:
         """See `Queue.add`."""
-        self.unread.append(Entry(f"{next(self._ids)}-0", dispatch))
+        self.unread.append(Entry(f"{next(self._ids)}-0", request))
         self._added.set()
 
     async def take_over(self) -> Sequence[Entry]:

@@ -33,7 +33,7 @@ class _Open:
 
 
 class Outbox:
-    """Sends tickets and results over whichever connection is open; `patience` is the wait for a reply, in seconds."""
+    """Sends tickets, results and scores over whichever connection is open; `patience` is the wait for a reply, in seconds."""
 
     def __init__(self, counter: Counter, patience: float = 30.0) -> None:
         self._counter = counter
@@ -64,7 +64,7 @@ class Outbox:
             await link.wire.send(link.session.ticket(call, await self._counter.next()))
 
     async def result(self, task: Task) -> Settled:
-        """Send a task's result, once there is a connection, and return the dispatcher's reply.
+        """Send a task's result or score, once there is a connection, and return the dispatcher's reply.
 
         Raises `StoreUnavailable` or `LinkLost`; then it is not known whether the dispatcher has it.
         """
@@ -74,7 +74,9 @@ class Outbox:
             async with asyncio.timeout(self._patience):
                 return await reply
         except TimeoutError:
-            raise LinkLost(f"the dispatcher did not reply to a result within {self._patience:g} s") from None
+            raise LinkLost(
+                f"the dispatcher did not reply to a result or score within {self._patience:g} s"
+            ) from None
         finally:
             del link.waiting[frame_id]
 

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import QueueUnavailable
-from aos_protocol.messages import Dispatch
+from aos_operator.tasks import Method, Request, read_request
 
 GROUP = "operator-runner"
 _PAGE = 100
@@ -30,21 +30,21 @@ _Streams: TypeAlias = list[tuple[str, list[tuple[str, dict[str, str]]]]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A dispatch in the stream, and its id there; `dispatch` is None when it cannot be read."""
+    """A request in the stream, and its id there; `request` is None when it cannot be read."""
 
     id: str
-    dispatch: Dispatch | None
+    request: Request | None
 
 
 class Queue(Protocol):
-    """Where dispatches wait. Every method raises `QueueUnavailable` when it cannot."""
+    """Where requests wait. Every method raises `QueueUnavailable` when it cannot."""
 
     async def open(self) -> None:
         """Make the stream and its group, if they are missing."""
         ...
 
-    async def add(self, dispatch: Dispatch) -> None:
-        """Append a dispatch."""
+    async def add(self, request: Request) -> None:
+        """Append a request."""
         ...
 
     async def take_over(self) -> Sequence[Entry]:
@@ -92,10 +92,10 @@ class RedisQueue:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
-    async def add(self, dispatch: Dispatch) -> None:
+    async def add(self, request: Request) -> None:
         """See `Queue.add`."""
         async with _translated():
-            await self._client.xadd(self.stream, {"dispatch": json.dumps(dispatch.to_json())})
+            await self._client.xadd(self.stream, {str(Method.of(request)): json.dumps(request.to_json())})
 
     async def take_over(self) -> Sequence[Entry]:
         """See `Queue.take_over`."""
@@ -154,6 +154,7 @@ async def _translated() -> AsyncIterator[None]:
 
 def _entry(entry_id: str, fields: dict[str, str]) -> Entry:
     try:
-        return Entry(entry_id, Dispatch.model_validate(json.loads(fields["dispatch"])))
-    except (KeyError, ValueError):  # pydantic's ValidationError is one, too
+        [(method, text)] = fields.items()
+        return Entry(entry_id, read_request(method, json.loads(text)))
+    except ValueError:  # also for an unknown method or several of them
         return Entry(entry_id, None)

@@ -1,7 +1,7 @@
 """Puts an operator together and runs it until it is told to stop."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from aos_operator.outbox import Outbox
 from aos_operator.queue import Queue, RedisQueue, connect_redis
 from aos_operator.settings import OperatorSettings
 from aos_operator.store import PostgresStore, Store
-from aos_operator.tasks import TaskKey
+from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
 from aos_operator.worker import HttpWorker, Worker
+from aos_operator.workshop import Workshop
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch
 from aos_service.database import create_engine
 from aos_service.keys import load_signer
 
@@ -63,7 +63,7 @@ class Operator:
         self._address = signer.address
         outbox = Outbox(Counter(store))
         limits = Limits(node.cache_msg_maximum, net.worker_concurrency, settings.api.read_maximum)
-        self._jobs = Jobs(store, queue, worker, outbox, limits)
+        self._jobs = Jobs(store, queue, Workshop(worker, signer.address), outbox, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
         self._desk = _Desk(self._watch, self._jobs)
         target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval)
@@ -119,14 +119,14 @@ class _Desk:
         if self._jobs.full:
             raise Refused(429, "the queue is full")
 
-    async def take(self, dispatch: Dispatch) -> None:
+    async def take(self, request: Request) -> None:
         """See `Desk.take`."""
         self._check_running()
-        await self._jobs.take(dispatch)
+        await self._jobs.take(request)
 
-    async def cancel(self, key: TaskKey) -> None:
+    async def cancel(self, keys: Iterable[TaskKey]) -> None:
         """See `Desk.cancel`."""
-        await self._jobs.cancel(key)
+        await self._jobs.cancel(keys)
 
     def _check_running(self) -> None:
         if self.stopping:

@@ -5,14 +5,14 @@ methods named after it. So tests step through the protocol by hand, and `link` o
 
 1. `challenge` arrives: `Say` carries our `connect`.
 2. Its reply arrives: `Welcomed`; the driver lifts the clock's counter before it takes anything else.
-3. `draw`, `dispatch_job` and `cancel_job` arrive, already checked; the driver answers each with `ticket` or `reply`.
-4. `result` makes a `job_result`; its reply arrives as `Settled`.
+3. `draw`, `dispatch_job`, `score_job` and `cancel_job` arrive, already checked; the driver answers each with `ticket` or `reply`. The
+   subject of a call for a score may be long: checking it (`check_subject`) is left to the driver, which can do it in a thread.
+4. `result` makes a `job_result` or `job_score`; its reply arrives as `Settled`.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
 
 import structlog
@@ -20,7 +20,9 @@ import structlog
 from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
 from aos_operator.events import CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
-from aos_operator.tasks import Outcome, Task, TaskKey
+from aos_operator.statements import statement
+from aos_operator.subjects import check_subject
+from aos_operator.tasks import Method, Product, Request, Task, TaskKey
 from aos_operator.tickets import draw_ticket
 from aos_protocol.canonical import JsonObject
 from aos_protocol.clock import VectorClock
@@ -29,35 +31,35 @@ from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal
 from aos_protocol.identity import Signer, address_of
 from aos_protocol.messages import (
     Challenge,
+    Challenged,
     Dispatch,
     Draw,
     Hex32,
-    JobResult,
     Message,
+    ScoreCall,
     Tag,
     Ticket,
     Welcome,
     parse_message,
 )
 from aos_protocol.sortition import ticket_threshold
-from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
-from aos_protocol.verification import check_receipt, check_seed, result_claim
+from aos_protocol.typed_data import Domain, ReceiptClaim
+from aos_protocol.verification import check_receipt, check_seed
 
 MAX_FRAME_BYTES = 4 << 20
 MAX_BAD_FRAMES = 100
 MAX_LAST_SEEN = 2**62
 """A dispatcher that claims to have seen more of our counter than this is lying or broken."""
 
-_UNSIGNED = "00" * 65
-
 _log = structlog.get_logger(__name__)
 
 
 class Cancel(Message):
-    """`cancel_job`: names the task that nobody waits for."""
+    """`cancel_job`: names the round whose results and scores nobody waits for."""
 
     job_id: Hex32
     tag: Tag
+    challenge: Challenged = 0
 
 
 class _Stage(Enum):
@@ -82,6 +84,7 @@ class Session:
         self._requests: dict[str, Callable[[str, JsonObject], Event]] = {
             "draw": self._drawn,
             "dispatch_job": self._dispatched,
+            "score_job": self._called,
             "cancel_job": self._cancelled,
         }
 
@@ -119,6 +122,7 @@ class Session:
             job_id=draw.job_id,
             tag=draw.tag,
             position=draw.position,
+            challenge=draw.challenge,
             operator=self._signer.address,
             vrf=draw_ticket(self._signer, draw),
             clock=self._clock(draw.clock, counter),
@@ -127,43 +131,29 @@ class Session:
         return seal_reply(self._signer, call.frame_id, answer).text
 
     def result(self, task: Task, counter: int) -> tuple[str, str]:
-        """Make a `job_result` for a task that has an outcome: its frame's id and text.
+        """Make a `job_result` or `job_score` for a task that has an outcome: its frame's id and text.
 
-        An answer that cannot be sent becomes the reason why there is none, so that the task ends.
+        What cannot be sent becomes the reason why there is nothing, so that the task ends.
         """
         if task.outcome is None:
             raise ValueError("a task without an outcome has no result yet")
-        clock = self._clock(task.dispatch.clock, counter)
+        clock = self._clock(task.request.clock, counter)
         try:
-            text = self._result_text(task.dispatch, task.outcome, clock)
+            text = self._statement(task.request, task.outcome, clock)
         except ProtocolError as error:
-            text = self._result_text(
-                task.dispatch, Outcome.failed(f"the answer cannot be sent: {error}"), clock
-            )
+            unsendable = task.outcome.withdrawn(f"the answer cannot be sent: {error}")
+            text = self._statement(task.request, unsendable, clock)
         if len(text.encode()) > MAX_FRAME_BYTES:
-            too_large = Outcome.failed(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
-            text = self._result_text(task.dispatch, too_large, clock)
+            too_large = task.outcome.withdrawn(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
+            text = self._statement(task.request, too_large, clock)
         return str(self._last_id), text
 
-    def _result_text(self, dispatch: Dispatch, outcome: Outcome, clock: dict[str, str]) -> str:
-        unsigned = JobResult(
-            user=dispatch.user,
-            job_id=dispatch.job_id,
-            result=outcome.result,
-            reason=outcome.reason,
-            vrf=draw_ticket(self._signer, dispatch),
-            tag=dispatch.tag,
-            clock=clock,
-            operator=self._signer.address,
-            signature=_UNSIGNED,
-            position=dispatch.position,
-            role=dispatch.role,
-            model=dispatch.model,
-            transcript=outcome.transcript,
-        )
-        claim = result_claim(unsigned, dispatch.job.params.digest(), None)
-        signature = sign_typed(self._signer, self._domain(), replace(claim, transcript=outcome.commitment))
-        return self._request("job_result", unsigned.model_copy(update={"signature": signature}).to_json())
+    def check_subject(self, call: ScoreCall) -> None:
+        """Check the answer that a call wants scored, which takes a while when it is long. Raises `ProtocolError`."""
+        check_subject(call, self._domain(), self._signer.address)
+
+    def _statement(self, request: Request, product: Product, clock: dict[str, str]) -> str:
+        return self._request(*statement(self._signer, self._domain(), request, product, clock))
 
     def _request(self, method: str, param: JsonObject) -> str:
         self._last_id += 1
@@ -266,21 +256,47 @@ class Session:
 
     def _dispatched(self, frame_id: str, param: JsonObject) -> Event:
         dispatch = parse_message(Dispatch, param)
-        self._offer.check_job(dispatch.job, dispatch.model)
-        claim = ReceiptClaim(dispatch.job_id, dispatch.sequence, dispatch.request_digest)
-        check_receipt(self._dispatcher, self._domain(), claim, dispatch.signature)
-        self._check_draw(dispatch)
+        self._check_work(dispatch)
+        if dispatch.job.claim is not None:
+            raise InvalidMessage("a job with a claim is scored, not run: send score_job")
         return JobCall(frame_id, dispatch)
 
-    def _check_draw(self, call: Draw | Dispatch) -> None:
+    def _called(self, frame_id: str, param: JsonObject) -> Event:
+        call = parse_message(ScoreCall, {"subject": None, **param})  # `to_json` leaves out what is null
+        self._check_work(call)
+        self._check_seed(call.job_id, call.job_seed, call.job_seed_proof)
+        if call.challenge == 0 and call.seed != call.job_seed:
+            raise InvalidMessage("outside of a challenge the round's seed is the job's")
+        return JobCall(frame_id, call)
+
+    def _check_work(self, request: Request) -> None:
+        """Check all that a dispatch and a call for a score have in common.
+
+        Whether this operator's ticket was selected is not known here: the least of a committee may be filled up with others. Only who
+        has no range is never drawn.
+        """
+        self._offer.check_job(request.job, request.model)
+        claim = ReceiptClaim(request.job_id, request.sequence, request.request_digest)
+        check_receipt(self._dispatcher, self._domain(), claim, request.signature)
+        if self._check_draw(request) == 0:
+            raise InvalidMessage("this operator has no range in the registry, hence no seat on any committee")
+
+    def _check_draw(self, call: Draw | Request) -> int:
+        """Check a call's clock, range and seed, and return its threshold."""
         self._clock(call.clock, 1)  # raises if our entry finds no room
-        ticket_threshold(call.range_start, call.range_end, call.tag, call.position)  # raises if no rule fits
+        threshold = ticket_threshold(call.range_start, call.range_end, call.tag, call.position)
+        challenge = 0 if isinstance(call, Dispatch) else call.challenge
+        self._check_seed(call.job_id, call.seed, call.seed_proof, challenge)
+        return threshold
+
+    def _check_seed(self, job_id: str, seed: str, proof: str, challenge: int = 0) -> None:
         key = self._challenged_by().public_key
-        check_seed(self._dispatcher, key, call.job_id, call.seed, call.seed_proof)
+        check_seed(self._dispatcher, key, job_id, seed, proof, challenge=challenge)
 
     def _cancelled(self, frame_id: str, param: JsonObject) -> Event:
         cancel = parse_message(Cancel, param)
-        return CancelCall(frame_id, TaskKey(cancel.job_id, cancel.tag))
+        keys = (TaskKey(cancel.job_id, cancel.tag, cancel.challenge, method) for method in Method)
+        return CancelCall(frame_id, tuple(keys))
 
 
 def _request_id(text: str | bytes) -> str | None:

@@ -1,11 +1,11 @@
-"""The operator's memory in PostgreSQL: its clock counter, and its tasks until their results are accepted."""
+"""The operator's memory in PostgreSQL: its clock counter, and its tasks until what came of them is accepted."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
-from sqlalchemy import ColumnElement, RowMapping, and_, exc, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exc, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -13,15 +13,14 @@ from aos_operator.boundary import keep_cancellation
 from aos_operator.counter import CounterStore
 from aos_operator.errors import StoreUnavailable
 from aos_operator.tables import ClockRow, TaskRow
-from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
-from aos_protocol.messages import Dispatch
+from aos_operator.tasks import Product, Request, Task, TaskKey, TaskState, read_outcome, read_request
 
 
 class Store(CounterStore, Protocol):
     """What an operator remembers. Every method raises `StoreUnavailable` when it cannot."""
 
-    async def take(self, dispatch: Dispatch) -> Task:
-        """Keep a dispatch as an open task, or merge it into the task that it repeats (`Task.retaken`)."""
+    async def take(self, request: Request) -> Task:
+        """Keep a request as an open task, or merge it into the task that it repeats (`Task.retaken`)."""
         ...
 
     async def load(self, key: TaskKey) -> Task | None:
@@ -32,13 +31,17 @@ class Store(CounterStore, Protocol):
         """Return up to `limit` open tasks, ordered by key, that come after `after`."""
         ...
 
-    async def finish(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
+    async def finish(self, request: Request, outcome: Product) -> Product:
         """Keep the outcome of a task, which may be new here; return the one that was kept first."""
         ...
 
     async def close(self, key: TaskKey, state: TaskState, verdict: str) -> None:
         """Close an open task with what the dispatcher said about it; a closed one stays as it is."""
         ...
+
+
+_KEY = (TaskRow.job_id, TaskRow.tag, TaskRow.challenge, TaskRow.method)
+"""The columns of a `TaskKey`, in its order."""
 
 
 class PostgresStore:
@@ -70,24 +73,24 @@ class PostgresStore:
         async with self._statement() as connection:
             await connection.execute(lifted)
 
-    async def take(self, dispatch: Dispatch) -> Task:
+    async def take(self, request: Request) -> Task:
         """See `Store.take`."""
-        task = Task(dispatch)
-        row = insert(TaskRow).values(**self._names(task.key), state=task.state, dispatch=dispatch.to_json())
+        task = Task(request)
+        row = insert(TaskRow).values(**self._names(task.key), state=task.state, request=request.to_json())
         fresh = row.on_conflict_do_nothing().returning(TaskRow.job_id)
         async with self._statement() as connection:
             if (await connection.execute(fresh)).first() is not None:
                 return task
-        return await self._take_again(dispatch, task.key)
+        return await self._take_again(request, task.key)
 
-    async def _take_again(self, dispatch: Dispatch, key: TaskKey) -> Task:
+    async def _take_again(self, request: Request, key: TaskKey) -> Task:
         async with translated(), self._engine.begin() as connection:
             known = await self._select(connection, key, lock=True)
             if known is None:
                 raise StoreUnavailable("the task was deleted while it was taken; it is taken again")
-            again = known.retaken(dispatch)
+            again = known.retaken(request)
             if again != known:
-                change = {"dispatch": again.dispatch.to_json(), "state": again.state, "closed_at": None}
+                change = {"request": again.request.to_json(), "state": again.state, "closed_at": None}
                 await connection.execute(update(TaskRow).where(self._is(key)).values(change))
             return again
 
@@ -102,18 +105,17 @@ class PostgresStore:
             TaskRow.operator == self._operator, TaskRow.state == TaskState.OPEN
         )
         if after is not None:
-            same_job = and_(TaskRow.job_id == after.job_id, TaskRow.tag > after.tag)
-            query = query.where((TaskRow.job_id > after.job_id) | same_job)
+            query = query.where(tuple_(*_KEY) > tuple_(*after))
         async with self._statement() as connection:
-            rows = await connection.execute(query.order_by(TaskRow.job_id, TaskRow.tag).limit(limit))
+            rows = await connection.execute(query.order_by(*_KEY).limit(limit))
             return [_task(row) for row in rows.mappings()]
 
-    async def finish(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
+    async def finish(self, request: Request, outcome: Product) -> Product:
         """See `Store.finish`."""
         row = insert(TaskRow).values(
-            **self._names(TaskKey.of(dispatch)),
+            **self._names(TaskKey.of(request)),
             state=TaskState.OPEN,
-            dispatch=dispatch.to_json(),
+            request=request.to_json(),
             outcome=outcome.to_json(),
             finished_at=func.now(),
         )
@@ -121,8 +123,9 @@ class PostgresStore:
             name: func.coalesce(getattr(TaskRow, name), row.excluded[name])
             for name in ("outcome", "finished_at")
         }
-        key = [TaskRow.operator, TaskRow.job_id, TaskRow.tag]
-        kept = row.on_conflict_do_update(index_elements=key, set_=first).returning(TaskRow.__table__)
+        kept = row.on_conflict_do_update(index_elements=[TaskRow.operator, *_KEY], set_=first).returning(
+            TaskRow.__table__
+        )
         async with self._statement() as connection:
             stored = _task((await connection.execute(kept)).mappings().one())
         return stored.outcome or outcome
@@ -145,11 +148,12 @@ class PostgresStore:
         row = rows.mappings().first()
         return None if row is None else _task(row)
 
-    def _names(self, key: TaskKey) -> dict[str, str]:
-        return {"operator": self._operator, "job_id": key.job_id, "tag": key.tag}
+    def _names(self, key: TaskKey) -> dict[str, Any]:
+        return {"operator": self._operator, **key._asdict()}
 
     def _is(self, key: TaskKey) -> ColumnElement[bool]:
-        return and_(TaskRow.operator == self._operator, TaskRow.job_id == key.job_id, TaskRow.tag == key.tag)
+        of_key = (column == part for column, part in zip(_KEY, key, strict=True))
+        return and_(TaskRow.operator == self._operator, *of_key)
 
 
 @asynccontextmanager
@@ -191,7 +195,7 @@ def _passing(error: exc.DBAPIError) -> bool:
 def _task(row: RowMapping) -> Task:
     outcome = row["outcome"]
     return Task(
-        Dispatch.model_validate(row["dispatch"]),
+        read_request(row["method"], row["request"]),
         TaskState(row["state"]),
-        None if outcome is None else Outcome(**outcome),
+        None if outcome is None else read_outcome(row["method"], outcome),
     )

@@ -34,19 +34,22 @@ class ClockRow(Base):
 
 
 class TaskRow(Base):
-    """A dispatch that was taken, its outcome (unsigned), and what the dispatcher said to its result."""
+    """A request that was taken (`method`), what came of it (unsigned), and what the dispatcher said to that."""
 
     __tablename__ = "tasks"
     __table_args__ = (
         CheckConstraint("state in ('open', 'accepted', 'refused', 'cancelled')", name="task_state"),
+        CheckConstraint("method in ('dispatch_job', 'score_job')", name="task_method"),
         Index("open_tasks", "operator", "taken_at", postgresql_where=text("state = 'open'")),
     )
 
     operator: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(primary_key=True)
     tag: Mapped[str] = mapped_column(primary_key=True)
+    challenge: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default=text("0"))
+    method: Mapped[str] = mapped_column(primary_key=True, server_default="dispatch_job")
     state: Mapped[str]
-    dispatch: Mapped[JsonObject]
+    request: Mapped[JsonObject]
     outcome: Mapped[JsonObject | None]
     verdict: Mapped[str] = mapped_column(server_default="")
     taken_at: Mapped[datetime] = mapped_column(server_default=func.now())

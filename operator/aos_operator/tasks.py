@@ -1,24 +1,42 @@
-"""A task: one dispatch of a job under a tag, from being taken to its result's acceptance."""
+"""A task: one request of the dispatcher, from being taken to the acceptance of what came of it."""
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from aos_operator.errors import Refused
 from aos_protocol.clock import VectorClock
-from aos_protocol.messages import NO_DIGEST, Dispatch
+from aos_protocol.messages import NO_DIGEST, Dispatch, ScoreCall
+
+Request: TypeAlias = Dispatch | ScoreCall
+"""What a dispatcher asks of an operator: to run a job, or to score what somebody says came of it."""
+
+
+class Method(StrEnum):
+    """The methods that ask for work, as they travel."""
+
+    DISPATCH = "dispatch_job"
+    SCORE = "score_job"
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """Name the method that this request came by."""
+        return cls.SCORE if isinstance(request, ScoreCall) else cls.DISPATCH
 
 
 class TaskKey(NamedTuple):
-    """What makes a task one and the same: a job under one tag."""
+    """What makes a task one and the same: a job in one round (tag and challenge), and what is to be done with it."""
 
     job_id: str
     tag: str
+    challenge: int = 0
+    method: Method = Method.DISPATCH
 
     @classmethod
-    def of(cls, dispatch: Dispatch) -> Self:
-        """Name the task that this dispatch asks for."""
-        return cls(dispatch.job_id, dispatch.tag)
+    def of(cls, request: Request) -> Self:
+        """Name the task that this request asks for."""
+        challenge = request.challenge if isinstance(request, ScoreCall) else 0
+        return cls(request.job_id, request.tag, challenge, Method.of(request))
 
 
 class TaskState(StrEnum):
@@ -32,7 +50,7 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task, unsigned: an answer with its transcript, or a reason for having none.
+    """What came of a dispatch, unsigned: an answer with its transcript, or a reason for having none.
 
     `commitment` is the transcript's, 64 hex digits, computed once; zeros without a transcript.
     """
@@ -45,8 +63,11 @@ class Outcome:
     @classmethod
     def failed(cls, reason: str) -> Self:
         """State why there is no answer, cut and cleaned to what a result may carry."""
-        storable = reason.replace("\0", "").encode(errors="replace").decode()
-        return cls("", storable[:4096] or "no answer, and no reason was given", None)
+        return cls("", _sayable(reason) or "no answer, and no reason was given", None)
+
+    def withdrawn(self, reason: str) -> Self:
+        """Return what to say when this answer cannot be sent."""
+        return self.failed(reason)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that is stored."""
@@ -54,40 +75,82 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A dispatch that was taken, its state, and its outcome as soon as there is one."""
+class Scored:
+    """What came of a call for a score, unsigned: the score (`Score.to_json`), or a reason for having none.
 
-    dispatch: Dispatch
+    `subject` is the digest of what was to be scored, 64 hex digits, and `subject_operator` whose answer that is (None: a claim).
+    """
+
+    subject: str
+    subject_operator: str | None
+    score: dict[str, Any] | None
+    reason: str = ""
+
+    def withdrawn(self, reason: str) -> Self:
+        """Return what to say when there is no score after all, cut and cleaned to what a message may carry."""
+        said = _sayable(reason) or "no score, and no reason was given"
+        return replace(self, score=None, reason=said)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that is stored."""
+        return asdict(self)
+
+
+Product: TypeAlias = Outcome | Scored
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request that was taken, its state, and what came of it as soon as anything did."""
+
+    request: Request
     state: TaskState = TaskState.OPEN
-    outcome: Outcome | None = None
+    outcome: Product | None = None
 
     @property
     def key(self) -> TaskKey:
-        """The job and tag that name this task."""
-        return TaskKey.of(self.dispatch)
+        """What names this task."""
+        return TaskKey.of(self.request)
 
     @property
     def open(self) -> bool:
-        """True while its result is still owed."""
+        """True while its result or score is still owed."""
         return self.state is TaskState.OPEN
 
-    def retaken(self, dispatch: Dispatch) -> Self:
-        """Return the task after another dispatch of it.
+    def retaken(self, request: Request) -> Self:
+        """Return the task after another request for it.
 
-        A result must dominate the clock of every dispatch that the operator acknowledged, so clocks are merged. What the
-        dispatcher says of role and position counts as it said it last. A cancelled task opens again; an accepted
-        or refused one stays as it is. Raises `Refused` when the job itself is not the one that was taken.
+        A result must dominate the clock of every dispatch that the operator acknowledged, and a score that of every call, so
+        clocks are merged. What the dispatcher says of role and position counts as it said it last. A cancelled task opens
+        again; an accepted or refused one stays as it is. Raises `Refused` when the job or the subject is not the one that was taken.
         """
-        mine = self.dispatch
-        if (mine.job, mine.user, mine.seed, mine.model) != (
-            dispatch.job,
-            dispatch.user,
-            dispatch.seed,
-            dispatch.model,
-        ):
-            raise Refused(400, f"job {dispatch.job_id} was dispatched before with another content")
+        if _content(self.request) != _content(request):
+            raise Refused(400, f"job {request.job_id} was dispatched before with another content")
         if self.state in {TaskState.ACCEPTED, TaskState.REFUSED}:
             return self
-        known = VectorClock.from_map(mine.clock).merge(VectorClock.from_map(dispatch.clock))
-        merged = dispatch.model_copy(update={"clock": known.to_map()})
-        return replace(self, dispatch=merged, state=TaskState.OPEN)
+        known = VectorClock.from_map(self.request.clock).merge(VectorClock.from_map(request.clock))
+        merged = request.model_copy(update={"clock": known.to_map()})
+        return replace(self, request=merged, state=TaskState.OPEN)
+
+
+def read_request(method: str, value: object) -> Request:
+    """Read what a request's `to_json` gave. Raises `ValueError` (pydantic's `ValidationError` is one) for anything else."""
+    if Method(method) is Method.DISPATCH:
+        return Dispatch.model_validate(value)
+    # `to_json` leaves out a subject that is null.
+    return ScoreCall.model_validate({"subject": None, **value} if isinstance(value, dict) else value)
+
+
+def read_outcome(method: str, value: dict[str, Any]) -> Product:
+    """Read a stored outcome of a task that was asked for by this method."""
+    return Scored(**value) if Method(method) is Method.SCORE else Outcome(**value)
+
+
+def _content(request: Request) -> tuple[object, ...]:
+    """What may not change when the same thing is asked for again."""
+    job = (request.job, request.user, request.seed, request.model)
+    return (*job, request.job_seed, request.subject) if isinstance(request, ScoreCall) else job
+
+
+def _sayable(reason: str) -> str:
+    return reason.replace("\0", "").encode(errors="replace").decode()[:4096]

@@ -2,12 +2,12 @@
 
 from aos_protocol import vrf
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch, Draw, Vrf
+from aos_protocol.messages import Dispatch, Draw, ScoreCall, Vrf
 from aos_protocol.sortition import ticket_threshold, ticket_value
 
 
-def draw_ticket(signer: Signer, call: Draw | Dispatch) -> Vrf:
-    """Draw this operator's ticket for a draw, or for the dispatch that followed from it.
+def draw_ticket(signer: Signer, call: Draw | Dispatch | ScoreCall) -> Vrf:
+    """Draw this operator's ticket for a draw, or for the dispatch or call for a score that followed from it.
 
     Raises `InvalidMessage` for a tag and position that do not go together.
     """

@@ -9,6 +9,7 @@ import httpx
 
 from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import WorkerRefused, WorkerUnavailable
+from aos_operator.subjects import Subject
 from aos_protocol.messages import JobSpec, ModelOffer
 
 _QUICK_S = 10.0
@@ -17,16 +18,23 @@ _PASSING = {408, 425, 429, 502, 503, 504}
 
 
 class Worker(Protocol):
-    """Runs models. Both methods raise `WorkerUnavailable` when trying again may help."""
+    """Runs models. Every method raises `WorkerUnavailable` when trying again may help."""
 
     async def models(self) -> Sequence[ModelOffer]:
         """Return the models that are served now, by name and SHA-256."""
         ...
 
-    async def generate(self, job: JobSpec, seed: str) -> dict[str, Any]:
-        """Run a job with its seed (64 hex digits) and return the worker's unchecked answer.
+    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
+        """Run a job with its seed (64 hex digits), with fingerprints of `prover`, and return the worker's unchecked answer.
 
         Raises `WorkerRefused` when the worker says that this job cannot be done.
+        """
+        ...
+
+    async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
+        """Score what is said to be an answer to a job and return the worker's unchecked answer, `{"scores": [...]}`.
+
+        Raises `WorkerRefused` when the worker says that this cannot be scored.
         """
         ...
 
@@ -58,21 +66,36 @@ class HttpWorker:
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerUnavailable("GET /v1/models gives no list of models with name and sha256") from error
 
-    async def generate(self, job: JobSpec, seed: str) -> dict[str, Any]:
+    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
         """See `Worker.generate`."""
-        body = job.to_json()
-        del body["tag"]
+        body = {"model": job.model, **_asked(job), "seed": seed, "prover": prover, "stream": False}
+        return await self._post("/v1/generate", body)
+
+    async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
+        """See `Worker.score`. The prompt is the job's own, so that an answer to another one shows."""
+        claimed = {
+            "text": subject.text,
+            "output_tokens": subject.output_tokens,
+            "seed": subject.seed,
+            "prover": subject.prover,
+            "fingerprints": subject.fingerprints,
+        }
+        given = {name: value for name, value in claimed.items() if value is not None}
+        item = {**_asked(job), **given, "subject": subject.digest}
+        return await self._post("/v1/score", {"model": job.model, "items": [item]})
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         async with _translated():
-            response = await self._client.post("/v1/generate", json={**body, "seed": seed, "stream": False})
+            response = await self._client.post(path, json=body)
         if response.status_code in _PASSING:
             raise WorkerUnavailable(f"the worker cannot do it now: {_problem(response)}")
         if response.is_error:
             raise WorkerRefused(_problem(response))
         return _object(response)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
 
 @asynccontextmanager
@@ -88,6 +111,12 @@ async def _translated() -> AsyncIterator[None]:
         ) from error
     except (httpx.DecodingError, httpx.InvalidURL) as error:
         raise WorkerUnavailable(f"the worker's answer cannot be read ({error})") from error
+
+
+def _asked(job: JobSpec) -> dict[str, Any]:
+    """What a job asks of the model, as the worker takes it."""
+    said = job.to_json()
+    return {name: said[name] for name in ("prompt", "messages", "params") if name in said}
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

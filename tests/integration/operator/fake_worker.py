@@ -75,7 +75,12 @@ class FakeWorker:
             return self.status, said
         job = {key: request[key] for key in ("prompt", "messages", "model", "params") if key in request}
         return 200, json.dumps(
-            stub_answer(JobSpec.model_validate({**job, "tag": "opml"}), MODEL.sha256)
+            stub_answer(
+                JobSpec.model_validate({**job, "tag": "opml"}),
+                MODEL.sha256,
+                request["seed"],
+                request["prover"],
+            )
         ).encode()
 
     async def _wait(self, reader: asyncio.StreamReader) -> None:

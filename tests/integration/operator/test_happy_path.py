@@ -16,7 +16,7 @@ async def test_a_job_is_drawn_dispatched_run_and_its_result_accepted(
         job = dispatcher.world.job("What is AI?")
         result = await dispatcher.run(job)
 
-        assert result.result == stub_answer(job.job, MODEL.sha256)["text"]
+        assert result.result == stub_answer(job.job, MODEL.sha256, job.seed, OPERATOR.address)["text"]
         assert result.vrf.selected
         assert result.transcript is not None
         async with redis.from_url(redis_url) as client:

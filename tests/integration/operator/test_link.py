@@ -37,13 +37,13 @@ class SlowWorker(StubWorker):
             raise WorkerUnavailable("the worker cannot be reached: start it")
         return await super().models()
 
-    async def generate(self, job: JobSpec, seed: str) -> dict[str, Any]:
+    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
         self.started.set()
         await self.go.wait()
         if self.lost:
             self.lost -= 1
             raise WorkerUnavailable("the connection broke off")
-        return await super().generate(job, seed)
+        return await super().generate(job, seed, prover)
 
 
 def only(error: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -41,7 +41,7 @@ async def test_entries_come_in_order_and_once(queue: Queue) -> None:
     jobs = [WORLD.job(f"prompt {number} é💡") for number in range(3)]
     for job in jobs:
         await queue.add(job)
-    assert [entry.dispatch for entry in await queue.read(0)] == jobs
+    assert [entry.request for entry in await queue.read(0)] == jobs
     assert await queue.read(0) == []
 
 
@@ -50,7 +50,7 @@ async def test_a_reader_is_woken_by_an_entry(queue: Queue) -> None:
     await asyncio.sleep(0.01)
     job = WORLD.job()
     await queue.add(job)
-    assert [entry.dispatch for entry in await reading] == [job]
+    assert [entry.request for entry in await reading] == [job]
 
 
 async def test_what_is_not_done_is_taken_over(queue: Queue) -> None:
@@ -89,7 +89,7 @@ async def test_entries_of_dead_processes_are_taken_over_and_the_dead_forgotten(
     for consumer, count in (("dead-1", 120), ("dead-2", 130)):
         await client.xreadgroup(GROUP, consumer, {stream.stream: ">"}, count=count)
     taken = await stream.take_over()
-    assert [entry.dispatch for entry in taken] == jobs
+    assert [entry.request for entry in taken] == jobs
     consumers = await client.xinfo_consumers(stream.stream, GROUP)
     assert [consumer["pending"] for consumer in consumers] == [250]
 
@@ -126,20 +126,29 @@ async def test_a_queue_that_was_flushed_can_be_opened_again(client: redis.Redis,
     assert len(await stream.read(0)) == 1
 
 
-@pytest.mark.parametrize("fields", [{"other": "x"}, {"dispatch": "not json"}, {"dispatch": "{}"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"other": "x"},
+        {"dispatch_job": "not json"},
+        {"dispatch_job": "{}"},
+        {"score_job": "[]"},
+        {"a": "1", "b": "2"},
+    ],
+)
 async def test_an_entry_that_cannot_be_read_is_named_by_its_id(
     client: redis.Redis, stream: RedisQueue, fields: dict[Any, Any]
 ) -> None:
     entry_id = await client.xadd(stream.stream, fields)
     [entry] = await stream.read(0)
-    assert (entry.id, entry.dispatch) == (entry_id, None)
+    assert (entry.id, entry.request) == (entry_id, None)
 
 
 async def test_a_large_job_fits(stream: RedisQueue) -> None:
     job = WORLD.job("x" * 1_000_000)
     await stream.add(job)
     [entry] = await stream.read(0)
-    assert entry.dispatch == job
+    assert entry.request == job
 
 
 async def test_a_cancellation_at_any_moment_is_kept(redis_url: str) -> None:

@@ -60,7 +60,7 @@ async def test_a_task_comes_back_as_it_was_taken(store: Store) -> None:
     for dispatch in (WORLD.job("What is AI?"), WORLD.job(job=chat)):
         task = await store.take(dispatch)
         assert task == await store.load(task.key)
-        assert (task.dispatch, task.state, task.outcome) == (dispatch, TaskState.OPEN, None)
+        assert (task.request, task.state, task.outcome) == (dispatch, TaskState.OPEN, None)
 
 
 async def test_what_was_never_taken_is_not_there(store: Store) -> None:
@@ -79,7 +79,7 @@ async def test_a_repetition_merges_the_clock_for_good(store: Store) -> None:
     dispatch = WORLD.job(clock={"1": "1", "5": "5"})
     await store.take(dispatch)
     again = await store.take(dispatch.model_copy(update={"clock": {"1": "9"}}))
-    assert again.dispatch.clock == {"1": "9", "5": "5"}
+    assert again.request.clock == {"1": "9", "5": "5"}
     assert await store.load(again.key) == again
 
 
@@ -90,7 +90,7 @@ async def test_another_content_is_refused_and_changes_nothing(store: Store) -> N
         await store.take(dispatch.model_copy(update={"user": "somebody else"}))
     known = await store.load(TaskKey.of(dispatch))
     assert known is not None
-    assert known.dispatch == dispatch
+    assert known.request == dispatch
 
 
 async def test_dispatches_at_once_make_one_task(store: Store) -> None:
@@ -98,7 +98,7 @@ async def test_dispatches_at_once_make_one_task(store: Store) -> None:
     clocks = [{"1": str(number)} for number in range(1, 9)]
     await asyncio.gather(*(store.take(dispatch.model_copy(update={"clock": clock})) for clock in clocks))
     [task] = await store.open_tasks(None, 10)
-    assert task.dispatch.clock == {"1": "8"}
+    assert task.request.clock == {"1": "8"}
 
 
 async def test_the_first_outcome_stays(store: Store) -> None:
@@ -115,7 +115,7 @@ async def test_an_outcome_of_a_lost_task_brings_it_back(store: Store) -> None:
     dispatch = WORLD.job()
     assert await store.finish(dispatch, ANSWER) == ANSWER
     [task] = await store.open_tasks(None, 10)
-    assert (task.dispatch, task.outcome) == (dispatch, ANSWER)
+    assert (task.request, task.outcome) == (dispatch, ANSWER)
 
 
 @pytest.mark.parametrize("state", [TaskState.ACCEPTED, TaskState.REFUSED])

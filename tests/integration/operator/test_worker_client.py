@@ -11,7 +11,7 @@ from aos_operator.errors import WorkerRefused, WorkerUnavailable
 from aos_operator.worker import HttpWorker
 from aos_protocol.messages import JobSpec, Params
 from integration.operator.fake_worker import FakeWorker
-from unit.operator.world import MODEL
+from unit.operator.world import MODEL, OPERATOR
 
 JOB = JobSpec(tag="opml", prompt="What is AI?", model=MODEL.name, params=Params(temperature=0.0, top_p=0.5))
 SEED = "ab" * 32
@@ -36,7 +36,7 @@ async def test_it_lists_the_models(client: HttpWorker) -> None:
 
 
 async def test_a_job_is_sent_with_its_seed_and_all_parameters(client: HttpWorker, worker: FakeWorker) -> None:
-    answer = await client.generate(JOB, SEED)
+    answer = await client.generate(JOB, SEED, OPERATOR.address)
     assert answer["text"] == "What is AI?"
     assert worker.jobs == [
         {
@@ -44,6 +44,7 @@ async def test_a_job_is_sent_with_its_seed_and_all_parameters(client: HttpWorker
             "prompt": "What is AI?",
             "params": {"temperature": 0.0, "top_p": 0.5, "max_tokens": 256, "stop": []},
             "seed": SEED,
+            "prover": OPERATOR.address,
             "stream": False,
         }
     ]
@@ -52,7 +53,9 @@ async def test_a_job_is_sent_with_its_seed_and_all_parameters(client: HttpWorker
 async def test_messages_take_the_place_of_the_prompt(client: HttpWorker, worker: FakeWorker) -> None:
     turns = [{"role": "user", "content": "What is AI?"}]
     await client.generate(
-        JobSpec.model_validate({"tag": "opml", "messages": turns, "model": MODEL.name}), SEED
+        JobSpec.model_validate({"tag": "opml", "messages": turns, "model": MODEL.name}),
+        SEED,
+        OPERATOR.address,
     )
     assert worker.jobs[0]["messages"] == turns
     assert "prompt" not in worker.jobs[0]
@@ -64,7 +67,7 @@ async def test_a_job_that_cannot_be_done_is_refused_in_the_workers_words(
 ) -> None:
     worker.status = status
     with pytest.raises(WorkerRefused, match=rf"^told to \(HTTP {status}\)$"):
-        await client.generate(JOB, SEED)
+        await client.generate(JOB, SEED, OPERATOR.address)
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
@@ -73,7 +76,7 @@ async def test_a_worker_that_is_full_or_away_may_be_asked_again(
 ) -> None:
     worker.status = status
     with pytest.raises(WorkerUnavailable, match="told to"):
-        await client.generate(JOB, SEED)
+        await client.generate(JOB, SEED, OPERATOR.address)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff"])
@@ -82,13 +85,13 @@ async def test_an_answer_that_is_no_json_object_is_none(
 ) -> None:
     worker.body = body
     with pytest.raises(WorkerUnavailable, match="is it an AOS worker"):
-        await client.generate(JOB, SEED)
+        await client.generate(JOB, SEED, OPERATOR.address)
 
 
 async def test_an_error_without_a_message_shows_its_status(client: HttpWorker, worker: FakeWorker) -> None:
     worker.status, worker.body = 400, b"nonsense"
     with pytest.raises(WorkerRefused, match=r"^HTTP 400$"):
-        await client.generate(JOB, SEED)
+        await client.generate(JOB, SEED, OPERATOR.address)
 
 
 @pytest.mark.parametrize("models", [{}, {"models": [{}]}, {"models": [{"name": "x", "sha256": "y"}]}, []])
@@ -104,13 +107,13 @@ async def test_a_slow_worker_is_given_up(worker: FakeWorker) -> None:
     worker.go.clear()
     client = HttpWorker(worker.url, timeout=0.05)
     with pytest.raises(WorkerUnavailable, match="no answer in time"):
-        await client.generate(JOB, SEED)
+        await client.generate(JOB, SEED, OPERATOR.address)
     await client.close()
 
 
 async def test_who_cancels_leaves_the_worker(client: HttpWorker, worker: FakeWorker) -> None:
     worker.go.clear()
-    running = asyncio.create_task(client.generate(JOB, SEED))
+    running = asyncio.create_task(client.generate(JOB, SEED, OPERATOR.address))
     await worker.started.wait()
     running.cancel()
     await worker.left.wait()
@@ -122,5 +125,5 @@ async def test_a_worker_that_is_not_there_cannot_be_reached(url: str) -> None:
     with pytest.raises(WorkerUnavailable, match="cannot be reached"):
         await client.models()
     with pytest.raises(WorkerUnavailable, match="cannot be reached"):
-        await client.generate(JOB, SEED)
+        await client.generate(JOB, SEED, OPERATOR.address)
     await client.close()

@@ -23,8 +23,9 @@ from aos_operator.memory import MemoryQueue, MemoryStore
 from aos_operator.queue import Entry
 from aos_operator.stub import StubWorker
 from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
+from aos_operator.workshop import Workshop
 from aos_protocol.messages import Dispatch, JobSpec
-from unit.operator.world import MODEL, World
+from unit.operator.world import MODEL, OPERATOR, World
 
 WORLD = World()
 
@@ -66,7 +67,7 @@ class Worker(StubWorker):
         self.started = asyncio.Event()
         self.trouble: list[Exception] = []
 
-    async def generate(self, job: JobSpec, seed: str) -> dict[str, Any]:
+    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
         self.runs += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -75,7 +76,7 @@ class Worker(StubWorker):
             await self.go.wait()
             if self.trouble:
                 raise self.trouble.pop(0)
-            return await super().generate(job, seed)
+            return await super().generate(job, seed, prover)
         finally:
             self.at_once -= 1
 
@@ -91,7 +92,7 @@ class Parts:
     limits: Limits = field(default_factory=lambda: Limits(open_tasks=10, running=2, page=2))
 
     def jobs(self) -> Jobs:
-        return Jobs(self.store, self.queue, self.worker, self.post, self.limits)
+        return Jobs(self.store, self.queue, Workshop(self.worker, OPERATOR.address), self.post, self.limits)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Jobs]:
@@ -127,7 +128,7 @@ async def test_a_taken_job_is_durable_before_take_returns(parts: Parts) -> None:
     dispatch = WORLD.job()
     await parts.jobs().take(dispatch)
     assert parts.store.tasks[TaskKey.of(dispatch)].open
-    assert [entry.dispatch for entry in parts.queue.unread] == [dispatch]
+    assert [entry.request for entry in parts.queue.unread] == [dispatch]
 
 
 async def test_a_repeated_dispatch_runs_once_and_brings_its_clock(parts: Parts) -> None:
@@ -142,7 +143,7 @@ async def test_a_repeated_dispatch_runs_once_and_brings_its_clock(parts: Parts) 
         await jobs.take(dispatch)
         await jobs.idle()
     assert parts.worker.runs == 1
-    assert [task.dispatch.clock for task in parts.post.sent] == [{"1": "8"}]
+    assert [task.request.clock for task in parts.post.sent] == [{"1": "8"}]
 
 
 async def test_no_more_than_the_limit_is_taken(parts: Parts) -> None:
@@ -200,8 +201,8 @@ async def test_a_refusal_of_the_worker_becomes_the_reason(parts: Parts) -> None:
 
 async def test_an_answer_that_does_not_fit_the_job_is_not_sent(parts: Parts) -> None:
     class OtherModel(Worker):
-        async def generate(self, job: JobSpec, seed: str) -> dict[str, Any]:
-            answer = await super().generate(job, seed)
+        async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
+            answer = await super().generate(job, seed, prover)
             return {**answer, "commitment": "00" * 32}
 
     parts.worker = OtherModel()
@@ -258,7 +259,7 @@ class TestCancel:
         async with parts.running() as jobs:
             await jobs.take(dispatch)
             await parts.worker.started.wait()
-            await jobs.cancel(TaskKey.of(dispatch))
+            await jobs.cancel([TaskKey.of(dispatch)])
             await asyncio.sleep(0)
             assert (jobs.open_count, parts.worker.at_once) == (0, 0)
         assert parts.state(dispatch) is TaskState.CANCELLED
@@ -269,21 +270,21 @@ class TestCancel:
         dispatch = WORLD.job()
         jobs = parts.jobs()
         await jobs.take(dispatch)
-        await jobs.cancel(TaskKey.of(dispatch))
+        await jobs.cancel([TaskKey.of(dispatch)])
         async with parts.running():
             while parts.queue.unread or parts.queue.pending:
                 await asyncio.sleep(0)
         assert parts.worker.runs == 0
 
     async def test_what_is_not_known_is_cancelled_without_a_word(self, parts: Parts) -> None:
-        await parts.jobs().cancel(TaskKey("ab" * 32, ""))
+        await parts.jobs().cancel([TaskKey("ab" * 32, "")])
 
     async def test_an_accepted_job_stays_accepted(self, parts: Parts) -> None:
         dispatch = WORLD.job()
         async with parts.running() as jobs:
             await jobs.take(dispatch)
             await jobs.idle()
-            await jobs.cancel(TaskKey.of(dispatch))
+            await jobs.cancel([TaskKey.of(dispatch)])
         assert parts.state(dispatch) is TaskState.ACCEPTED
 
     async def test_a_cancelled_job_that_is_dispatched_again_is_run(self, parts: Parts) -> None:
@@ -292,7 +293,7 @@ class TestCancel:
         async with parts.running() as jobs:
             await jobs.take(dispatch)
             await parts.worker.started.wait()
-            await jobs.cancel(TaskKey.of(dispatch))
+            await jobs.cancel([TaskKey.of(dispatch)])
             parts.worker.go.set()
             await jobs.take(dispatch)
             await jobs.idle()
@@ -444,7 +445,7 @@ STEPS = 13
 async def test_a_crash_at_any_step_loses_nothing_and_accepts_one_answer(at: int, after: bool) -> None:
     parts, crash, dispatch = Parts(), Crash(at, after=after), WORLD.job()
     store, queue, worker, post = map(crash.around, (parts.store, parts.queue, parts.worker, parts.post))
-    first = Jobs(store, queue, worker, post, parts.limits)
+    first = Jobs(store, queue, Workshop(worker, OPERATOR.address), post, parts.limits)
     running, taking = asyncio.create_task(first.run()), asyncio.create_task(first.take(dispatch))
     await crash.happened.wait()
     acknowledged = taking.done()

@@ -11,7 +11,7 @@ from aos_operator.events import CancelCall, DrawCall, JobCall, Say, Settled, Wel
 from aos_operator.offer import Offer
 from aos_operator.session import MAX_BAD_FRAMES, MAX_FRAME_BYTES, MAX_LAST_SEEN, Session
 from aos_operator.stub import stub_answer
-from aos_operator.tasks import Outcome, Task, TaskKey
+from aos_operator.tasks import Method, Outcome, Task, TaskKey
 from aos_protocol.clock import VectorClock
 from aos_protocol.frames import Frame, open_object, param_text, seal_request
 from aos_protocol.identity import Signer
@@ -56,7 +56,7 @@ def refusal(event: object) -> str:
 
 
 def answered(dispatch: Dispatch) -> Outcome:
-    answer = stub_answer(dispatch.job, dispatch.model.sha256)
+    answer = stub_answer(dispatch.job, dispatch.model.sha256, dispatch.seed, OPERATOR.address)
     return Outcome(answer["text"], "", answer["transcript"], answer["commitment"])
 
 
@@ -175,7 +175,7 @@ class TestDispatch:
         dispatch = world.job()
         call = open_session.receive(world.request("dispatch_job", dispatch.to_json()))
         assert isinstance(call, JobCall)
-        assert call.dispatch == dispatch
+        assert call.request == dispatch
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -221,7 +221,10 @@ class TestDispatch:
     def test_a_cancellation_names_its_task(self, world: World, open_session: Session) -> None:
         call = open_session.receive(world.request("cancel_job", {"job_id": "ab" * 32, "tag": "malicious"}))
         assert isinstance(call, CancelCall)
-        assert call.key == TaskKey("ab" * 32, "malicious")
+        assert set(call.keys) == {
+            TaskKey("ab" * 32, "malicious", 0, Method.DISPATCH),
+            TaskKey("ab" * 32, "malicious", 0, Method.SCORE),
+        }
 
     @pytest.mark.parametrize(
         "param", [{"job_id": "ab" * 32}, {"job_id": "\0", "tag": ""}, {"job_id": "ab" * 32, "tag": "x"}]

@@ -17,13 +17,13 @@ OUTCOME = Outcome("text", "", {"rule": 1}, "ab" * 32)
 def test_a_repetition_merges_the_clocks() -> None:
     first = World().job(clock={"1": "5", "3": "1"})
     task = Task(first).retaken(first.model_copy(update={"clock": {"1": "4", "9": "2"}}))
-    assert task.dispatch.clock == {"1": "5", "3": "1", "9": "2"}
+    assert task.request.clock == {"1": "5", "3": "1", "9": "2"}
 
 
 def test_the_last_word_on_role_and_position_counts() -> None:
     first = World().job()
     task = Task(first, outcome=OUTCOME).retaken(first.model_copy(update={"role": "verifier"}))
-    assert task.dispatch.role == "verifier"
+    assert task.request.role == "verifier"
     assert task.outcome == OUTCOME
 
 

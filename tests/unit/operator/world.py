@@ -118,6 +118,7 @@ class World:
             job_id=dispatch.job_id,
             user=dispatch.user,
             job=dispatch.job,
+            seed=dispatch.seed,
             tag=dispatch.tag,
             position=dispatch.position,
             model_sha256=dispatch.model.sha256,
