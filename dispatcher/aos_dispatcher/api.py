@@ -19,9 +19,9 @@ from aos_dispatcher.openapi import (
     SubmitBody,
     json_request,
 )
-from aos_dispatcher.round import stored_result
 from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tables import JsonObject
+from aos_dispatcher.views import time
 from aos_protocol.errors import InvalidMessage, NotCanonical
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.messages import M, SubmitRequest, parse_message
@@ -69,15 +69,14 @@ async def submit(service: Service, body: Body, idempotency_key: IdempotencyKey =
 
 @router.post("/api/job/result", response_model=ResultAnswer, openapi_extra=json_request(JobQuery))
 async def result(service: Service, body: Body, token: Token) -> JsonObject:
-    """Read the verified results of a job: one row for each committee member that answered so far."""
+    """Read what committees said of a job: a row for each member that answered or scored so far."""
     job = await _job(service, body, token)
-    rows = await service.store.results(job.id)
-    return {"code": 200, "result": [_result_row(row, job) for row in rows]}
+    return {"code": 200, "result": await service.views.results(job)}
 
 
 @router.post("/api/job/detail", response_model=DetailAnswer, openapi_extra=json_request(JobQuery))
 async def detail(service: Service, body: Body, token: Token) -> JsonObject:
-    """Read a job's request and where it stands."""
+    """Read a job's request, where it stands, its verdict, and how that was reached."""
     job = await _job(service, body, token)
     request = job.request
     row = {
@@ -91,8 +90,12 @@ async def detail(service: Service, body: Body, token: Token) -> JsonObject:
         "tag": request.get("tag", ""),
         "clock": job.clock,
         "sequence": job.sequence,
-        "created_at": _time(job.created_at),
-        "finished_at": _time(job.finished_at) if job.finished_at else None,
+        "created_at": time(job.created_at),
+        "finished_at": time(job.finished_at) if job.finished_at else None,
+        "verdict": job.verdict,
+        "rounds": await service.views.looks(job.id),
+        "final": job.final_at is not None and job.final_at <= datetime.now(UTC),
+        "final_at": time(job.final_at) if job.final_at else None,
     }
     return {"code": 200, "result": row}
 
@@ -136,26 +139,3 @@ def _parse(kind: type[M], body: JsonObject) -> M:
         return parse_message(kind, body)
     except InvalidMessage as error:
         raise Unprocessable(str(error)) from None
-
-
-def _result_row(row: Row[Any], job: Row[Any]) -> JsonObject:
-    said = stored_result(row.frame)
-    return {
-        "id": row.id,
-        "job_id": said.job_id,
-        "operator": said.operator,
-        "result": said.result,
-        "verify_id": str(row.round_id),
-        "vrf": said.vrf.to_json(),
-        "clock": said.clock,
-        "signature": said.signature,
-        "job_type": job.request["job"]["tag"],
-        "tag": said.tag,
-        "position": said.position,
-        "role": said.role,
-        "created_at": _time(row.created_at),
-    }
-
-
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -10,7 +10,7 @@ Every transaction here locks the job first and an operator after it, so none wai
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -21,17 +21,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import Conflict, Forbidden, NotFound, TooMany, Unauthorized, Unprocessable
 from aos_dispatcher.round import stored_result
+from aos_dispatcher.settings import Verification
 from aos_dispatcher.standing import Finding, record_fraud, withdraw_fraud
-from aos_dispatcher.tables import Challenge, Fraud, Job, JsonObject, Operator, Result, Round
+from aos_dispatcher.tables import Assignment, Challenge, Fraud, Job, JsonObject, Operator, Result, Round
+from aos_dispatcher.verdicts import Judgement, verdict_json
 from aos_protocol import sortition, vrf
-from aos_protocol.calibration import Calibration
 from aos_protocol.errors import InvalidSignature
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobResult
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import ChallengeClaim, Domain, recover_typed
-from aos_protocol.verdict import Verdict, first_divergence
+from aos_protocol.verdict import first_divergence
 
 Purpose = Literal["challenge", "appeal"]
 Decision = Literal["upheld", "rejected", "undecided"]
@@ -104,36 +105,29 @@ class Case:
     @property
     def is_own(self) -> bool:
         """True when the result is of the job's own round, so that the job's finality hangs on it."""
-        return self.round.challenge == 0 and self.round.position != "before"
+        return bool(self.round.challenge == 0 and self.round.position != "before")
 
     def final_at(self, window: timedelta) -> datetime | None:
         """Return from when on the result is taken as it stands; None before its round is completed."""
         if self.is_own:
-            return self.job.final_at
+            final: datetime | None = self.job.final_at
+            return final
         return final_at(self.round.status, self.round.finished_at, window)
 
 
 class Challenges:
-    """The disputes of one dispatcher identity. `window` and `timeout` are seconds."""
+    """The disputes of one dispatcher identity; a challenge's round is given `timeout` seconds."""
 
     def __init__(
-        self,
-        database: Database,
-        signer: Signer,
-        domain: Domain,
-        *,
-        window: float,
-        timeout: float,
-        suspend_after: int,
-        open_challenges: int,
+        self, database: Database, signer: Signer, domain: Domain, settings: Verification, timeout: float
     ) -> None:
         self._database = database
         self._signer = signer
         self._domain = domain
-        self._window = timedelta(seconds=window)
+        self._window = timedelta(seconds=settings.challenge_window)
         self._timeout = timedelta(seconds=timeout)
-        self._suspend_after = suspend_after
-        self._most_open = open_challenges
+        self._suspend_after = settings.suspend_after
+        self._most_open = settings.open_challenges
 
     async def result_of(self, job_id: str, operator: str, tag: str | None) -> str:
         """Return the id of an operator's result of a job; the tag may be left out where there is one only.
@@ -144,7 +138,7 @@ class Challenges:
         query = query.where(Result.job_id == job_id, Result.operator == operator).order_by(Result.id)
         async with self._database.connect() as connection:
             rows = (await connection.execute(query)).all()
-        fitting = [row.id for row in rows if tag in {None, row.tag}]
+        fitting: list[str] = [row.id for row in rows if tag in {None, row.tag}]
         if not fitting:
             raise NotFound(
                 f"operator {operator} has no result of job {job_id}" + (f" under tag {tag!r}" if tag else "")
@@ -202,30 +196,22 @@ class Challenges:
             return None
         return await self._open(connection, case, Plea("challenge", result, reason))
 
-    async def decide(
-        self,
-        connection: AsyncConnection,
-        round_id: int,
-        verdict: Verdict | None,
-        scores: Mapping[str, Score],
-        calibration: Calibration | None,
-    ) -> Decision:
-        """Let the outcome of a challenge's round take effect; `verdict` is None when the round failed.
+    async def decide(self, connection: AsyncConnection, round_id: int, judged: Judgement | None) -> Decision:
+        """Let the outcome of a challenge's round take effect; `judged` is None when the round failed.
 
-        Called in the transaction that closes the round; `scores` are by verifier. Returns the decision.
+        Called in the transaction that closes the round. Returns the decision.
         """
         query = select(Challenge.__table__).where(Challenge.round_id == round_id)
         challenge = (await connection.execute(query)).one()
         case = await _case(connection, challenge.result)
-        decided = decision(challenge.purpose, verdict.outcome if verdict else None)
+        decided = decision(challenge.purpose, judged.verdict.outcome if judged else None)
         row = update(Challenge).where(Challenge.id == challenge.id)
         await connection.execute(row.values(status=decided, decided_at=func.now()))
         if challenge.purpose == "appeal":
-            await self._end_appeal(connection, case, decided, scored=verdict is not None)
+            await self._end_appeal(connection, case, decided, scored=judged is not None)
         else:
-            if verdict is not None and decided == "upheld":
-                finding = found(case, round_id, verdict, scores, calibration)
-                await record_fraud(connection, finding, self._suspend_after)
+            if judged is not None and decided == "upheld":
+                await record_fraud(connection, found(case, round_id, judged), self._suspend_after)
             if case.is_own:
                 await self._let_job_be_final(connection, case)
         return decided
@@ -338,9 +324,13 @@ class Challenges:
     async def _let_job_be_final(self, connection: AsyncConnection, case: Case) -> None:
         """Set when the job is final, once no challenge of its own round's results is open any more."""
         query = (
-            select(Challenge.status, Result.frame)
+            select(Challenge.status, Assignment.role)
             .join(Result, Result.id == Challenge.result)
             .join(Round, Round.id == Result.round_id)
+            .join(
+                Assignment,
+                (Assignment.round_id == Result.round_id) & (Assignment.operator == Result.operator),
+            )
             .where(
                 Challenge.job_id == case.job.id, Round.position != "before", Challenge.purpose == "challenge"
             )
@@ -348,27 +338,20 @@ class Challenges:
         looks = (await connection.execute(query)).all()
         if any(look.status == "open" for look in looks):
             return
-        answer_decided = any(
-            look.status in _DECIDED and stored_result(look.frame).role == "executor" for look in looks
-        )
+        answer_decided = any(look.status in _DECIDED and look.role == "executor" for look in looks)
         now = datetime.now(UTC)
         final = final_after(answer_decided, now, case.job.finished_at + self._window)
         await connection.execute(update(Job).where(Job.id == case.job.id).values(final_at=final))
 
 
-def found(
-    case: Case,
-    round_id: int,
-    verdict: Verdict,
-    scores: Mapping[str, Score],
-    calibration: Calibration | None,
-) -> Finding:
+def found(case: Case, round_id: int, judged: Judgement) -> Finding:
     """Return the fraud that an upheld challenge found, with the step that most verifiers name as the first wrong one.
 
     Of steps that are named equally often, the earliest. A mismatch that no single step shows has none.
     """
+    scores = judged.scores
     named = Counter(
-        step for score in scores.values() if (step := first_divergence(score, calibration)) is not None
+        step for score in scores.values() if (step := first_divergence(score, judged.calibration)) is not None
     )
     step = min(named, key=lambda step: (-named[step], step), default=None)
     transcript = Transcript.from_json(case.said.transcript)
@@ -376,7 +359,7 @@ def found(
     if step is not None:
         proof = {"commitment": transcript.commitment(), **transcript.step_proof(step).model_dump(mode="json")}
     at_step = [] if step is None else [_at(verifier, score, step) for verifier, score in scores.items()]
-    kept = verdict.to_json() | {"verifiers": at_step}
+    kept = verdict_json(judged.verdict) | {"verifiers": at_step}
     return Finding(case.said.operator, case.job.id, case.result, round_id, step, proof, kept)
 
 

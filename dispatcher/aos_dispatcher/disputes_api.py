@@ -1,6 +1,5 @@
 """The HTTP API of verification and disputes: a user's rounds, challenges, appeals, and operators' standing."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter
@@ -14,6 +13,7 @@ from aos_dispatcher.errors import Unprocessable
 from aos_dispatcher.openapi import ERRORS, Answer, Error
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Job, JsonObject, Project, Round
+from aos_dispatcher.views import time
 from aos_protocol.errors import InvalidAddress, InvalidMessage
 from aos_protocol.identity import checksum_address
 from aos_protocol.messages import (
@@ -215,8 +215,8 @@ async def standing(service: Service, address: str, token: Token) -> JsonObject:
     except InvalidAddress as error:
         raise Unprocessable(str(error)) from None
     found = await service.standing.of(operator, token)
-    shown = found | {"suspended_at": _time(found["suspended_at"])}
-    frauds = [fraud | {"created_at": _time(fraud["created_at"])} for fraud in found["frauds"]]
+    shown = found | {"suspended_at": found["suspended_at"] and time(found["suspended_at"])}
+    frauds = [fraud | {"created_at": time(fraud["created_at"])} for fraud in found["frauds"]]
     return {"code": 200, "result": shown | {"frauds": frauds}}
 
 
@@ -259,7 +259,7 @@ def _verification(row: Row[Any]) -> JsonObject:
         "status": row.status,
         "verdict": row.verdict["outcome"] if row.verdict else None,
         "reason": row.verdict["reason"] if row.verdict else row.reason,
-        "created_at": _time(row.created_at),
+        "created_at": time(row.created_at),
     }
 
 
@@ -272,7 +272,3 @@ def _parse(kind: type[M], body: JsonObject) -> M:
         return parse_message(kind, body)
     except InvalidMessage as error:
         raise Unprocessable(str(error)) from None
-
-
-def _time(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if moment else None

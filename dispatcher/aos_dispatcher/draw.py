@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aos_dispatcher.errors import PeerGone, ReplyTimeout
+from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.metrics import TICKETS
 from aos_dispatcher.operators import RegistrySnapshot
-from aos_dispatcher.round import RoundFacts
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
 from aos_protocol.errors import ProtocolError
@@ -53,6 +53,7 @@ def call_for(facts: RoundFacts, snapshot: RegistrySnapshot, operator: str, clock
         job_id=facts.job_id,
         tag=facts.tag,
         position=facts.position,
+        challenge=facts.challenge,
         job_type=facts.request.job.tag,
         model=facts.model,
         seed=facts.seed,
@@ -76,7 +77,7 @@ async def hold_draw(
     asked = (_ask(peer, call, patience) for peer, call in zip(peers, calls, strict=True))
     answers = list(await asyncio.gather(*asked))
     ranking = sortition.rank(answer.candidate for answer in answers if answer.candidate)
-    return DrawResult(answers, ranking, sortition.committee(ranking, sortition.committee_minimum(facts.tag)))
+    return DrawResult(answers, ranking, sortition.committee(ranking, facts.minimum))
 
 
 async def _ask(peer: Peer, call: Draw, patience: float) -> Answer:

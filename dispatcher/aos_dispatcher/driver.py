@@ -2,23 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 
 import structlog
 
 from aos_dispatcher.clock import DispatcherClock
-from aos_dispatcher.committee import Committee, Patience, Seat, SeatState
+from aos_dispatcher.closing import Closing, End
+from aos_dispatcher.committee import Committee, Patience, Seat, SeatState, Task
 from aos_dispatcher.draw import DrawResult, hold_draw
 from aos_dispatcher.errors import PeerGone, ReplyTimeout
 from aos_dispatcher.events import wait
+from aos_dispatcher.facts import RoundFacts, RoundKey
 from aos_dispatcher.hub import Hub
-from aos_dispatcher.metrics import JOBS_ENDED
+from aos_dispatcher.metrics import JOBS_ENDED, VERDICTS
 from aos_dispatcher.operators import Operators, RegistrySnapshot
-from aos_dispatcher.round import ActiveRound, RoundFacts, assignment_rows, restore
+from aos_dispatcher.round import ActiveRound, restore
 from aos_dispatcher.rounds_store import Claimed, Drawn, RoundsStore
 from aos_dispatcher.settings import Dispatch
 from aos_dispatcher.tables import JsonObject
-from aos_protocol import sortition
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import Reply, parse_message
 
@@ -26,8 +26,8 @@ log = structlog.get_logger()
 
 _PAUSE_S = 1.0  # before a draw that brought nobody is held again
 
-Active = dict[tuple[str, str], ActiveRound]
-"""The rounds at work in this process, by job id and tag: what results are matched against."""
+Active = dict[RoundKey, ActiveRound]
+"""The rounds at work in this process: what results and scores are matched against."""
 
 
 class RoundDriver:
@@ -38,10 +38,18 @@ class RoundDriver:
     """
 
     def __init__(
-        self, store: RoundsStore, hub: Hub, operators: Operators, clock: DispatcherClock, settings: Dispatch
+        self,
+        store: RoundsStore,
+        closing: Closing,
+        hub: Hub,
+        *,
+        operators: Operators,
+        clock: DispatcherClock,
+        settings: Dispatch,
     ) -> None:
         self.active: Active = {}
         self._store = store
+        self._closing = closing
         self._hub = hub
         self._operators = operators
         self._clock = clock
@@ -61,26 +69,27 @@ class RoundDriver:
             if drawn is None:
                 return
             round_ = drawn
-        self.active[facts.job_id, facts.tag] = round_
+        self.active[facts.key] = round_
         try:
             await self._work(round_)
         finally:
-            del self.active[facts.job_id, facts.tag]
+            del self.active[facts.key]
 
     async def fail(self, claimed: Claimed, reason: str) -> None:
         """End a round that could not be driven, whatever state it is in. Raises as `run` does."""
-        clock = await self._clock.tick(claimed.row.clock)
-        await self._store.close(claimed.row.id, claimed.row.job_id, "failed", reason, clock)
-        JOBS_ENDED.labels("failed").inc()
+        facts = RoundFacts.from_row(claimed.row)
+        clock = await self._clock.tick(facts.clock)
+        await self._end(facts, End("failed", reason, clock, verified=False))
 
     async def _draw(self, facts: RoundFacts, patience: Patience) -> ActiveRound | None:
         peers = self._hub.serving(facts.request.job.tag, facts.model)
         if time.monotonic() >= facts.deadline:
-            await self._end(
-                facts, "failed", f"no operator that serves {facts.model.name} took the job in time"
-            )
+            why = f"no operator that serves {facts.model.name} and may be asked took the job in time"
+            await self._end(facts, End("failed", why, await self._clock.tick(facts.clock), verified=False))
             return None
         snapshot = await self._operators.snapshot()
+        barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
+        peers = [peer for peer in peers if peer.address not in barred]
         draw_clock = await self._clock.tick(facts.clock)
         draw = await hold_draw(peers, facts, snapshot, draw_clock, self._settings.draw_timeout)
         if not draw.members:
@@ -102,25 +111,22 @@ class RoundDriver:
         dispatch_clock = await self._clock.tick(
             draw_clock, *(tickets[m.operator].clock for m in draw.members)
         )
-        stored = Drawn(
-            snapshot,
-            draw_clock,
-            dispatch_clock,
-            [a.to_json() for a in draw.answers],
-            assignment_rows(draw.members),
-        )
-        await self._store.drawn(facts.round_id, facts.job_id, stored)
         reserves = draw.ranking[len(draw.members) :]
+        plan = facts.plan(len(draw.members))
+        committee = Committee.drawn(draw.members, reserves, plan, patience, facts.deadline)
+        electorate = [answer.to_json() for answer in draw.answers]
+        stored = Drawn(snapshot, draw_clock, dispatch_clock, electorate, committee.seats)
+        calibration = await self._store.drawn(facts, stored)
+        for seat in committee.seats:
+            seat.stored = seat.state, seat.role
         log.info("committee drawn", job_id=facts.job_id, committee=[m.operator for m in draw.members])
         return ActiveRound(
             facts=facts,
             ranges={answer.operator: snapshot.range_of(answer.operator) for answer in draw.answers},
             tickets=tickets,
             dispatch_clock=dispatch_clock,
-            committee=Committee.drawn(
-                draw.members, reserves, sortition.committee_minimum(facts.tag), patience, facts.deadline
-            ),
-            stored=len(draw.members),
+            committee=committee,
+            calibration=calibration,
         )
 
     async def _work(self, round_: ActiveRound) -> None:
@@ -133,8 +139,9 @@ class RoundDriver:
         if round_.cancelled:
             await self._tell_cancelled(round_)
             return
-        status = "failed" if failure else "completed"
-        await self._end(round_.facts, status, failure, *round_.heard, round_.dispatch_clock)
+        verified = any(seat.role == "verifier" for seat in round_.committee.seats)
+        clock = await self._clock.tick(round_.facts.clock, *round_.heard, round_.dispatch_clock)
+        await self._end(round_.facts, End("failed" if failure else "completed", failure, clock, verified))
 
     async def _follow(self, round_: ActiveRound, deliveries: asyncio.TaskGroup) -> str:
         """Perform the committee's steps until it closes; returns why it failed, or ''."""
@@ -144,30 +151,33 @@ class RoundDriver:
             await self._store_changes(round_)
             if round_.cancelled or step.closed is not None:
                 return step.closed or ""
-            for seat in step.dispatch:
-                deliveries.create_task(self._deliver(round_, seat))
+            for seat, task in step.calls:
+                deliveries.create_task(self._deliver(round_, seat, task))
             await wait(round_.poke, step.wake_at - time.monotonic())
 
     async def _store_changes(self, round_: ActiveRound) -> None:
-        """Write seats that the last step added, and those it gave up; answers are stored as they come."""
-        facts, seats = round_.facts, round_.committee.seats
-        for seat in seats[: round_.stored]:
-            if seat.state in {SeatState.LOST, SeatState.REFUSED} and not seat.stored:
-                seat.stored = True
+        """Write the seats that the last step added, and what became of the others."""
+        facts = round_.facts
+        for rank, seat in enumerate(round_.committee.seats):
+            now = seat.state, seat.role
+            if seat.stored == now:
+                continue
+            if seat.stored is None:
+                await self._store.seat(facts.round_id, rank, seat)
+            else:
+                await self._store.settle(facts.round_id, seat)
+            seat.stored = now
+            if seat.given_up:
                 log.warning("member given up", job_id=facts.job_id, operator=seat.operator, why=seat.reason)
-                await self._store.settle(facts.round_id, seat.operator, seat.state, seat.reason)
-        for row in assignment_rows([seat.member for seat in seats[round_.stored :]], round_.stored):
-            await self._store.seat(facts.round_id, row)
-        round_.stored = len(seats)
 
-    async def _deliver(self, round_: ActiveRound, seat: Seat) -> None:
+    async def _deliver(self, round_: ActiveRound, seat: Seat, task: Task) -> None:
         try:
             peer = self._hub.require(seat.operator)
-            parameter = round_.dispatch_to(seat.operator)
-            frame = await peer.request("dispatch_job", parameter, self._settings.draw_timeout)
+            parameter = await self._call(round_, seat, task)
+            frame = await peer.request(task, parameter, self._settings.draw_timeout)
             reply = parse_message(Reply, frame.result)
         except (PeerGone, ReplyTimeout) as error:
-            log.info("dispatch not acknowledged", job_id=round_.facts.job_id, why=str(error))
+            log.info("call not acknowledged", job_id=round_.facts.job_id, task=str(task), why=str(error))
             round_.committee.unsent(seat.operator)
         except InvalidMessage as error:
             round_.committee.refused(seat.operator, str(error))
@@ -175,6 +185,13 @@ class RoundDriver:
             if reply.code != 200:
                 round_.committee.refused(seat.operator, reply.message)
         round_.poke.set()
+
+    async def _call(self, round_: ActiveRound, seat: Seat, task: Task) -> JsonObject:
+        subject = round_.subject()
+        if task is Task.EXECUTE or subject is None:
+            return round_.dispatch_to(seat)
+        clock = await self._clock.tick(round_.dispatch_clock, subject.clock)
+        return round_.score_call_to(seat, subject, clock)
 
     async def _tell_cancelled(self, round_: ActiveRound) -> None:
         what: JsonObject = {"job_id": round_.facts.job_id, "tag": round_.facts.tag}
@@ -186,10 +203,14 @@ class RoundDriver:
                 await peer.request("cancel_job", what, self._settings.draw_timeout)
             except (PeerGone, ReplyTimeout) as error:
                 log.info("cancellation not acknowledged", job_id=round_.facts.job_id, why=str(error))
-        JOBS_ENDED.labels("cancelled").inc()
+        if round_.facts.own:
+            JOBS_ENDED.labels("cancelled").inc()
 
-    async def _end(self, facts: RoundFacts, status: str, reason: str, *heard: Mapping[str, str]) -> None:
-        clock = await self._clock.tick(facts.clock, *heard)
-        await self._store.close(facts.round_id, facts.job_id, status, reason, clock)
-        JOBS_ENDED.labels(status).inc()
-        log.info("job ended", job_id=facts.job_id, status=status, reason=reason)
+    async def _end(self, facts: RoundFacts, end: End) -> None:
+        verdict = await self._closing.close(facts, end)
+        if verdict is not None:
+            VERDICTS.labels(verdict.outcome).inc()
+        if facts.own:
+            JOBS_ENDED.labels(end.status).inc()
+        outcome = verdict.outcome if verdict else None
+        log.info("round ended", job_id=facts.job_id, status=end.status, reason=end.reason, verdict=outcome)

@@ -53,6 +53,12 @@ class Unprocessable(ApiError):
     status = 422
 
 
+class TooMany(ApiError):
+    """Too many challenges of one challenger are open; wait until one is decided."""
+
+    status = 429
+
+
 class Unavailable(ApiError):
     """The database does not answer; try again."""
 

@@ -161,6 +161,7 @@ class Jobs:
             "clock": stamped(tick),
             "created_at": now,
             "deadline": now + self._timeout,
+            "audit_ppm": self._audit_ppm,
         }
 
     def _round(self, row: JsonObject, submission: Submission, placement: Placement) -> JsonObject:

@@ -5,7 +5,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,8 +81,8 @@ class Greeting:
 class OperatorLink:
     """Serves operators' connections.
 
-    `on_result` stores a `job_result` or raises `Refused` with the reply's code; `keep` stores what an
-    operator signed and was refused, with the reason.
+    `methods` are what an operator may request, each with what stores it or raises `Refused` with the reply's code; `keep`
+    stores what an operator signed and was refused, with the reason.
     """
 
     signer: Signer
@@ -90,7 +90,7 @@ class OperatorLink:
     hub: Hub
     operators: Operators
     frame_bytes: int
-    on_result: Callable[[Peer, Frame], Awaitable[None]]
+    methods: Mapping[str, Callable[[Peer, Frame], Awaitable[None]]]
     keep: Callable[[Frame, str], Awaitable[None]]
 
     async def serve(self, socket: Socket) -> None:
@@ -185,13 +185,14 @@ class OperatorLink:
             if isinstance(ticket, dict):
                 peer.observe(ticket.get("clock"), frame)
             peer.receive_reply(frame)
-        elif frame.method == "job_result" and len(frame.params) == 1:
+        elif (take := self.methods.get(frame.method or "")) and len(frame.params) == 1:
             peer.observe(frame.params[0].get("clock"), frame)
-            await self.on_result(peer, frame)
+            await take(peer, frame)
             await peer.reply(frame.id, {"code": 200, "message": "success"})
         else:
             raise Refused(
-                400, f"method {frame.method!r} is not understood here; an operator sends 'job_result'"
+                400,
+                f"method {frame.method!r} is not understood here; an operator sends {' or '.join(self.methods)}",
             )
 
     async def _refuse(self, peer: Peer, frame: Frame | None, error: ProtocolError | Refused) -> None:

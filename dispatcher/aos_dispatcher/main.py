@@ -17,6 +17,8 @@ from aos_dispatcher.operators import list_operators, pin_model, register_operato
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import assemble
 from aos_dispatcher.settings import DispatcherSettings
+from aos_protocol.calibration import Calibration
+from aos_protocol.canonical import parse
 from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import checksum_address
 from aos_protocol.messages import ModelOffer, parse_message
@@ -132,11 +134,32 @@ def model_pin(
     sha256: Annotated[str, typer.Argument(help="SHA-256 of the GGUF file, 64 lower-case hex digits.")],
     config: Config,
     job_type: Annotated[str, typer.Option(help="opml or tee.")] = "opml",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="What its scores are judged by: the file that 'aos calibrate' wrote beside the model.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Let a model's name stand for this file from now on. The first operator to announce a name pins it otherwise."""
+    """Let a model's name stand for this file from now on. The first operator to announce a name pins it otherwise.
+
+    Without a calibration, answers of a model are scored, and every verdict is inconclusive.
+    """
     with _said_plainly():
         offer = parse_message(ModelOffer, {"name": name, "sha256": sha256})
-    _with_database(config, lambda database: pin_model(database, job_type, offer))
+        judged = None if calibration is None else _read_calibration(calibration)
+    _with_database(config, lambda database: pin_model(database, job_type, offer, judged))
+
+
+def _read_calibration(file: Path) -> Calibration:
+    try:
+        document = parse(file.read_bytes())
+    except OSError as error:
+        raise DispatcherError(f"the calibration cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise DispatcherError(f"{file} is no calibration: it holds no JSON object")
+    return Calibration.from_json(document)
 
 
 @contextmanager

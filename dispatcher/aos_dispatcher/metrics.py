@@ -10,7 +10,9 @@ ROUND_SECONDS = Histogram(
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
 )
 RESULTS_ACCEPTED = Counter("aos_results_accepted_total", "Results that passed every check")
-RESULTS_REJECTED = Counter("aos_results_rejected_total", "Results kept as rejected evidence")
+RESULTS_REJECTED = Counter("aos_results_rejected_total", "Results and scores kept as rejected evidence")
+SCORES_ACCEPTED = Counter("aos_scores_accepted_total", "Scores that passed every check")
+VERDICTS = Counter("aos_verdicts_total", "Verdicts of rounds that were verified", ["outcome"])
 TICKETS = Counter("aos_tickets_total", "Answers to draws", ["outcome"])
 FRAMES_REFUSED = Counter("aos_frames_refused_total", "Frames refused on /ws", ["why"])
 OPERATORS_CONNECTED = Gauge("aos_operators_connected", "Operators connected to this process")

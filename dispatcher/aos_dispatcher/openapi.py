@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from aos_dispatcher.tables import JsonObject
+from aos_protocol.evidence_document import VerdictDocument
 from aos_protocol.messages import Address, Hex32, Message, Receipt, Role, SubmitRequest, Vrf
 
 
@@ -33,8 +34,15 @@ class SubmitAnswer(Answer):
     receipt: Receipt
 
 
+Outcome = Literal["match", "mismatch", "inconclusive"]
+
+
 class ResultRow(BaseModel):
-    """One verified result. `id` is `<operator>_<job id>_<tag>`; times are UTC."""
+    """What one member of a committee said. `id` is `<operator>_<job id>_<tag>`, a challenge's with its number behind; times are UTC.
+
+    `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
+    verifier's is what follows from its own score; null before it is there, and then `reason` says why.
+    """
 
     id: str
     job_id: Hex32
@@ -44,10 +52,14 @@ class ResultRow(BaseModel):
     vrf: Vrf
     clock: dict[str, str]
     signature: str
+    signs: Literal["answer", "score"]
     job_type: str
     tag: str
     position: str
+    challenge: int
     role: Role
+    verdict: Outcome | None
+    reason: str
     created_at: str
 
 
@@ -57,8 +69,37 @@ class ResultAnswer(Answer):
     result: list[ResultRow]
 
 
+class LookMember(BaseModel):
+    """One member of a round's committee, how far it came, and what follows from its score."""
+
+    operator: Address
+    role: Role
+    state: Literal["assigned", "answered", "refused", "lost"]
+    verdict: Outcome | None
+    reason: str
+
+
+class Look(BaseModel):
+    """One round of a job. `result` is the challenged one's id, `cause` the tagged job that this round is held for."""
+
+    verify_id: str
+    purpose: Literal["job", "audit", "before", "challenge", "appeal"]
+    tag: str
+    position: str
+    challenge: int
+    cause: Hex32 | None
+    result: str | None
+    status: str
+    verdict: Outcome | None
+    reason: str
+    members: list[LookMember]
+
+
 class Detail(BaseModel):
-    """A job's request and where it stands."""
+    """A job's request, where it stands, its verdict, and the rounds that led to it.
+
+    `final_at` is when the answer is final unless it is challenged; null until it is completed, and while a challenge is open.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -74,6 +115,10 @@ class Detail(BaseModel):
     sequence: int
     created_at: str
     finished_at: str | None
+    verdict: VerdictDocument | None
+    rounds: list[Look]
+    final: bool
+    final_at: str | None
 
 
 class DetailAnswer(Answer):

@@ -6,13 +6,15 @@ Without a chain, this dispatcher's own table is the registry. Who is not in it c
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aos_dispatcher import calibrations
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.tables import JsonObject, Model, Operator, Registry
+from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import digest
 from aos_protocol.messages import ModelOffer
 from aos_protocol.sortition import MAX_RANGE, equal_shares
@@ -20,10 +22,11 @@ from aos_protocol.sortition import MAX_RANGE, equal_shares
 
 @dataclass(frozen=True)
 class RegistrySnapshot:
-    """The registry as one draw saw it: the document that goes into evidence, and its digest."""
+    """The registry as one draw saw it: the document that goes into evidence, its digest, and who may not be asked just now."""
 
     digest: str
     document: JsonObject
+    suspended: frozenset[str]
 
     def range_of(self, operator: str) -> tuple[int, int]:
         """Return the operator's `[start, end)`; an empty one when it is not registered."""
@@ -57,12 +60,29 @@ async def list_operators(database: Database) -> list[tuple[str, int]]:
         return [(row.address, row.number) for row in await connection.execute(query)]
 
 
-async def pin_model(database: Database, job_type: str, offer: ModelOffer) -> None:
-    """Let a model's name stand for this digest from now on, whatever it stood for before."""
-    row = insert(Model).values(name=offer.name, job_type=job_type, sha256=offer.sha256)
-    row = row.on_conflict_do_update(index_elements=["name", "job_type"], set_={"sha256": offer.sha256})
+async def pin_model(
+    database: Database, job_type: str, offer: ModelOffer, calibration: Calibration | None = None
+) -> None:
+    """Let a model's name stand for this digest from now on, whatever it stood for before.
+
+    Its scores are judged by `calibration`; without one, by the one that this same file has already, if any. Raises `DispatcherError`
+    for a calibration of another file.
+    """
+    if calibration is not None and calibration.model != offer.sha256:
+        raise DispatcherError(
+            f"the calibration is that of {calibration.model}, not of {offer.sha256}: run aos calibrate on this very file"
+        )
     async with database.begin() as connection:
-        await connection.execute(row)
+        judged = await calibrations.keep(connection, calibration) if calibration else None
+        row = insert(Model).values(
+            name=offer.name, job_type=job_type, sha256=offer.sha256, calibration=judged
+        )
+        same_file = case((Model.sha256 == row.excluded.sha256, Model.calibration), else_=None)
+        pinned = {
+            "sha256": row.excluded.sha256,
+            "calibration": func.coalesce(row.excluded.calibration, same_file),
+        }
+        await connection.execute(row.on_conflict_do_update(index_elements=["name", "job_type"], set_=pinned))
 
 
 class Operators:
@@ -99,16 +119,19 @@ class Operators:
 
     async def snapshot(self) -> RegistrySnapshot:
         """Return the registry as it is now: equal shares of the range, in the order of registration."""
-        rows = await list_operators(self._database)
-        numbers = dict(rows)
+        query = select(Operator.address, Operator.number, Operator.suspended_at).order_by(Operator.number)
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        shares = equal_shares([row.address for row in rows])
         document: JsonObject = {
             "max_range": MAX_RANGE,
             "operators": [
-                {"operator": address, "number": numbers[address], "start": start, "end": end}
-                for address, start, end in equal_shares(list(numbers))
+                {"operator": address, "number": row.number, "start": start, "end": end}
+                for row, (address, start, end) in zip(rows, shares, strict=True)
             ],
         }
-        return RegistrySnapshot(digest(document), document)
+        suspended = frozenset(row.address for row in rows if row.suspended_at is not None)
+        return RegistrySnapshot(digest(document), document, suspended)
 
 
 async def store_snapshot(connection: AsyncConnection, snapshot: RegistrySnapshot) -> None:

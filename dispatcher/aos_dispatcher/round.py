@@ -1,119 +1,105 @@
-"""A round in memory: the facts of its job, its tickets, and the committee that works on it."""
+"""A round in memory: its tickets, its committee, and what was said so far."""
 
 import asyncio
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
-
-from sqlalchemy import Row
 
 from aos_dispatcher.committee import Committee, Patience, Seat, SeatState
+from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.rounds_store import Claimed
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
+from aos_protocol.calibration import Calibration
+from aos_protocol.clock import VectorClock
 from aos_protocol.frames import open_frame
-from aos_protocol.messages import (
-    Dispatch,
-    JobResult,
-    ModelOffer,
-    Position,
-    Role,
-    SubmitRequest,
-    Tag,
-    Ticket,
-    parse_message,
-)
+from aos_protocol.messages import Dispatch, JobResult, JobScore, Role, ScoreCall, Ticket, parse_message
 from aos_protocol.sortition import Candidate, Member
+from aos_protocol.transcript import Transcript
 from aos_protocol.verification import Terms
 
 
 @dataclass(frozen=True)
-class RoundFacts:
-    """What is fixed about a round before its draw."""
+class Answer:
+    """An accepted result: the frame that its operator signed, and what is in it."""
 
-    round_id: int
-    job_id: str
-    tag: Tag
-    position: Position
-    request: SubmitRequest
-    body: JsonObject
-    sequence: int
-    request_digest: str
-    receipt: str
-    seed: str
-    seed_proof: str
-    model: ModelOffer
-    prompt_hash: str
+    frame: str
+    said: JobResult
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What verifiers score, by digest: an operator's answer, or the job's claim, which has neither operator nor frame.
+
+    `tokens` is how many positions a score has; None for a claim's text, which every verifier tokenises itself.
+    """
+
+    digest: str
+    operator: str | None
+    frame: str | None
     clock: Mapping[str, str]
-    deadline: float
-
-    @classmethod
-    def from_row(cls, row: Row[Any]) -> "RoundFacts":
-        """Read a row of `RoundsStore.claim`; `deadline` becomes monotonic seconds of this process."""
-        request = parse_message(SubmitRequest, row.request)
-        left = (row.deadline - datetime.now(UTC)).total_seconds()
-        return cls(
-            round_id=row.id,
-            job_id=row.job_id,
-            tag=row.tag,
-            position=row.position,
-            request=request,
-            body=row.request,
-            sequence=row.sequence,
-            request_digest=row.request_digest,
-            receipt=row.receipt,
-            seed=row.seed,
-            seed_proof=row.seed_proof,
-            model=ModelOffer(name=row.model, sha256=row.model_sha256),
-            prompt_hash=request.job.prompt_hash(),
-            clock=row.clock,
-            deadline=time.monotonic() + left,
-        )
+    tokens: int | None
 
 
 @dataclass
 class ActiveRound:
-    """A round that was drawn: everything needed to dispatch it and to verify its results."""
+    """A round that was drawn: everything needed to call its members, and to verify what they say.
+
+    `answers` are by operator; `heard` are the clocks of all that was accepted.
+    """
 
     facts: RoundFacts
     ranges: Mapping[str, tuple[int, int]]
     tickets: Mapping[str, Ticket]
     dispatch_clock: dict[str, str]
     committee: Committee
-    stored: int
+    calibration: Calibration | None
+    answers: dict[str, Answer] = field(default_factory=dict)
     heard: list[dict[str, str]] = field(default_factory=list)
     poke: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
+    _subject: Subject | None = None
 
     def seat_of(self, operator: str) -> Seat | None:
         """Return the operator's seat, if it ever had one."""
         return next((seat for seat in self.committee.seats if seat.operator == operator), None)
 
-    def role_of(self, operator: str) -> Role:
-        """Return the role of a member: until results are scored, every member executes."""
-        if self.seat_of(operator) is None:
-            raise KeyError(operator)
-        return "executor"
+    def subject(self) -> Subject | None:
+        """Return what there is to score; None until the executor has answered."""
+        if self._subject is None:
+            self._subject = self._find_subject()
+        return self._subject
 
-    def terms(self) -> Terms:
-        """Return what a result of this round is held against."""
+    def _find_subject(self) -> Subject | None:
+        claim, challenged = self.facts.request.job.claim, self.facts.subject_frame
+        if challenged is not None:
+            return _subject_of(Answer(challenged, stored_result(challenged)))
+        if claim is not None:
+            tokens = len(claim.output_tokens) if claim.output_tokens else None
+            return Subject(claim.digest(), None, None, {}, tokens)
+        executor = self.committee.executor
+        if executor is None or executor.state is not SeatState.ANSWERED:
+            return None
+        return _subject_of(self.answers[executor.operator])
+
+    def terms(self, seen: Mapping[str, str] | None = None) -> Terms:
+        """Return what a result, or a score of a subject with the clock `seen`, is held against."""
         facts = self.facts
         return Terms(
             job_id=facts.job_id,
             user=facts.request.user,
             job=facts.request.job,
+            seed=facts.job_seed,
             tag=facts.tag,
             position=facts.position,
             model_sha256=facts.model.sha256,
-            dispatch_clock=self.dispatch_clock,
+            dispatch_clock=_merged(self.dispatch_clock, seen or {}),
+            challenge=facts.challenge,
         )
 
-    def dispatch_to(self, operator: str) -> JsonObject:
+    def dispatch_to(self, seat: Seat) -> JsonObject:
         """Return `dispatch_job`'s parameter for a member; the job is the JSON that the project sent."""
         facts = self.facts
-        start, end = self.ranges[operator]
+        start, end = self.ranges[seat.operator]
         message = Dispatch(
             user=facts.request.user,
             seed=facts.seed,
@@ -128,18 +114,48 @@ class ActiveRound:
             seed_proof=facts.seed_proof,
             range_start=start,
             range_end=end,
-            role=self.role_of(operator),
+            role=seat.role,
             model=facts.model,
         )
         return {**message.to_json(), "job": facts.body["job"]}
 
+    def score_call_to(self, seat: Seat, subject: Subject, clock: dict[str, str]) -> JsonObject:
+        """Return `score_job`'s parameter for a verifier, at this clock."""
+        facts = self.facts
+        start, end = self.ranges[seat.operator]
+        message = ScoreCall(
+            user=facts.request.user,
+            seed=facts.seed,
+            seed_proof=facts.seed_proof,
+            job_seed=facts.job_seed,
+            job_seed_proof=facts.job_seed_proof,
+            tag=facts.tag,
+            position=facts.position,
+            challenge=facts.challenge,
+            signature=facts.receipt,
+            clock=clock,
+            job_id=facts.job_id,
+            job=facts.request.job,
+            sequence=facts.sequence,
+            request_digest=facts.request_digest,
+            range_start=start,
+            range_end=end,
+            model=facts.model,
+            subject=subject.frame,
+        )
+        return {**message.to_json(), "job": facts.body["job"], "subject": subject.frame}
 
-def assignment_rows(members: Sequence[Member], first_rank: int = 0) -> list[JsonObject]:
-    """Return committee members as `RoundsStore` stores them."""
-    return [
-        {"operator": member.operator, "rank": rank, "role": "executor", "filled": member.filled}
-        for rank, member in enumerate(members, start=first_rank)
-    ]
+
+def _subject_of(answer: Answer) -> Subject:
+    said = answer.said
+    transcript = Transcript.from_json(said.transcript)
+    return Subject(
+        transcript.commitment(), said.operator, answer.frame, said.clock, len(transcript.output_tokens)
+    )
+
+
+def _merged(clock: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    return VectorClock.from_map(dict(clock)).merge(VectorClock.from_map(dict(other))).to_map()
 
 
 def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRound:
@@ -151,7 +167,28 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRo
         if answer["frame"] and not answer["reason"]:
             reply = open_frame(answer["frame"], max_bytes=4 * len(answer["frame"])).result or {}
             tickets[answer["operator"]] = parse_message(Ticket, reply["ticket"])
-    candidates = {
+    answers = {}
+    for frame in claimed.answers:
+        said = stored_result(frame)
+        answers[said.operator] = Answer(frame, said)
+    heard = [answer.said.clock for answer in answers.values()]
+    heard += [stored_score(frame).clock for frame in claimed.scores]
+    return ActiveRound(
+        facts=facts,
+        ranges=ranges,
+        tickets=tickets,
+        dispatch_clock=row.dispatch_clock,
+        committee=_seated(facts, claimed, _candidates(facts, tickets, ranges), set(answers), patience),
+        calibration=claimed.calibration,
+        answers=answers,
+        heard=heard,
+    )
+
+
+def _candidates(
+    facts: RoundFacts, tickets: Mapping[str, Ticket], ranges: Mapping[str, tuple[int, int]]
+) -> dict[str, Candidate]:
+    return {
         operator: Candidate(
             operator,
             sortition.ticket_value(bytes.fromhex(ticket.vrf.vrf_random_value)),
@@ -159,24 +196,34 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRo
         )
         for operator, ticket in tickets.items()
     }
-    # A seat that is still open has its end yet to be stored.
-    seated = [
-        Seat(
-            Member(candidates[seat.operator], seat.filled),
-            SeatState(seat.state),
-            seat.reason,
-            stored=SeatState(seat.state) is not SeatState.ASSIGNED,
-        )
-        for seat in claimed.seats
-    ]
-    taken = {seat.operator for seat in seated}
+
+
+def _seated(
+    facts: RoundFacts,
+    claimed: Claimed,
+    candidates: Mapping[str, Candidate],
+    executed: set[str],
+    patience: Patience,
+) -> Committee:
+    size = claimed.row.size
+    seats = []
+    for row in claimed.seats:
+        state = SeatState(row.state)
+        # Who executes among those still open follows from the draw's order, as it did before.
+        role: Role = "verifier" if state is SeatState.ASSIGNED else row.role
+        seat = Seat(Member(candidates[row.operator], row.filled), role, state, row.reason)
+        seat.executed, seat.stored = row.operator in executed, (state, row.role)
+        seats.append(seat)
+    taken = {seat.operator for seat in seats}
     reserves = [c for c in sortition.rank(candidates.values()) if c.operator not in taken]
-    minimum = min(sortition.committee_minimum(facts.tag), row.size)
-    committee = Committee(row.size, minimum, seated, reserves, patience, facts.deadline)
-    heard = [stored_result(frame).clock for frame in claimed.answers]
-    return ActiveRound(facts, ranges, tickets, row.dispatch_clock, committee, len(seated), heard)
+    return Committee(size, facts.plan(size), seats, reserves, patience, facts.deadline)
 
 
 def stored_result(frame: str) -> JobResult:
     """Read a result back from the frame that was stored; its signature is checked once more."""
     return parse_message(JobResult, open_frame(frame, max_bytes=4 * len(frame)).params[0])
+
+
+def stored_score(frame: str) -> JobScore:
+    """Read a score back from the frame that was stored; its signature is checked once more."""
+    return parse_message(JobScore, open_frame(frame, max_bytes=4 * len(frame)).params[0])

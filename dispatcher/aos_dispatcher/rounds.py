@@ -34,9 +34,9 @@ class RoundLoop:
         self._wake.set()
 
     def cancel(self, job_id: str) -> None:
-        """Stop working on a job that was cancelled; its members are told."""
-        for (job, _), round_ in self._driver.active.items():
-            if job == job_id:
+        """Stop working on a job that was cancelled; its members are told. Challenges go on: they are about an operator."""
+        for (job, _, challenge), round_ in self._driver.active.items():
+            if job == job_id and not challenge:
                 round_.cancelled = True
                 round_.poke.set()
 
@@ -100,7 +100,7 @@ class RoundLoop:
         for round_ in self._driver.active.values():
             seat = round_.seat_of(operator)
             if seat is not None:
-                # Whatever was sent on the old connection may be lost; a repeated dispatch changes nothing.
+                # Whatever was sent on the old connection may be lost; a repeated call changes nothing.
                 round_.committee.unsent(operator)
                 round_.poke.set()
         self.wake()

@@ -1,23 +1,25 @@
-"""Rounds in PostgreSQL: leases, and each step of a round written under its lease.
+"""Rounds in PostgreSQL: leases, and each step of a round written under its lease. `closing` writes the last step.
 
 Every write names the lease's owner. A dispatcher that stalled past its lease therefore fails with
 `LeaseLost` instead of overwriting what its successor did.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.committee import SeatState
+from aos_dispatcher import calibrations, standing
+from aos_dispatcher.committee import Seat, SeatState
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import LeaseLost
+from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.operators import RegistrySnapshot, lift_clock, store_snapshot
-from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round
-from aos_protocol.messages import JobResult
+from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round, Score
+from aos_protocol.calibration import Calibration
+from aos_protocol.messages import JobResult, JobScore
 
 _CLAIM = text(
     """
@@ -50,12 +52,14 @@ _RELEASE_ALL = text("update rounds set lease_owner = null, lease_until = null wh
 
 @dataclass(frozen=True)
 class Claimed:
-    """A leased round joined with its job; seats and registry are there once it was drawn."""
+    """A leased round joined with its job. The rest is there once it was drawn; answers and scores are signed frames."""
 
     row: Row[Any]
     seats: Sequence[Row[Any]] = ()
     registry: JsonObject = field(default_factory=dict)
+    calibration: Calibration | None = None
     answers: Sequence[str] = ()
+    scores: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Drawn:
     draw_clock: dict[str, str]
     dispatch_clock: dict[str, str]
     electorate: list[JsonObject]
-    assignments: list[JsonObject]
+    seats: list[Seat]
 
 
 class RoundsStore:
@@ -111,63 +115,72 @@ class RoundsStore:
         async with self._database.begin() as connection:
             await connection.execute(_RELEASE_ALL, {"owner": self._owner})
 
-    async def drawn(self, round_id: int, job_id: str, drawn: Drawn) -> None:
-        """Store a draw and its committee, and let job and round be `dispatched`. Raises `LeaseLost`."""
+    async def barred(self, round_id: int) -> set[str]:
+        """Return the operators that this round's draw may not ask."""
+        async with self._database.connect() as connection:
+            return await standing.barred(connection, round_id)
+
+    async def drawn(self, facts: RoundFacts, drawn: Drawn) -> Calibration | None:
+        """Store a draw and its committee; a job's own round makes it `dispatched`. Raises `LeaseLost`.
+
+        Returns the calibration that the round's scores are judged by.
+        """
         async with self._database.begin() as connection:
+            if facts.own:
+                dispatched = {"status": "dispatched", "clock": drawn.dispatch_clock}
+                await connection.execute(update(Job).where(Job.id == facts.job_id).values(**dispatched))
             await store_snapshot(connection, drawn.snapshot)
-            await self._update(
+            digest = await calibrations.chosen(connection, facts.job_id, facts.model.sha256)
+            await self.hold(
                 connection,
-                round_id,
+                facts.round_id,
                 status="dispatched",
                 registry_digest=drawn.snapshot.digest,
                 draw_clock=drawn.draw_clock,
                 dispatch_clock=drawn.dispatch_clock,
                 electorate=drawn.electorate,
-                size=len(drawn.assignments),
+                size=len(drawn.seats),
+                calibration=digest,
             )
-            await connection.execute(
-                update(Job).where(Job.id == job_id).values(status="dispatched", clock=drawn.dispatch_clock)
-            )
-            await connection.execute(
-                insert(Assignment), [_assignment(round_id, row) for row in drawn.assignments]
-            )
+            rows = [_assignment(facts.round_id, rank, seat) for rank, seat in enumerate(drawn.seats)]
+            await connection.execute(insert(Assignment), rows)
+            return await calibrations.load(connection, digest)
 
-    async def seat(self, round_id: int, row: JsonObject) -> None:
-        """Store a reserve that replaces a member. Raises `LeaseLost`."""
+    async def seat(self, round_id: int, rank: int, seat: Seat) -> None:
+        """Store a reserve that was seated. Raises `LeaseLost`."""
         async with self._database.begin() as connection:
-            await self._update(connection, round_id)
-            await connection.execute(insert(Assignment), [_assignment(round_id, row)])
+            await self.hold(connection, round_id)
+            await connection.execute(insert(Assignment), [_assignment(round_id, rank, seat)])
 
-    async def settle(self, round_id: int, operator: str, state: SeatState, reason: str) -> None:
-        """Store that a member was lost or refused. Raises `LeaseLost`."""
+    async def settle(self, round_id: int, seat: Seat) -> None:
+        """Store where a seat stands now, and its role. Raises `LeaseLost`."""
         async with self._database.begin() as connection:
-            await self._update(connection, round_id)
-            await connection.execute(_seat_state(round_id, operator, state, reason))
+            await self.hold(connection, round_id)
+            await connection.execute(_seat_state(round_id, seat))
 
-    async def answered(
-        self, round_id: int, result: JobResult, result_id: str, frame: str, counter: int
+    async def executed(
+        self, round_id: int, result: JobResult, frame: str, counter: int, *, done: bool
     ) -> None:
-        """Store a verified answer, its seat and the clock seen, in one transaction. Raises `LeaseLost`."""
+        """Store a verified answer and the clock seen; `done` says that its member has no more to do. Raises `LeaseLost`."""
+        row = {"id": result_id(result), "job_id": result.job_id, "round_id": round_id}
         async with self._database.begin() as connection:
-            await self._update(connection, round_id)
-            row = {"id": result_id, "job_id": result.job_id, "round_id": round_id}
+            await self.hold(connection, round_id)
             await connection.execute(insert(Result).values(**row, operator=result.operator, frame=frame))
-            await connection.execute(_seat_state(round_id, result.operator, SeatState.ANSWERED, ""))
+            if done:
+                await connection.execute(_answered(round_id, result.operator))
             await lift_clock(connection, result.operator, counter)
 
-    async def close(
-        self, round_id: int, job_id: str, status: str, reason: str, clock: Mapping[str, str]
+    async def scored(
+        self, round_id: int, score: JobScore, verdict: JsonObject, frame: str, counter: int
     ) -> None:
-        """End a round and its job. Raises `LeaseLost`."""
+        """Store a verified score, that its verifier has answered, and the clock seen. Raises `LeaseLost`."""
+        row = {"round_id": round_id, "job_id": score.job_id, "operator": score.operator}
+        row |= {"subject": score.subject, "frame": frame, "verdict": verdict}
         async with self._database.begin() as connection:
-            await self._update(connection, round_id, status=status)
-            ended = {
-                "status": status,
-                "reason": reason,
-                "clock": dict(clock),
-                "finished_at": datetime.now(UTC),
-            }
-            await connection.execute(update(Job).where(Job.id == job_id).values(**ended))
+            await self.hold(connection, round_id)
+            await connection.execute(insert(Score).values(**row))
+            await connection.execute(_answered(round_id, score.operator))
+            await lift_clock(connection, score.operator, counter)
 
     async def reject(self, job_id: str | None, operator: str, reason: str, frame: str) -> None:
         """Keep what was refused, with the reason."""
@@ -180,19 +193,22 @@ class RoundsStore:
         async with self._database.connect() as connection:
             return (await connection.execute(select(Result.frame).where(Result.id == result_id))).scalar()
 
-    async def results(self, job_id: str) -> Sequence[Row[Any]]:
-        """Return the verified results of a job, in the order of their arrival."""
-        query = select(Result.__table__).where(Result.job_id == job_id).order_by(Result.created_at, Result.id)
+    async def score_frame(self, job_id: str, tag: str, challenge: int, operator: str) -> str | None:
+        """Return the stored frame of a verifier's score in a round, or None."""
+        query = select(Score.frame).join(Round, Round.id == Score.round_id)
+        named = (Round.job_id == job_id, Round.tag == tag, Round.challenge == challenge)
         async with self._database.connect() as connection:
-            return (await connection.execute(query)).all()
+            return (await connection.execute(query.where(*named, Score.operator == operator))).scalar()
 
-    async def is_open(self, job_id: str, tag: str) -> bool:
+    async def is_open(self, job_id: str, tag: str, challenge: int) -> bool:
         """Return whether such a round exists and is not closed."""
-        query = select(Round.status).where(Round.job_id == job_id, Round.tag == tag)
+        named = (Round.job_id == job_id, Round.tag == tag, Round.challenge == challenge)
         async with self._database.connect() as connection:
-            return (await connection.execute(query)).scalar() in {"created", "dispatched"}
+            status = (await connection.execute(select(Round.status).where(*named))).scalar()
+        return status in {"created", "dispatched"}
 
-    async def _update(self, connection: AsyncConnection, round_id: int, **values: object) -> None:
+    async def hold(self, connection: AsyncConnection, round_id: int, **values: object) -> None:
+        """Write these columns of a round that this process holds. Raises `LeaseLost`."""
         held = update(Round).where(
             Round.id == round_id,
             Round.lease_owner == self._owner,
@@ -203,21 +219,46 @@ class RoundsStore:
             raise LeaseLost(f"round {round_id} was closed or taken over by another dispatcher")
 
 
-def _assignment(round_id: int, row: JsonObject) -> JsonObject:
-    columns = {key: row[key] for key in ("operator", "rank", "role", "filled")}
-    return {"round_id": round_id, "state": SeatState.ASSIGNED, **columns}
+async def lock_job(connection: AsyncConnection, job_id: str) -> None:
+    """Lock a job as an update of its row does; rows that refer to it can be inserted meanwhile."""
+    lock = select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)
+    await connection.execute(lock)
 
 
-def _seat_state(round_id: int, operator: str, state: SeatState, reason: str) -> Any:  # noqa: ANN401 - an Update
-    seat = update(Assignment).where(Assignment.round_id == round_id, Assignment.operator == operator)
-    return seat.values(state=state, reason=reason)
+def _assignment(round_id: int, rank: int, seat: Seat) -> JsonObject:
+    return {
+        "round_id": round_id,
+        "operator": seat.operator,
+        "rank": rank,
+        "role": seat.role,
+        "filled": seat.member.filled,
+        "state": seat.state,
+        "reason": seat.reason,
+    }
+
+
+def result_id(result: JobResult | JobScore) -> str:
+    """Return the published id of a result's row: `<operator>_<job id>_<tag>`."""
+    return f"{result.operator}_{result.job_id}_{result.tag}"
+
+
+def _answered(round_id: int, operator: str) -> Any:  # noqa: ANN401 - an Update
+    row = update(Assignment).where(Assignment.round_id == round_id, Assignment.operator == operator)
+    return row.values(state=SeatState.ANSWERED)
+
+
+def _seat_state(round_id: int, seat: Seat) -> Any:  # noqa: ANN401 - an Update
+    row = update(Assignment).where(Assignment.round_id == round_id, Assignment.operator == seat.operator)
+    return row.values(state=seat.state, role=seat.role, reason=seat.reason)
 
 
 async def _load(connection: AsyncConnection, ids: Sequence[int]) -> list[Claimed]:
-    job = [Job.request, Job.sequence, Job.request_digest, Job.receipt, Job.seed, Job.seed_proof, Job.clock]
+    job = [Job.request, Job.sequence, Job.request_digest, Job.receipt, Job.clock]
+    seed = [Job.seed.label("job_seed"), Job.seed_proof.label("job_seed_proof")]
     query = (
-        select(Round.__table__, *job)
+        select(Round.__table__, *job, *seed, Result.frame.label("subject_frame"))
         .join(Job, Job.id == Round.job_id)
+        .outerjoin(Result, Result.id == Round.subject)
         .where(Round.id.in_(ids))
         .order_by(Round.id)
     )
@@ -228,10 +269,13 @@ async def _load(connection: AsyncConnection, ids: Sequence[int]) -> list[Claimed
 async def _resume(connection: AsyncConnection, row: Row[Any]) -> Claimed:
     seats = select(Assignment.__table__).where(Assignment.round_id == row.id).order_by(Assignment.rank)
     registry = select(Registry.document).where(Registry.digest == row.registry_digest)
-    frames = select(Result.frame).where(Result.round_id == row.id)
+    answers = select(Result.frame).where(Result.round_id == row.id)
+    scores = select(Score.frame).where(Score.round_id == row.id)
     return Claimed(
         row,
         (await connection.execute(seats)).all(),
         (await connection.execute(registry)).scalar_one(),
-        (await connection.execute(frames)).scalars().all(),
+        await calibrations.load(connection, row.calibration),
+        (await connection.execute(answers)).scalars().all(),
+        (await connection.execute(scores)).scalars().all(),
     )

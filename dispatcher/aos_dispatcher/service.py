@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
+from aos_dispatcher.challenges import Challenges
 from aos_dispatcher.clock import DispatcherClock
+from aos_dispatcher.closing import Closing
 from aos_dispatcher.database import Database
+from aos_dispatcher.desk import Desk
 from aos_dispatcher.driver import RoundDriver
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.hub import Hub
@@ -18,7 +21,10 @@ from aos_dispatcher.projects import Projects
 from aos_dispatcher.results import ResultDesk
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
+from aos_dispatcher.scores import ScoreDesk
 from aos_dispatcher.settings import DispatcherSettings
+from aos_dispatcher.standing import Standing
+from aos_dispatcher.views import Views
 from aos_protocol.identity import Signer
 
 
@@ -37,6 +43,9 @@ class Dispatcher:
     loop: RoundLoop
     evidence: EvidenceDesk
     link: OperatorLink
+    challenges: Challenges
+    standing: Standing
+    views: Views
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -46,26 +55,33 @@ class Dispatcher:
 
 def assemble(settings: DispatcherSettings, database: Database, signer: Signer) -> Dispatcher:
     """Build a dispatcher; nothing runs until `loop.run` does."""
-    domain = settings.chain.domain()
+    domain, verification = settings.chain.domain(), settings.verification
+    timeout = settings.dispatch.job_timeout
     hub = Hub()
     hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub)))
-    clock, operators = DispatcherClock(database), Operators(database)
+    clock, operators, projects = DispatcherClock(database), Operators(database), Projects(database)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
-    driver = RoundDriver(store, hub, operators, clock, settings.dispatch)
-    loop = RoundLoop(store, hub, driver, settings.dispatch)
-    desk = ResultDesk(store, driver.active, domain)
+    challenges = Challenges(database, signer, domain, verification, timeout)
+    closing = Closing(database, store, challenges, verification)
+    driver = RoundDriver(store, closing, hub, operators=operators, clock=clock, settings=settings.dispatch)
+    desk = Desk(store, driver.active)
+    methods = {
+        "job_result": ResultDesk(store, desk, domain).accept,
+        "job_score": ScoreDesk(store, desk, domain).accept,
+    }
     return Dispatcher(
         settings=settings,
         database=database,
         hub=hub,
         clock=clock,
-        projects=Projects(database),
+        projects=projects,
         operators=operators,
-        jobs=Jobs(database, signer, domain, settings.dispatch.job_timeout),
+        jobs=Jobs(database, signer, domain, timeout, verification.audit_ppm),
         store=store,
-        loop=loop,
+        loop=RoundLoop(store, hub, driver, settings.dispatch),
         evidence=EvidenceDesk(database, signer, domain),
-        link=OperatorLink(
-            signer, domain, hub, operators, settings.limits.frame_bytes, desk.accept, desk.keep
-        ),
+        link=OperatorLink(signer, domain, hub, operators, settings.limits.frame_bytes, methods, desk.keep),
+        challenges=challenges,
+        standing=Standing(database, projects, verification.suspend_after),
+        views=Views(database),
     )

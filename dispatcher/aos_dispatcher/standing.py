@@ -103,7 +103,7 @@ class Standing:
 
 
 async def _operator(connection: AsyncConnection, address: str) -> Row[Any]:
-    query = select(Operator.suspended_at, Operator.appealed_at).where(Operator.address == address)
+    query = select(Operator.__table__).where(Operator.address == address)
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise NotFound(f"there is no operator {address} here")

@@ -95,6 +95,15 @@ class Pool(Base):
     decision: Mapped[str]
 
 
+class Calibration(Base):
+    """What scores of a model are judged by (`aos_protocol.calibration`), by digest: rounds keep the one they were drawn under."""
+
+    __tablename__ = "calibrations"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    document: Mapped[JsonObject]
+
+
 class Model(Base):
     """A model that was announced, the digest that its name stands for from then on, and by which its scores are judged."""
 
@@ -103,7 +112,7 @@ class Model(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     job_type: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str]
-    calibration: Mapped[JsonObject | None]
+    calibration: Mapped[str | None] = mapped_column(ForeignKey("calibrations.digest"))
 
 
 class Registry(Base):
@@ -116,7 +125,10 @@ class Registry(Base):
 
 
 class Job(Base):
-    """A project's request, its place in the sequence, its seed, and how it ended."""
+    """A project's request, its place in the sequence, its seed, and how it ended.
+
+    `verdict` is the last one that decided about its answer; `audit_ppm` is the share of audited jobs when it was submitted.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -145,6 +157,7 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     final_at: Mapped[datetime | None]
     verdict: Mapped[JsonObject | None]
+    audit_ppm: Mapped[int] = mapped_column(server_default=text("0"))
 
 
 class UserTag(Base):
@@ -190,6 +203,7 @@ class Round(Base):
     job_type: Mapped[str]
     model: Mapped[str]
     model_sha256: Mapped[str]
+    calibration: Mapped[str | None] = mapped_column(ForeignKey("calibrations.digest"))
     status: Mapped[str]
     reason: Mapped[str] = mapped_column(server_default="")
     verdict: Mapped[JsonObject | None]

@@ -1,4 +1,8 @@
-"""An operator that a test drives by hand: honest by default, and every step can be bent."""
+"""An operator that a test drives by hand: honest by default, and every step can be bent.
+
+The model that these operators run is one whose true fingerprints are all zero and whose tokens are `TOKENS`: who claims other
+fingerprints ran another one, and every honest verifier finds that.
+"""
 
 import asyncio
 import hashlib
@@ -8,7 +12,7 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from aos_protocol import sortition, vrf
+from aos_protocol import fingerprint, sortition, vrf
 from aos_protocol.clock import VectorClock
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer
@@ -17,24 +21,30 @@ from aos_protocol.messages import (
     Dispatch,
     Draw,
     JobResult,
+    JobScore,
     ModelOffer,
+    ScoreCall,
     Ticket,
     Vrf,
     Welcome,
     parse_message,
 )
+from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, sign_typed
-from aos_protocol.verification import result_claim
+from aos_protocol.verification import result_claim, score_claim
 
 MODEL = ModelOffer(name="tiny.gguf", sha256=hashlib.sha256(b"tiny").hexdigest())
+TOKENS = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 2]
 Bend = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class ScriptedOperator:
     """One connection of one operator. `answer` is what it says to every prompt; None makes it stay silent.
 
-    `bend_ticket`, `bend_result` and `bend_frame` change a message just before it is sealed or sent.
+    `cheats_from` is the step from which its fingerprints are another model's. `scores` is False for one that gives no score,
+    `score_reason` why it says so; `sees` changes what it measures. `bend_ticket`, `bend_result`, `bend_score` and `bend_frame`
+    change a message just before it is sealed or sent.
     """
 
     def __init__(self, signer: Signer, url: str, models: list[ModelOffer] | None = None) -> None:
@@ -43,10 +53,16 @@ class ScriptedOperator:
         self.models = [MODEL] if models is None else models
         self.answer: str | None = "a sensible answer"
         self.reason = ""
+        self.cheats_from: int | None = None
+        self.scores = True
+        self.score_reason = ""
+        self.sees: Callable[[Score], Score] = lambda score: score
+        self.bend_score: Bend = lambda score: score
         self.bend_ticket: Bend = lambda ticket: ticket
         self.bend_result: Bend = lambda result: result
         self.bend_frame: Callable[[str], str] = lambda text: text
         self.dispatched: list[Dispatch] = []
+        self.called: list[ScoreCall] = []
         self.cancelled: list[dict[str, Any]] = []
         self.replies: list[dict[str, Any]] = []
         self.heard = asyncio.Event()
@@ -126,6 +142,8 @@ class ScriptedOperator:
                 await self._on_draw(frame)
             elif frame.method == "dispatch_job":
                 await self._on_dispatch(frame)
+            elif frame.method == "score_job":
+                await self._on_score_call(frame)
             elif frame.method == "cancel_job":
                 self.cancelled.append(frame.params[0])
                 await self._reply(frame, {"code": 200, "message": "success"})
@@ -139,6 +157,7 @@ class ScriptedOperator:
             job_id=draw.job_id,
             tag=draw.tag,
             position=draw.position,
+            challenge=draw.challenge,
             operator=self.signer.address,
             vrf=self.ticket(draw),
             clock=self.tick(draw.clock),
@@ -173,7 +192,7 @@ class ScriptedOperator:
             "model": dispatch.model.to_json(),
         }
         if not self.reason:
-            said["transcript"] = transcript(dispatch)
+            said["transcript"] = transcript(dispatch, self.signer.address, self.cheats_from)
         return self.bend_result(self.signed(said, dispatch))
 
     def signed(self, said: dict[str, Any], dispatch: Dispatch) -> dict[str, Any]:
@@ -183,7 +202,43 @@ class ScriptedOperator:
         claim = result_claim(result, dispatch.job.params.digest(), made)
         return {**said, "signature": sign_typed(self.signer, self.domain, claim)}
 
-    def ticket(self, call: Draw | Dispatch) -> Vrf:
+    async def _on_score_call(self, frame: Frame) -> None:
+        call = parse_message(ScoreCall, frame.params[0])
+        self.called.append(call)
+        await self._reply(frame, {"code": 200, "message": "success"})
+        if self.scores:
+            await self.send_score(call)
+
+    async def send_score(self, call: ScoreCall) -> None:
+        await self.send(self.bend_frame(self.request("job_score", self.score(call)).text))
+
+    def score(self, call: ScoreCall) -> dict[str, Any]:
+        """The signed score of this call, after `bend_score`."""
+        subject, operator, score = measured(call)
+        said = {
+            "user": call.user,
+            "job_id": call.job_id,
+            "tag": call.tag,
+            "position": call.position,
+            "challenge": call.challenge,
+            "subject": subject,
+            "subject_operator": operator,
+            "score": None if self.score_reason else self.sees(score).to_json(),
+            "reason": self.score_reason,
+            "vrf": self.ticket(call).to_json(),
+            "clock": self.tick(call.clock),
+            "operator": self.signer.address,
+            "signature": "0" * 130,
+            "model": call.model.to_json(),
+        }
+        return self.bend_score(self.score_signed(said, call))
+
+    def score_signed(self, said: dict[str, Any], call: ScoreCall) -> dict[str, Any]:
+        """Put the EIP-712 signature on a score, whatever it says."""
+        claim = score_claim(parse_message(JobScore, said), call.job.params.digest())
+        return {**said, "signature": sign_typed(self.signer, self.domain, claim)}
+
+    def ticket(self, call: Draw | Dispatch | ScoreCall) -> Vrf:
         prompt_hash = call.vrf_prompt_hash if isinstance(call, Draw) else call.job.prompt_hash()
         proof = vrf.prove(self.signer, bytes.fromhex(call.seed) + bytes.fromhex(prompt_hash))
         output = vrf.verify(
@@ -203,14 +258,51 @@ class ScriptedOperator:
         await self._socket.send(seal_reply(self.signer, frame.id, result).text)
 
 
-def transcript(dispatch: Dispatch) -> dict[str, Any]:
-    """A transcript as a worker would give it for this job."""
+def transcript(dispatch: Dispatch, prover: str, cheats_from: int | None = None) -> dict[str, Any]:
+    """A transcript as a worker would give it for this job; from `cheats_from` on, its fingerprints are another model's."""
+    honest = len(TOKENS) if cheats_from is None else cheats_from
+    claimed = bytes(fingerprint.BYTES * honest) + b"\x3c" * (fingerprint.BYTES * (len(TOKENS) - honest))
     return {
         "rule": 1,
         "model": dispatch.model.sha256,
         "engine": "scripted",
         "params": dispatch.job.params.model_dump(),
+        "seed": dispatch.seed,
+        "prover": prover,
         "prompt_tokens": [1, 2, 3],
-        "output_tokens": [4, 5, 2],
+        "output_tokens": TOKENS,
+        "fingerprints": fingerprint.to_text(claimed),
         "finish_reason": "eos",
     }
+
+
+def measured(call: ScoreCall) -> tuple[str, str | None, Score]:
+    """What an honest verifier measures of the call's subject: its digest, whose it is, and the numbers."""
+    common = {"model": call.model.sha256, "engine": "scripted", "entropy": 12.0, "variance": 1.0}
+    if call.subject is None:
+        claim = call.job.claim
+        assert claim is not None
+        count = len(claim.output_tokens or TOKENS)
+        level = "greedy" if call.job.params.temperature == 0 else "seeded" if claim.seed else "likelihood"
+        margins = None if level == "likelihood" else [0.0] * count
+        lists = {"margins": margins, "surprisals": [1.0] * count, "winners": (TOKENS * count)[:count]}
+        return (
+            claim.digest(),
+            None,
+            Score(level=level, subject=claim.digest(), positions=count, **lists, **common),
+        )
+    said = parse_message(JobResult, open_frame(call.subject, max_bytes=1 << 24).params[0])
+    made = Transcript.from_json(said.transcript)
+    claimed = fingerprint.from_text(made.fingerprints, len(made.output_tokens))
+    steps = [claimed[at : at + fingerprint.BYTES] for at in range(0, len(claimed), fingerprint.BYTES)]
+    score = Score(
+        level="fingerprint",
+        subject=made.commitment(),
+        positions=len(steps),
+        distances=[0.3 if any(step) else 0.001 for step in steps],
+        margins=[0.0] * len(steps),
+        surprisals=[1.0] * len(steps),
+        winners=list(made.output_tokens),
+        **common,
+    )
+    return made.commitment(), said.operator, score

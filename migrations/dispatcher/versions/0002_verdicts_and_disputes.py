@@ -13,6 +13,11 @@ depends_on: str | None = None
 
 def upgrade() -> None:
     """Add columns to jobs, rounds, operators and models, and the tables of verification."""
+    op.create_table(
+        "calibrations",
+        sa.Column("digest", sa.Text(), primary_key=True),
+        sa.Column("document", sa.JSON(), nullable=False),
+    )
     for table, columns in _new_columns().items():
         for column in columns:
             op.add_column(table, column)
@@ -39,13 +44,18 @@ def downgrade() -> None:
     for table, columns in _new_columns().items():
         for column in columns:
             op.drop_column(table, column.name)
+    op.drop_table("calibrations")
 
 
 def _new_columns() -> dict[str, list[sa.Column[Any]]]:
     return {
         "operators": [_moment("suspended_at"), _moment("appealed_at")],
-        "models": [sa.Column("calibration", sa.JSON())],
-        "jobs": [_moment("final_at"), sa.Column("verdict", sa.JSON())],
+        "models": [_calibration()],
+        "jobs": [
+            _moment("final_at"),
+            sa.Column("verdict", sa.JSON()),
+            sa.Column("audit_ppm", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        ],
         "rounds": [
             sa.Column("challenge", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
             sa.Column("purpose", sa.Text(), server_default="job", nullable=False),
@@ -55,9 +65,14 @@ def _new_columns() -> dict[str, list[sa.Column[Any]]]:
             sa.Column("seed_proof", sa.Text()),
             sa.Column("reason", sa.Text(), server_default="", nullable=False),
             sa.Column("verdict", sa.JSON()),
+            _calibration(),
             _moment("finished_at"),
         ],
     }
+
+
+def _calibration() -> sa.Column[Any]:
+    return sa.Column("calibration", sa.Text(), sa.ForeignKey("calibrations.digest"))
 
 
 def _create_user_tags_and_pools() -> None:

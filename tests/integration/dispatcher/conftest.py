@@ -24,7 +24,7 @@ PROJECT = "shop"
 class Network:
     """A dispatcher, a project with a token, and the operators that a test adds."""
 
-    def __init__(self, url: str, **dispatch: float) -> None:
+    def __init__(self, url: str, *, audit_share: float = 0, **dispatch: float) -> None:
         patience = {
             "draw_timeout": 2,
             "reassign_after": 0.2,
@@ -40,6 +40,7 @@ class Network:
                 "listen": {"port": 0},
                 "limits": {"frame_bytes": 65_536, "body_bytes": 32_768},
                 "dispatch": patience | dispatch,
+                "verification": {"audit_share": audit_share},
             }
         )
         self.token = ""

@@ -1,0 +1,151 @@
+"""What the API shows of a job: a row for every operator that answered or scored, and how its verdict came about."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from aos_dispatcher.database import Database
+from aos_dispatcher.round import stored_result, stored_score
+from aos_dispatcher.rounds_store import result_id
+from aos_dispatcher.tables import Assignment, JsonObject, Result, Round, Score
+from aos_protocol.messages import JobResult, JobScore
+
+
+def time(moment: datetime) -> str:
+    """Return a time as the API writes it: UTC, `YYYY-MM-DD HH:MM:SS`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+class Views:
+    """Reads what is shown of jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def results(self, job: Row[Any]) -> list[JsonObject]:
+        """Return a job's rows, round by round, each in the order of arrival.
+
+        A member that answered has its answer in its row, a verifier that only scored its score's signature and no answer.
+        """
+        answers = _said(Result, job.id).order_by(Round.id, Result.created_at, Result.id)
+        scores = _said(Score, job.id).order_by(Round.id, Score.id)
+        async with self._database.connect() as connection:
+            answered = (await connection.execute(answers)).all()
+            scored = (await connection.execute(scores)).all()
+        verdicts = {(row.round_id, row.operator): row.verdict for row in scored}
+        rows = [
+            (row, _answer_row(row, job, _verdict_of(row, verdicts.pop((row.round_id, row.operator), None))))
+            for row in answered
+        ]
+        rows += [(row, _score_row(row, job)) for row in scored if (row.round_id, row.operator) in verdicts]
+        return [shown for _, shown in sorted(rows, key=lambda pair: pair[0].round_id)]
+
+    async def looks(self, job_id: str) -> list[JsonObject]:
+        """Return the rounds of a job in their order, each with its members and what every verifier found."""
+        rounds = select(Round.__table__).where(Round.job_id == job_id).order_by(Round.id)
+        seats = (
+            select(Assignment.__table__, Score.verdict)
+            .join(Round, Round.id == Assignment.round_id)
+            .outerjoin(
+                Score, (Score.round_id == Assignment.round_id) & (Score.operator == Assignment.operator)
+            )
+            .where(Round.job_id == job_id)
+            .order_by(Assignment.round_id, Assignment.rank)
+        )
+        members: dict[int, list[JsonObject]] = defaultdict(list)
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(rounds)).all()
+            for seat in await connection.execute(seats):
+                members[seat.round_id].append(_member(seat))
+        return [_look(row) | {"members": members[row.id]} for row in rows]
+
+
+def _said(kind: type[Result] | type[Score], job_id: str) -> Any:  # noqa: ANN401 - a Select
+    return (
+        select(
+            kind.__table__,
+            Round.challenge,
+            Round.verdict.label("overall"),
+            Round.status.label("round_status"),
+            Assignment.role,
+        )
+        .join(Round, Round.id == kind.round_id)
+        .join(Assignment, (Assignment.round_id == kind.round_id) & (Assignment.operator == kind.operator))
+        .where(kind.job_id == job_id)
+    )
+
+
+def _verdict_of(row: Row[Any], own: JsonObject | None) -> JsonObject | None:
+    """Return the verdict on the executor's answer, or the one that a verifier which executed, too, came to itself."""
+    return row.overall if row.role == "executor" else own
+
+
+def _answer_row(row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> JsonObject:
+    said = stored_result(row.frame)
+    shown = _row(said, row, job, verdict)
+    return shown | {"id": row.id, "result": said.result, "signs": "answer"}
+
+
+def _score_row(row: Row[Any], job: Row[Any]) -> JsonObject:
+    said = stored_score(row.frame)
+    shown = _row(said, row, job, row.verdict)
+    suffix = f"_{row.challenge}" if row.challenge else ""
+    named = f"{result_id(said)}{suffix}"
+    return shown | {"id": named, "result": "", "signs": "score"}
+
+
+def _row(said: JobResult | JobScore, row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> JsonObject:
+    return {
+        "job_id": said.job_id,
+        "operator": said.operator,
+        "verify_id": str(row.round_id),
+        "vrf": said.vrf.to_json(),
+        "clock": said.clock,
+        "signature": said.signature,
+        "job_type": job.request["job"]["tag"],
+        "tag": said.tag,
+        "position": said.position,
+        "challenge": row.challenge,
+        "role": row.role,
+        "verdict": verdict["outcome"] if verdict else None,
+        "reason": verdict["reason"] if verdict else _unjudged(row),
+        "created_at": time(row.created_at),
+    }
+
+
+def _unjudged(row: Row[Any]) -> str:
+    if row.round_status in {"created", "dispatched"}:
+        return "its committee has not finished"
+    return (
+        "nobody was asked to score it"
+        if row.round_status == "completed"
+        else f"its round is {row.round_status}"
+    )
+
+
+def _member(seat: Row[Any]) -> JsonObject:
+    verdict = seat.verdict
+    return {
+        "operator": seat.operator,
+        "role": seat.role,
+        "state": seat.state,
+        "verdict": verdict["outcome"] if verdict else None,
+        "reason": verdict["reason"] if verdict else seat.reason,
+    }
+
+
+def _look(row: Row[Any]) -> JsonObject:
+    return {
+        "verify_id": str(row.id),
+        "purpose": row.purpose,
+        "tag": row.tag,
+        "position": row.position,
+        "challenge": row.challenge,
+        "cause": row.cause,
+        "result": row.subject,
+        "status": row.status,
+        "verdict": row.verdict["outcome"] if row.verdict else None,
+        "reason": row.verdict["reason"] if row.verdict else row.reason,
+    }
