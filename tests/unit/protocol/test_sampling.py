@@ -1,5 +1,8 @@
+"""The sampling rule against its definition written out slowly, and the answers that pin version 1."""
+
 import hashlib
 import math
+import random
 
 import numpy as np
 import pytest
@@ -35,29 +38,49 @@ def splitmix(key: int, index: int) -> float:
     return ((z >> 12) + 0.5) / 2**52
 
 
+def slow_nucleus(weights: list[int], top_p: float) -> list[int]:
+    """Rule 3 as the module's docstring states it: sort and accumulate."""
+    limit, before, members = top_p * sum(weights), 0, []
+    for token in sorted(range(len(weights)), key=lambda token: (-weights[token], token)):
+        if top_p == 1 or before < limit:
+            members.append(token)
+        before += weights[token]
+    return sorted(members)
+
+
 def slow_sample(
     logits: NDArray[np.float32], seed: bytes, position: int, temperature: float, top_p: float
 ) -> int:
-    """The rule as the module's docstring states it: sort, accumulate, noise for everybody."""
+    """The rule as the module's docstring states it, with noise for everybody."""
     row = logits.astype(np.float64)
-    by_logit = sorted(range(row.size), key=lambda token: (-row[token], token))
     if temperature == 0:
-        return by_logit[0]
+        return min(range(row.size), key=lambda token: (-row[token], token))
     with np.errstate(over="ignore"):
         scaled = (row - row.max()) / temperature
     weights = [int(weight) for weight in np.floor(np.exp(scaled) * 2**40)]
-    order = sorted(range(row.size), key=lambda token: (-weights[token], token))
-    limit, before, nucleus = top_p * sum(weights), 0, []
-    for token in order:
-        if top_p == 1 or before < limit:
-            nucleus.append(token)
-        before += weights[token]
     key = int.from_bytes(
         hashlib.blake2b(position.to_bytes(8, "little"), digest_size=8, key=seed).digest(), "little"
     )
     noise = np.log(-np.log(np.array([splitmix(key, token) for token in range(row.size)])))
     scores = scaled - noise
-    return min(nucleus, key=lambda token: (-scores[token], token))
+    return min(slow_nucleus(weights, top_p), key=lambda token: (-scores[token], token))
+
+
+weight = st.integers(0, 2**40) | st.sampled_from([0, 1, 2, 2**40])
+
+
+@given(st.lists(weight, max_size=60).map(lambda some: [2**40, *some]), top_ps, st.randoms())
+@example([2**40] * 8, 0.5, random.Random(0))
+@example([2**40, 0, 0], 1 - 2**-53, random.Random(0))
+def test_the_nucleus_is_the_written_one(weights: list[int], top_p: float, shuffle: random.Random) -> None:
+    shuffle.shuffle(weights)
+    found = sampling.nucleus(np.array(weights, dtype=np.int64), top_p)
+    assert found.tolist() == slow_nucleus(weights, top_p)
+
+
+def test_the_nucleus_of_the_greatest_vocabulary_does_not_overflow() -> None:
+    weights = np.full(2**22, 2**40, dtype=np.int64)
+    assert sampling.nucleus(weights, 0.75).tolist() == list(range(3 * 2**20))
 
 
 @given(logit_vectors, seeds, positions, temperatures, top_ps)
