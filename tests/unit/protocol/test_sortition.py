@@ -150,4 +150,45 @@ def test_a_job_id_binds_dispatcher_sequence_and_request() -> None:
 def test_alphas_are_what_the_design_says() -> None:
     seed = bytes(range(32))
     assert sortition.seed_alpha("ab" * 32) == b"\xab" * 32
+    assert sortition.seed_alpha("ab" * 32, 0) == b"\xab" * 32
+    assert sortition.seed_alpha("ab" * 32, 258) == b"\xab" * 32 + bytes([0, 0, 0, 0, 0, 0, 1, 2])
     assert sortition.ticket_alpha(seed, b"hi") == seed + hashlib.sha512(b"hi").digest()
+
+
+SEED_BYTES = st.binary(min_size=32, max_size=32)
+
+
+@given(SEED_BYTES)
+def test_no_job_or_every_job_is_audited_at_the_ends(seed: bytes) -> None:
+    assert not sortition.audited(seed, 0)
+    assert sortition.audited(seed, 1_000_000)
+
+
+@given(SEED_BYTES, st.integers(0, 1_000_000), st.integers(0, 1_000_000))
+def test_who_is_audited_at_a_share_is_so_at_every_greater_one(seed: bytes, one: int, other: int) -> None:
+    assert sortition.audited(seed, min(one, other)) <= sortition.audited(seed, max(one, other))
+
+
+@given(SEED_BYTES, st.integers(0, 1_000_000))
+def test_audits_follow_from_the_seed_as_written(seed: bytes, share: int) -> None:
+    """A uniform number in [0, 1), from eight bytes of SHA-256, is less than the share: compared as a fraction."""
+    drawn = Fraction(int.from_bytes(hashlib.sha256(b"aos/audit/1" + seed).digest()[:8], "big"), 2**64)
+    assert sortition.audited(seed, share) == (drawn < Fraction(share, 1_000_000))
+
+
+@pytest.mark.parametrize("share", [10_000, 50_000, 500_000, 990_000])
+def test_the_share_of_audited_jobs_is_the_stated_one(share: int) -> None:
+    """10,000 seeds, within 4 sigma."""
+    seeds = (hashlib.sha256(n.to_bytes(4, "big")).digest() for n in range(SEEDS))
+    hits = sum(sortition.audited(seed, share) for seed in seeds)
+    expected = share / 1_000_000
+    assert abs(hits / SEEDS - expected) < 4 * math.sqrt(expected * (1 - expected) / SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("tag", "plain", "with_audit"), [("", 1, 2), ("suspicion", 3, 3), ("malicious", 5, 5)]
+)
+def test_an_audit_adds_a_verifier_to_an_executor_alone(tag: str, plain: int, with_audit: int) -> None:
+    assert sortition.committee_minimum(tag) == plain
+    assert sortition.committee_minimum(tag, audit=False) == plain
+    assert sortition.committee_minimum(tag, audit=True) == with_audit
