@@ -10,6 +10,7 @@ import pytest
 from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import (
+    Challenge,
     Claim,
     Draw,
     JobScore,
@@ -212,6 +213,78 @@ def test_a_score_is_as_strict_as_a_result(change: dict[str, Any], field: str) ->
         parse_message(JobScore, SCORED | change)
 
 
+CALL: dict[str, Any] = {
+    "user": "device", "seed": "5" * 64, "seed_proof": "6" * 162, "job_seed": "7" * 64, "job_seed_proof": "8" * 162,
+    "tag": "suspicion", "position": "after", "challenge": 1, "signature": "0" * 130, "clock": {"1": "7"},
+    "job_id": "a" * 64, "job": JOB, "sequence": 3, "request_digest": "b" * 64, "range_start": 0, "range_end": 600_000,
+    "model": {"name": "m.gguf", "sha256": "1" * 64}, "subject": None,
+}  # fmt: skip
+
+
 def test_a_call_for_a_score_names_both_seeds_and_its_challenge() -> None:
-    required = {name for name, field in ScoreCall.model_fields.items() if field.is_required()}
-    assert {"seed", "seed_proof", "job_seed", "job_seed_proof", "challenge"} <= required
+    call = parse_message(ScoreCall, CALL)
+    assert (call.seed, call.job_seed, call.challenge, call.subject) == ("5" * 64, "7" * 64, 1, None)
+    assert parse_message(ScoreCall, CALL | {"subject": "a frame"}).subject == "a frame"
+
+
+@pytest.mark.parametrize("member", CALL)
+def test_a_call_for_a_score_leaves_nothing_out(member: str) -> None:
+    with pytest.raises(InvalidMessage, match=f"ScoreCall: {member}: Field required"):
+        parse_message(ScoreCall, {name: value for name, value in CALL.items() if name != member})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"challenge": -1}, "challenge"),
+        ({"challenge": 2**31}, "challenge"),
+        ({"challenge": "1"}, "challenge"),
+        ({"challenge": None}, "challenge"),
+        ({"job_seed": "7" * 63}, "job_seed"),
+        ({"job_seed_proof": "8" * 161}, "job_seed_proof"),
+        ({"subject": {}}, "subject"),
+        ({"sequence": 0}, "sequence"),
+        ({"job": JOB | {"claim": {}}}, "job.claim"),
+        ({"role": "verifier"}, "role"),
+    ],
+)
+def test_a_wrong_call_for_a_score_is_refused_by_name(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidMessage, match=f"ScoreCall: {field}: "):
+        parse_message(ScoreCall, CALL | change)
+
+
+def test_challenges_are_counted_up_to_31_bits() -> None:
+    assert parse_message(ScoreCall, CALL | {"challenge": 2**31 - 1}).challenge == 2**31 - 1
+    assert parse_message(JobScore, SCORED | {"challenge": 2**31 - 1}).challenge == 2**31 - 1
+
+
+def test_the_longest_claim_is_taken_and_a_longer_one_refused() -> None:
+    longest = [1] * 65_536
+    claim = parse_message(Claim, {"output_tokens": longest})
+    assert claim.output_tokens == longest
+    with pytest.raises(InvalidMessage, match="output_tokens: "):
+        parse_message(Claim, {"output_tokens": [*longest, 1]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nonce": "a" * 63},
+        {"dispatcher": "0x12"},
+        {"public_key": "04" + "e" * 64},
+        {"chain_id": -1},
+        {"registry": "0x"},
+        {"more": 1},
+    ],
+)
+def test_the_first_word_of_a_dispatcher_is_as_strict(change: dict[str, Any]) -> None:
+    first = {
+        "nonce": "a" * 64,
+        "dispatcher": SCORED["operator"],
+        "public_key": "02" + "e" * 64,
+        "chain_id": 0,
+        "registry": "0x" + "0" * 40,
+    }
+    assert parse_message(Challenge, first).to_json() == first
+    with pytest.raises(InvalidMessage, match=f"Challenge: {next(iter(change))}: "):
+        parse_message(Challenge, first | change)
