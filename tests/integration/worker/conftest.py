@@ -9,19 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx
-import llama_cpp
 import pytest
-
-QUANTISED = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}  # llama_ftype of llama.h
-
-
-def quantised(model: Path, kind: str, folder: Path) -> Path:
-    """The model in another quantisation, as a new file in the folder."""
-    path = folder / f"{kind}.gguf"
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = QUANTISED[kind], 1
-    assert llama_cpp.llama_model_quantize(str(model).encode(), str(path).encode(), params) == 0
-    return path
 
 
 class RunningWorker:
@@ -130,6 +118,7 @@ STUB = """
 import asyncio, time
 from aos_inference import server
 from aos_inference.engine import Engine
+from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
 from aos_inference.testing import ByteModel
 from aos_inference.worker import Worker
@@ -141,7 +130,7 @@ class Model(ByteModel):
 
 configure_logs("worker")
 model = Model(endless=True)
-engine = Engine(model, model, 10**6, 1, 2)
+engine = Engine(model, model, 10**6, Limits(1, requests=2, tokens=10**6))
 card = ModelCard(name="demo", sha256="0" * 64, size=1, context=10**6, vocabulary=260, engine="stand-in")
 asyncio.run(server.serve(Worker(card, engine, model, None), server.listen_tcp("127.0.0.1", 0)))
 """

@@ -1,4 +1,7 @@
-"""A worker process over HTTP, on the demo model."""
+"""A worker process over HTTP, on the demo model.
+
+No two generations are compared: what a slot remembers moves logits in the third digit, which may turn a token. They are scored instead.
+"""
 
 import hashlib
 import json
@@ -12,6 +15,7 @@ import httpx
 import pytest
 from tests.integration.worker.conftest import RunningWorker, StartWorker
 
+from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 
 SEED = "ab" * 32
@@ -20,7 +24,8 @@ HOT = {"temperature": 5.0, "top_p": 1.0, "max_tokens": 100_000}
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    return {"model": "demo", "prompt": "What is AI?", "seed": SEED, "params": {"top_p": 0.5}} | changes
+    base = {"model": "demo", "prompt": "What is AI?", "seed": SEED, "prover": "me", "params": {"top_p": 0.5}}
+    return base | changes
 
 
 def test_the_documented_example(client: httpx.Client, demo_model: Path) -> None:
@@ -43,29 +48,87 @@ def test_the_documented_example(client: httpx.Client, demo_model: Path) -> None:
 
 def test_chat(client: httpx.Client) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is AI?"}]
-    request = {"model": "demo", "messages": messages, "seed": SEED, "params": {"temperature": 0.0}}
+    request = body(messages=messages, params={"temperature": 0.0})
+    del request["prompt"]
     answer = client.post("/v1/generate", json=request).json()
     assert answer["text"].strip()
     assert "<|" not in answer["text"]
+    assert_fits(score(client, item(answer, messages=messages)))
 
 
 def test_streaming(client: httpx.Client) -> None:
-    plain = client.post("/v1/generate", json=body()).json()
     with client.stream("POST", "/v1/generate", json=body(stream=True)) as response:
         events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
-    assert events[-1] == plain
-    assert "".join(event["text"] for event in events[:-1]) == plain["text"]
-    assert len(events) > 10
+    *texts, answer = events
+    assert len(texts) > 10
+    assert "".join(event["text"] for event in texts) == answer["text"]
+    assert Transcript.from_json(answer["transcript"]).commitment() == answer["commitment"]
+    assert_fits(score(client, item(answer)))
 
 
-def test_a_stop_sequence(client: httpx.Client) -> None:
-    full = client.post("/v1/generate", json=body()).json()
-    stop = full["text"][len(full["text"]) // 2 :][:6]
-    cut = client.post("/v1/generate", json=body(params={"top_p": 0.5, "stop": [stop, "never this"]})).json()
-    assert cut["finish_reason"] == "stop"
-    assert cut["text"] == full["text"][: full["text"].index(stop)]
-    tokens = cut["transcript"]["output_tokens"]
-    assert tokens == full["transcript"]["output_tokens"][: len(tokens)]
+def test_a_stop_sequence_across_tokens(client: httpx.Client) -> None:
+    params = {"temperature": 0.0, "stop": ["rceiv", "never this"]}
+    answer = client.post("/v1/generate", json=body(params=params)).json()
+    assert answer["finish_reason"] == "stop"
+    assert answer["text"].endswith("machines that pe")  # the model's tokens: " per", "ce", "ive"
+    assert_fits(score(client, item(answer)))
+
+
+def item(answer: dict[str, Any], **prompt: Any) -> dict[str, Any]:
+    """The answer as a verifier scores it."""
+    transcript = answer["transcript"]
+    taken = ("output_tokens", "params", "seed", "prover", "fingerprints")
+    said = {"text": answer["text"], "finish_reason": answer["finish_reason"]}
+    return {
+        **(prompt or {"prompt": "What is AI?"}),
+        **{name: transcript[name] for name in taken},
+        "answer": said | {"prompt_tokens": transcript["prompt_tokens"]},
+        "subject": answer["commitment"],
+    }
+
+
+def score(client: httpx.Client, item: dict[str, Any]) -> Score:
+    response = client.post("/v1/score", json={"model": "demo", "items": [item]})
+    assert response.status_code == 200, response.text
+    return Score.model_validate(response.json()["scores"][0])
+
+
+def assert_fits(score: Score) -> None:
+    """As far as numbers show without the model's calibration: an honest answer is an order of magnitude below."""
+    assert (score.level, score.contradiction) == ("fingerprint", None)
+    assert score.distances is not None
+    assert score.margins is not None
+    assert max(score.distances) < 0.05
+    assert sum(score.margins) <= 0.1
+
+
+def test_what_was_changed_does_not_fit(client: httpx.Client) -> None:
+    answer = client.post("/v1/generate", json=body(params={"max_tokens": 60})).json()
+    honest = item(answer)
+    assert_fits(score(client, honest))
+    tokens = honest["output_tokens"]
+    other_prompt = score(client, honest | {"prompt": "What is a river?"})
+    other_seed = score(client, honest | {"seed": "cd" * 32})
+    edited = score(client, honest | {"output_tokens": [*tokens[:5], tokens[6], *tokens[6:]]})
+    assert other_prompt.contradiction == "prompt"
+    assert other_prompt.distances is not None
+    assert other_prompt.distances[0] > 0.1
+    assert sum(other_seed.margins or ()) > 5
+    assert edited.contradiction == "text"
+    assert sum(edited.margins or ()) > 0.5
+
+
+def test_a_text_claim(client: httpx.Client) -> None:
+    answer = client.post("/v1/generate", json=body()).json()
+    claimed = {"prompt": "What is AI?", "text": answer["text"], "params": {"top_p": 0.5}, "subject": "0" * 64}
+    bare, seeded = score(client, claimed), score(client, claimed | {"seed": SEED})
+    assert (bare.level, seeded.level) == ("likelihood", "seeded")
+    assert bare.margins is None
+    assert seeded.margins is not None
+    doubtful = seeded.positions if seeded.ambiguous is None else seeded.ambiguous
+    assert sum(seeded.margins[:doubtful]) <= 0.1
+    other = score(client, claimed | {"text": "I would rather not say."})
+    assert sum(other.surprisals) > 2 * other.entropy
 
 
 def test_max_tokens_beyond_the_context_ends_with_length(client: httpx.Client) -> None:
@@ -96,12 +159,12 @@ def test_a_huge_body(client: httpx.Client, declared: bool) -> None:
     assert client.get("/healthz").status_code == 200
 
 
-def send(worker: RunningWorker, request: dict[str, Any]) -> socket.socket:
+def send(worker: RunningWorker, request: dict[str, Any], path: str = "/v1/generate") -> socket.socket:
     """Send a request over a plain socket, which can then be dropped without ceremony."""
     content = json.dumps(request).encode()
     where = urlsplit(worker.address)
     connection = socket.create_connection((where.hostname, where.port), timeout=30)
-    head = f"POST /v1/generate HTTP/1.1\r\nHost: w\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: w\r\nContent-Length: {len(content)}\r\n\r\n"
     connection.sendall(head.encode() + content)
     return connection
 
@@ -119,6 +182,17 @@ def test_a_client_that_leaves_stops_its_generation(start_stub: StartWorker, stre
         until(client, active=0, queued=0)
     assert worker.wait_for("abandoned", number=2)["finish_reason"] is None
     assert worker.events("generated") == []
+
+
+def test_a_client_that_leaves_stops_its_scoring(start_stub: StartWorker) -> None:
+    worker = start_stub("time.sleep(0.01); return super().decode(rows)")
+    endless = {"prompt": "x", "output_tokens": [1] * 50_000, "subject": "0" * 64}
+    request = {"model": "demo", "items": [endless, endless | {"prompt": "y"}]}
+    with worker.client() as client:
+        with send(worker, request, "/v1/score"):
+            until(client, active=1, queued=1)
+        until(client, active=0, queued=0)
+    assert worker.events("scored") == []
 
 
 def until(client: httpx.Client, **expected: int) -> None:

@@ -22,7 +22,7 @@ SLOW = "time.sleep(0.01); return super().decode(rows)"
 
 
 def generate(client: httpx.Client, **params: float) -> httpx.Response:
-    request = {"model": "demo", "prompt": "What is AI?", "seed": SEED, "params": params}
+    request = {"model": "demo", "prompt": "What is AI?", "seed": SEED, "prover": "me", "params": params}
     return client.post("/v1/generate", json=request)
 
 
@@ -58,7 +58,14 @@ def test_an_engine_that_dies_takes_the_process_with_it(start_stub: StartWorker) 
 
 def test_a_long_stream_is_told_when_the_grace_is_over(start_stub: StartWorker) -> None:
     worker = start_stub(SLOW)
-    request = {"model": "demo", "prompt": "x", "seed": SEED, "params": ENDLESS, "stream": True}
+    request = {
+        "model": "demo",
+        "prompt": "x",
+        "seed": SEED,
+        "prover": "me",
+        "params": ENDLESS,
+        "stream": True,
+    }
     with worker.client() as client, client.stream("POST", "/v1/generate", json=request) as response:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
@@ -139,7 +146,7 @@ def test_ipv6_is_described_with_brackets() -> None:
     ("arguments", "said"),
     [
         (("--context", "2000"), "--context 2,000 exceeds the 1,024 tokens that the model was trained for"),
-        (("--slots", "999"), "64"),
+        (("--slots", "999"), "48"),
     ],
 )
 def test_what_does_not_fit(start_worker: StartWorker, arguments: tuple[str, ...], said: str) -> None:
@@ -163,6 +170,17 @@ def test_llama_cpp_is_heard_at_debug_level_only(start_worker: StartWorker) -> No
     assert [json.loads(line)["event"] for line in quiet.lines] == ["loaded", "listening"]
     assert any("llama_model_loader" in line for line in loud.lines)
     assert all(line.startswith("{") for line in loud.lines)
+
+
+def test_numpy_starts_no_threads(worker_environment: dict[str, str]) -> None:
+    """They would compete with llama.cpp's."""
+    probe = (
+        "import os, aos_inference.main, numpy; print(numpy.eye(9).sum(), len(os.listdir('/proc/self/task')))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", probe], env=worker_environment, check=True, capture_output=True, text=True
+    )
+    assert told.stdout == "9.0 1\n"
 
 
 def test_help_needs_no_llama_cpp(worker_environment: dict[str, str]) -> None:

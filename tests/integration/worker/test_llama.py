@@ -1,6 +1,7 @@
 """llama.cpp through our layer, on the demo model."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
@@ -8,18 +9,20 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.integration.worker.conftest import QUANTISED, quantised
 
 from aos_inference import llama
+from aos_inference.cache import CacheType
 from aos_inference.chat import ChatFormat
-from aos_inference.errors import ModelUnreadable
-from aos_inference.scheduler import PREFILL_CHUNK
+from aos_inference.engine import Engine
+from aos_inference.errors import ContextTooLarge, ModelUnreadable
+from aos_inference.jobs import Claim, Names, Step
+from aos_inference.scheduler import Limits
+from aos_protocol.transcript import Params
 
-Logits = NDArray[np.float32]
-STEPS = 12
-
-
+Logits: TypeAlias = NDArray[np.float32]
 MakeContext: TypeAlias = Callable[..., llama.Context]
+NOISE = 0.05
+"""What another way to compute may change in a logit of the demo model; another text changes it by whole numbers."""
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +31,13 @@ def model(demo_model: Path) -> Iterator[llama.Model]:
         yield model
 
 
-@pytest.fixture(scope="module", params=["F16", *QUANTISED])
-def any_model(
-    request: pytest.FixtureRequest, demo_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[llama.Model]:
-    """The demo model as it is and in the usual quantisations, which run through other routines of llama.cpp."""
-    path = demo_model
-    if request.param in QUANTISED:
-        path = quantised(demo_model, request.param, tmp_path_factory.mktemp("quantised"))
-    with closing(llama.Model(path)) as model:
-        yield model
-
-
 @pytest.fixture
-def context() -> Iterator[MakeContext]:
-    """Makes settled contexts of 1,024 tokens, closed after the test."""
+def make_context(model: llama.Model) -> Iterator[MakeContext]:
+    """`make_context(slots)` makes a context of 64 tokens a slot, closed after the test."""
     made: list[llama.Context] = []
 
-    def make(model: llama.Model, slots: int, threads: int = 1, length: int = 1024) -> llama.Context:
-        made.append(llama.Context(model, length, slots, threads))
-        made[-1].settle()
+    def make(slots: int, length: int = 64, **options: object) -> llama.Context:
+        made.append(llama.Context(model, length, slots, 1, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -55,76 +45,132 @@ def context() -> Iterator[MakeContext]:
         context.close()
 
 
-def read(context: llama.Context, slot: int, prompt: list[int]) -> Logits:
-    """Prefill as the engine does; the logits after the prompt."""
-    for start in range(0, len(prompt), PREFILL_CHUNK):
-        end = min(start + PREFILL_CHUNK, len(prompt))
-        logits = context.prefill(slot, prompt[start:end], start, last=end == len(prompt))
-    assert logits is not None
-    return logits
+def rows(slot: int, tokens: Sequence[int], start: int = 0) -> list[llama.Row]:
+    """Rows for the tokens at positions from `start` on, with logits wanted after the last."""
+    return [(slot, token, start + place, place == len(tokens) - 1) for place, token in enumerate(tokens)]
 
 
-def alone(context: llama.Context, slot: int, prompt: list[int]) -> list[Logits]:
-    """Greedy logits of a prompt that has the context to itself."""
-    rows = [read(context, slot, prompt)]
-    for position in range(len(prompt), len(prompt) + STEPS):
-        rows.append(context.decode([(slot, int(rows[-1].argmax()), position)])[0])
-    return rows
-
-
-def prompts(model: llama.Model) -> list[list[int]]:
+def texts(model: llama.Model, count: int, length: int = 40) -> list[list[int]]:
     random = np.random.default_rng(5)
-    lengths = (30, 3, 300, PREFILL_CHUNK + 1, 17, 600, PREFILL_CHUNK, 200)
-    return [random.integers(6, model.vocabulary, length).tolist() for length in lengths]
+    return [random.integers(6, model.vocabulary, length).tolist() for _ in range(count)]
 
 
-def equal(first: list[Logits], second: list[Logits]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+def apart(one: Logits, other: Logits) -> float:
+    return float(np.abs(one - other).max())
 
 
-def test_neighbours_do_not_change_a_single_bit(any_model: llama.Model, context: MakeContext) -> None:
-    """The ground that determinism stands on: eight sequences that join one by one, against each alone."""
-    first, second = context(any_model, slots=8), context(any_model, slots=8)
-    expected = [alone(first, 0, prompt) for prompt in prompts(any_model)]
-    rows: dict[int, list[Logits]] = {}
-    waiting = list(enumerate(prompts(any_model)))
-    lengths = [len(prompt) for prompt in prompts(any_model)]
-    while waiting or any(len(row) <= STEPS for row in rows.values()):
-        if waiting:
-            job, prompt = waiting.pop()
-            rows[job] = [read(second, 7 - job, prompt)]
-        active = [job for job in rows if len(rows[job]) <= STEPS]
-        feed = [(7 - job, int(rows[job][-1].argmax()), lengths[job] + len(rows[job]) - 1) for job in active]
-        for job, logits in zip(active, second.decode(feed), strict=True):
-            rows[job].append(logits)
-    assert all(equal(expected[job], rows[job]) for job in range(8))
+class TestContext:
+    def test_logits_come_in_batch_order_for_the_rows_that_want_them(
+        self, model: llama.Model, make_context: MakeContext
+    ) -> None:
+        context, alone = make_context(4), make_context(1)
+        first, second = texts(model, 2)
+        together = context.decode([*rows(3, first), *rows(1, second)]).copy()
+        assert together.shape == (2, model.vocabulary)
+        for own, text in zip(together, (first, second), strict=True):
+            alone.keep(0, 0)
+            assert apart(own, alone.decode(rows(0, text))[0]) < NOISE
+        assert apart(*together) > 1
+
+    def test_every_position_may_be_wanted_and_none(
+        self, model: llama.Model, make_context: MakeContext
+    ) -> None:
+        context = make_context(2)
+        (text,) = texts(model, 1)
+        every = context.decode([(0, token, place, True) for place, token in enumerate(text)]).copy()
+        assert every.shape == (len(text), model.vocabulary)
+        none = context.decode([(1, token, place, False) for place, token in enumerate(text[:-1])])
+        assert none.shape == (0, model.vocabulary)
+        assert apart(context.decode(rows(1, text[-1:], len(text) - 1))[0], every[-1]) < NOISE
+
+    def test_a_slot_forgets_what_it_is_told_to(self, model: llama.Model, make_context: MakeContext) -> None:
+        context = make_context(1)
+        assert context.trims
+        first, second = texts(model, 2)
+        fresh = context.decode(rows(0, [*first[:10], *second])).copy()
+        context.keep(0, 0)
+        context.decode(rows(0, first))
+        context.keep(0, 10)
+        assert apart(context.decode(rows(0, second, 10)), fresh) < NOISE
+
+    def test_all_slots_may_be_full_and_no_fuller(self, model: llama.Model, make_context: MakeContext) -> None:
+        context = make_context(4)  # llama.cpp rounds the pool of cells up to 256: here it is just that
+        for slot, text in enumerate(texts(model, 4, 64)):
+            context.decode(rows(slot, text))
+        with pytest.raises(llama.DecodeFailed, match="for 1 tokens"):
+            context.decode(rows(0, [9], 64))
+        context.keep(2, 63)
+        context.decode(rows(0, [9], 64))
+
+    def test_what_comes_next_overwrites_the_logits(
+        self, model: llama.Model, make_context: MakeContext
+    ) -> None:
+        """The buffer is llama.cpp's own: whoever keeps logits copies them."""
+        context = make_context(1)
+        first, second = texts(model, 2)
+        kept = context.decode(rows(0, first))
+        copy = kept.copy()
+        context.keep(0, 0)
+        context.decode(rows(0, second))
+        assert not np.array_equal(kept, copy)
+
+    @pytest.mark.parametrize(("kind", "bits"), [("F16", 16), ("Q8_0", 8.5), ("Q4_0", 4.5)])
+    def test_kinds_of_caches(
+        self, model: llama.Model, make_context: MakeContext, kind: CacheType, bits: float
+    ) -> None:
+        exact, coarse = make_context(1), make_context(1, cache_type=kind)
+        (text,) = texts(model, 1)
+        for context in (exact, coarse):
+            context.decode(rows(0, text[:-1]))
+        difference = apart(
+            *(context.decode(rows(0, text[-1:], len(text) - 1)) for context in (exact, coarse))
+        )
+        assert (difference == 0) == (kind == "F16")
+        assert model.cache_bytes(64, 8, kind) == model.cache_bytes(64, 8) * bits / 16
+
+    def test_a_quantised_cache_needs_flash_attention(self, make_context: MakeContext) -> None:
+        with pytest.raises(ContextTooLarge, match=r"llama\.cpp cannot make 1 contexts of 64 tokens: .*"):
+            make_context(1, cache_type="Q8_0", flash_attention=False)
+
+    def test_the_memory_for_logits_is_bounded(self, model: llama.Model, make_context: MakeContext) -> None:
+        assert make_context(1).outputs == 128  # 1 MiB at 2,048 tokens
+        assert make_context(3, rows=100, outputs=5).outputs == 5
+        assert make_context(3, rows=1).rows == 3
 
 
-def test_threads_slots_and_what_ran_before_do_not_either(
-    any_model: llama.Model, context: MakeContext
-) -> None:
-    prompt = prompts(any_model)[2]
-    expected = alone(context(any_model, slots=1), 0, prompt)
-    two_threads, many_slots = context(any_model, slots=1, threads=2), context(any_model, slots=16)
-    alone(many_slots, 3, prompts(any_model)[5])
-    assert equal(alone(two_threads, 0, prompt), expected)
-    assert equal(alone(many_slots, 3, prompt), expected)
-    assert equal(alone(context(any_model, slots=2, length=512), 1, prompt), expected)
+async def test_an_engine_whose_slots_run_full(model: llama.Model, make_context: MakeContext) -> None:
+    """Twice as many jobs as slots, each to the end of its context, then all scored at once."""
+    backend = make_context(4)
+    engine = Engine(backend, model, 64, Limits(4, requests=8, tokens=10_000, rows=backend.rows))
+    params = Params(temperature=5.0, top_p=1.0, max_tokens=100, stop=())
+    prompts = [[model.bos, *text] for text in texts(model, 8, 20)]
+    engine.start()
 
+    async def generate(prompt: list[int]) -> list[Step]:
+        with engine.generate(prompt, params, bytes(32), "me") as steps:
+            return [step async for step in steps if isinstance(step, Step)]
 
-def test_as_many_rows_share_a_batch_as_change_nothing(any_model: llama.Model, context: MakeContext) -> None:
-    settled = context(any_model, slots=4)
-    assert 1 <= settled.batch_rows <= 4
-    assert context(any_model, slots=4, threads=2).batch_rows == settled.batch_rows
-    assert context(any_model, slots=1).batch_rows == 1
-
-
-def test_logits_are_copies(model: llama.Model, context: MakeContext) -> None:
-    one = context(model, slots=1)
-    first = read(one, 0, prompts(model)[1])
-    kept = first.copy()
-    one.decode([(0, 9, 3)])
-    assert np.array_equal(first, kept)
+    outputs = await asyncio.gather(*map(generate, prompts))
+    assert {step.finish for steps in outputs for step in steps} <= {None, "length", "eos"}
+    assert sum(steps[-1].finish == "length" for steps in outputs) >= 6
+    names = Names("1" * 64, "2" * 64, "llama.cpp")
+    claims = [
+        Claim(
+            names,
+            prompt,
+            [step.token for step in steps],
+            params,
+            bytes(32),
+            "me",
+            b"".join(step.fingerprint for step in steps),
+        )
+        for prompt, steps in zip(prompts, outputs, strict=True)
+    ]
+    for score in await engine.score(claims):
+        assert max(score.distances or ()) < NOISE
+        assert sum(score.margins or ()) < 0.5
+    engine.stop()
+    await engine.wait()
 
 
 @pytest.mark.parametrize(
