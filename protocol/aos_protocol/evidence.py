@@ -24,7 +24,7 @@ of every round, as far as they apply to it:
 | AOS-RESULT-1 | every result is in a frame of its operator, with an EIP-712 signature over all that it binds |
 | AOS-TRANSCRIPT-1 | every answer was sampled with the job's seed, has fingerprints in its operator's name, and its commitment is signed |
 | AOS-SCORE-1 | every score is in a frame of a verifier of this committee, with an EIP-712 signature, of the whole of what was to be scored |
-| AOS-CLOCK-1 | tickets follow the draw, the dispatch follows the tickets, results follow the dispatch, scores follow what they score, and the end follows all; a verifier that executes did so before it scored, unseeing |
+| AOS-CLOCK-1 | tickets follow the draw, the dispatch follows the tickets, results follow the dispatch, scores follow what they score, and the end follows all; a verifier that executes did so before it scored, unseeing; the dispatcher's clocks have nothing of operators that these did not sign |
 | AOS-MODEL-1 | every result and score was made with the model file that the round names |
 | AOS-COMPLETE-1 | a completed round has what its role asks of each member that was not given up, and as many as its tag needs |
 | AOS-VERDICT-1 | the stated verdict is the one that `aos_protocol.verdict` computes from the scores and the model's calibration |
@@ -146,4 +146,6 @@ def _views(evidence: Evidence) -> list[RoundView]:
         request = parse_message(SubmitRequest, evidence.job.request)
     except InvalidMessage as error:
         raise InvalidEvidence(str(error)) from None
-    return [RoundView(evidence, request, round_) for round_ in evidence.rounds]
+    views: list[RoundView] = []
+    views += [RoundView(evidence, request, round_, views) for round_ in evidence.rounds]
+    return views

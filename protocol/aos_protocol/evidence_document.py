@@ -140,7 +140,8 @@ class RoundDocument(Message):
     """One dispatch of the job; what has not happened yet is null or empty.
 
     A challenge (its number is not 0) has a `seed` of its own, as `subject` the signed frame of the result that it scores
-    again, and a `plea`. `cause` is the tagged job that had this round held for another one. `scores` are the verifiers' signed frames.
+    again, and a `plea`. `cause` is the tagged job that had this round held for another one. `scores` are the verifiers' signed frames,
+    `calibration` the digest of the one by which they are judged, null where the dispatcher had none.
     """
 
     verify_id: str
@@ -152,6 +153,7 @@ class RoundDocument(Message):
     subject: str | None
     plea: PleaDocument | None
     scores: list[str]
+    calibration: Hex32 | None
     verdict: VerdictDocument | None
     model: ModelOffer
     status: Status
@@ -172,7 +174,7 @@ class RejectionDocument(Message):
 
 
 class Evidence(Message):
-    """The whole document; `calibrations` has those of the rounds' models, by which verdicts follow from scores."""
+    """The whole document; `calibrations` has those that its rounds name, by which verdicts follow from scores."""
 
     version: Literal["aos-evidence/1"]
     dispatcher: DispatcherIdentity

@@ -101,6 +101,12 @@ def _check_registry(view: RoundView) -> None:
     numbers = [entry.number for entry in registry.operators]
     if len(view.entries) != len(registry.operators) or numbers != sorted(set(numbers)):
         raise InvalidEvidence("an operator or a number is twice in the registry, or out of order")
+    for other in view.rounds:
+        for entry in registry.operators:
+            if entry.operator in other.entries and other.entries[entry.operator].number != entry.number:
+                raise InvalidEvidence(
+                    f"{entry.operator} has another number in another round; it is given for ever"
+                )
     shares = [(entry.operator, entry.start, entry.end) for entry in registry.operators]
     if shares != sortition.equal_shares(list(view.entries)):
         raise InvalidEvidence("the registry does not give every operator the same share of the range")

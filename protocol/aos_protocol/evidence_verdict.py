@@ -7,7 +7,7 @@ from typing import Literal
 
 from aos_protocol.calibration import Calibration
 from aos_protocol.errors import InvalidEvidence, ProtocolError
-from aos_protocol.evidence_document import Evidence, VerdictDocument
+from aos_protocol.evidence_document import VerdictDocument
 from aos_protocol.evidence_view import Check, Planned, RoundView
 from aos_protocol.evidence_work import scores_of
 from aos_protocol.verdict import Verdict, judge, overall
@@ -43,7 +43,7 @@ def verdict_checks(view: RoundView) -> Iterator[Planned]:
 
 def verdicts_of(view: RoundView) -> list[tuple[str, Verdict]]:
     """Return each verifier with the verdict on its score, computed here. Raises `ProtocolError` or `KeyError`."""
-    calibration = calibration_of(view.evidence, view.document.model.sha256)
+    calibration = calibration_of(view)
     scores = scores_of(view)
     return [
         (said.operator, judge(score, calibration)) for said, score in zip(view.scores, scores, strict=True)
@@ -55,13 +55,16 @@ def verdict_of(view: RoundView) -> Verdict:
     return overall([verdict for _, verdict in verdicts_of(view)])
 
 
-def calibration_of(evidence: Evidence, model: str) -> Calibration | None:
-    """Return the calibration of a model by its SHA-256, if the document has one. Raises `ProtocolError`."""
-    calibrations = [Calibration.from_json(document) for document in evidence.calibrations]
-    fitting = [calibration for calibration in calibrations if calibration.model == model]
-    if len(fitting) > 1:
-        raise InvalidEvidence(f"there are {len(fitting)} calibrations of model {model}")
-    return fitting[0] if fitting else None
+def calibration_of(view: RoundView) -> Calibration | None:
+    """Return the calibration that a round says it is judged by, None for one that has none. Raises `ProtocolError`."""
+    named = view.document.calibration
+    for document in view.evidence.calibrations if named else []:
+        calibration = Calibration.from_json(document)
+        if calibration.digest() == named:
+            return calibration
+    if named:
+        raise InvalidEvidence(f"the calibration {named}, by which the round is judged, is missing")
+    return None
 
 
 def judged(views: Sequence[RoundView]) -> list[Judged]:

@@ -1,6 +1,6 @@
 """One round of an evidence document as its checks see it: everything signed is opened, verified once, and kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -74,10 +74,18 @@ class Subject:
 class RoundView:
     """A round with its job. What it verifies raises `ProtocolError`, and `KeyError` for an operator without ticket or number."""
 
-    def __init__(self, evidence: Evidence, request: SubmitRequest, document: RoundDocument) -> None:
+    def __init__(
+        self,
+        evidence: Evidence,
+        request: SubmitRequest,
+        document: RoundDocument,
+        rounds: "Sequence[RoundView]",
+    ) -> None:
+        """`rounds` are the views of all rounds of the document, this one's among them once it is made."""
         self.evidence = evidence
         self.request = request
         self.document = document
+        self.rounds = rounds
         self.entries: Mapping[str, RegistryEntry] = (
             {entry.operator: entry for entry in document.registry.operators} if document.registry else {}
         )
@@ -167,6 +175,16 @@ class RoundView:
     def scores(self) -> list[JobScore]:
         """The scores, each from the frame that its verifier signed."""
         return [open_score(text) for text in self.document.scores]
+
+    @cached_property
+    def signed_clock(self) -> VectorClock:
+        """What the operators of this round have signed, all clocks merged."""
+        clocks = [ticket.clock for ticket, _ in self.tickets.values()]
+        clocks += [said.clock for said in self.results] + [said.clock for said in self.scores]
+        merged = VectorClock()
+        for clock in clocks:
+            merged = merged.merge(clock_of(clock))
+        return merged
 
     @property
     def executor(self) -> SeatDocument | None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from aos_protocol.clock import VectorClock
 from aos_protocol.errors import (
     InvalidClock,
     InvalidEvidence,
@@ -17,6 +18,8 @@ from aos_protocol.score_document import Level, Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import recover_typed
 from aos_protocol.verification import check_result, check_score, result_claim
+
+_DISPATCHER = 1
 
 
 def work_checks(view: RoundView) -> Iterator[Planned]:
@@ -146,8 +149,9 @@ def _check_transcripts(view: RoundView) -> None:
 def _check_clocks(view: RoundView) -> None:
     document = view.document
     drawn, dispatched = clock_of(document.draw_clock), clock_of(document.dispatch_clock)
-    if not dispatched.dominates(drawn):
+    if not dispatched.dominates(drawn) or not dispatched.get(_DISPATCHER) > drawn.get(_DISPATCHER) > 0:
         raise InvalidClock("the dispatch does not follow the draw")
+    _check_nothing_invented(view)
     for operator, (ticket, _) in view.tickets.items():
         if clock_of(ticket.clock).get(view.entries[operator].number) == 0:
             raise InvalidClock(f"the ticket of {operator} does not tick its own number")
@@ -159,6 +163,17 @@ def _check_clocks(view: RoundView) -> None:
     for score in view.scores:
         _check_answer_clock(view, score)
         _check_score_clock(view, score)
+
+
+def _check_nothing_invented(view: RoundView) -> None:
+    """Raise when the dispatcher claims to have known of an operator what this had not signed anywhere in the document."""
+    signed = VectorClock()
+    for other in view.rounds:
+        signed = signed.merge(other.signed_clock)
+    own = (view.document.draw_clock, view.document.dispatch_clock, view.evidence.job.clock)
+    for number, counter in (entry for clock in own for entry in clock_of(clock).counters.items()):
+        if number != _DISPATCHER and counter > signed.get(number):
+            raise InvalidClock(f"participant {number} has signed nothing as its event {counter}")
 
 
 def _check_answer_clock(view: RoundView, said: JobResult | JobScore) -> None:

@@ -7,7 +7,7 @@ document = story.document()
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +72,19 @@ def honest_evidence(tag: str = "", operators: int = 4, audit_ppm: int = 1_000_00
     return story.document()
 
 
+Bend = Callable[["Actor", dict[str, Any]], None]
+
+
+def honest(_actor: "Actor", _said: dict[str, Any]) -> None:
+    """Change nothing."""
+
+
 @dataclass
 class Actor:
-    """One operator: it signs, draws and ticks."""
+    """One operator: it signs, draws and ticks. `bend` changes what it says in a result or score before it signs that."""
 
     number: int
+    bend: Bend
     signer: Signer = field(init=False)
     counter: int = 0
 
@@ -116,13 +124,14 @@ class Actor:
 
     def result(self, terms: Terms, ticket: Ticket, role: Role) -> tuple[str, JobResult]:
         """The signed frame of an answer, and what is in it."""
-        made = Transcript.from_json(transcript(terms, self.address))
         said = {
             "result": "a sensible answer",
             "role": role,
-            "transcript": made.to_json(),
+            "transcript": transcript(terms, self.address),
             **self._common(terms, ticket, terms.dispatch_clock),
         }
+        self.bend(self, said)
+        made = Transcript.from_json(said["transcript"]) if said["transcript"] else None
         claim = result_claim(parse_message(JobResult, said), terms.job.params.digest(), made)
         said["signature"] = sign_typed(self.signer, DOMAIN, claim)
         return seal_request(self.signer, "8", "job_result", [said]).text, parse_message(JobResult, said)
@@ -138,6 +147,7 @@ class Actor:
             "score": score.to_json(),
             **self._common(terms, ticket, known),
         }
+        self.bend(self, said)
         claim = score_claim(parse_message(JobScore, said), terms.job.params.digest())
         said["signature"] = sign_typed(self.signer, DOMAIN, claim)
         return seal_request(self.signer, "9", "job_score", [said]).text
@@ -171,6 +181,7 @@ class Story:
         audit_ppm: int = 1_000_000,
         calibrated: bool = True,
         distance: float = HONEST,
+        bend: Bend = honest,
         **job: Any,
     ) -> None:
         self.body = REQUEST | {"tag": tag, "job": REQUEST["job"] | job}
@@ -179,7 +190,7 @@ class Story:
         self.audit_ppm = audit_ppm
         self.distance = distance
         self.calibrated = calibrated
-        self.crew = [Actor(number) for number in range(2, operators + 2)]
+        self.crew = [Actor(number, bend) for number in range(2, operators + 2)]
         self.seed = self._seed(0)
         self.rounds: list[dict[str, Any]] = []
         self.rejections: list[dict[str, str]] = []
@@ -305,6 +316,7 @@ class Story:
             "committee": seats,
             "results": results,
             "scores": scores,
+            "calibration": CALIBRATION.digest() if self.calibrated else None,
             "verdict": self._verdict(subject, len(scores)),
         }
         self.rounds.append(round_)
