@@ -29,7 +29,7 @@ class Records(NamedTuple):
         """How many jobs there are."""
         return len(self.tokens)
 
-    def half(self, second: bool) -> "Records":  # noqa: FBT001 (which of two)
+    def half(self, second: bool) -> "Records":
         """Every other job: the first half is for choosing thresholds, the second for scoring them."""
         return Records(self.case, *(array[int(second) :: 2] for array in self[1:]))
 

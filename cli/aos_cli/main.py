@@ -3,6 +3,7 @@
 import typer
 
 from aos_cli import jobs, keys
+from aos_cli.calibrate import calibrate
 from aos_cli.demo import demo
 from aos_cli.doctor import doctor
 from aos_cli.errors import MessageGroup
@@ -32,4 +33,5 @@ app.command(epilog=f"Example: aos cancel {_JOB}")(jobs.cancel)
 app.command(
     epilog="Example: aos doctor; beside an operator: aos doctor -c config-operator.yaml --dispatcher http://..."
 )(doctor)
+app.command(epilog="Example: aos calibrate models/llama-2-7b-chat.Q4_0.gguf --answers 16 --tokens 64")(calibrate)
 app.add_typer(keys.app, name="keys")

@@ -23,12 +23,14 @@ ALPHA: Final = 1e-6
 BETA: Final = 1e-3
 """Of verdicts: the chance to accuse an honest answer, and to pass a measured alternative."""
 
-POOL_TOKENS: Final = 4096
+POOL_TOKENS: Final = 2048
 """The pooled test looks for the finest alternative that shows within so many tokens of an operator's answers."""
 
 _FEW: Final = 1.5
 """Honest surprisals may deviate by this times the most that was seen: few answers do not show the greatest deviation there is."""
 _NO_EXCESS: Final = 1e-4
+_ENOUGH: Final = 10
+"""An alternative that showed in fewer margins than this is not known well enough to be looked for in a pool."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def fit(model: str, engine: str, runs: Sequence[Run]) -> Calibration:
         likelihood=_likelihood(runs),
     )
     rates = {sample.name: _pool_rate(drawn, sample) for sample in samples if not sample.honest}
-    enough = math.log(1 / ALPHA) / POOL_TOKENS
-    shown = [name for name, rate in rates.items() if rate >= enough]
+    known = {sample.name for sample in samples if sum(sample.margins[1:]) >= _ENOUGH}
+    shown = [name for name in known if rates.get(name, 0.0) * POOL_TOKENS >= math.log(1 / ALPHA)]
     chosen = min(shown, key=rates.__getitem__) if shown else max(rates, key=rates.__getitem__)
     return drawn.model_copy(update={"pool": chosen})
 
