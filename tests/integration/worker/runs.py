@@ -184,12 +184,15 @@ def table(model: Path) -> str:
         f"| --- |{' ---: |' * 2 * len(found)}",
     ]
     for name in CASES:
-        cells = (
-            "0 | 0" if found[kind][name].greatest == 0 else "{:.4f} | {:.4f}".format(*found[kind][name])
-            for kind in found
-        )
+        cells = (_digits(number) for kind in found for number in found[kind][name])
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _digits(number: float) -> str:
+    if number == 0:
+        return "0"
+    return "< 0.0001" if number < 0.0001 else f"{number:.4f}"
 
 
 if __name__ == "__main__":
