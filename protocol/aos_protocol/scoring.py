@@ -9,7 +9,8 @@ with tolerances: EPSILON in logits, ETA in probability mass (at most half of top
                came before them, and top_p were less by ETA. FORBIDDEN for a token outside even of the nucleus where only tokens heavier
                by more than EPSILON come before it, and top_p is more by ETA. At temperature 0: the greatest logit less the token's.
                Without a seed there is no noise to repeat, and no margin above temperature 0.
-    surprisal  minus the logarithm of the token's probability within the nucleus, in nats; FORBIDDEN where the margin would be so
+    surprisal  minus the logarithm of the token's probability within the nucleus, in nats, where all tokens within EPSILON of the greatest
+               logit count as likely as that: at a low temperature chance decides among them. FORBIDDEN where the margin would be so
     entropy, variance    the mean and variance that the surprisal of a token drawn from the nucleus has
 
 At temperature 0 nothing is drawn: surprisal, entropy and variance are those of temperature 1 and top_p 1 then, and say how hard the tokens are to
@@ -112,12 +113,15 @@ class _Step:
         chances = self._weights[self._members].astype(np.float64)
         total = float(chances.sum())
         chances /= total
+        log_total = math.log(total / WEIGHT_ONE)
         scaled = np.maximum(self._scaled[self._members], _WEIGHTLESS)
+        tied = EPSILON / self._temperature
+        scaled[scaled >= -tied] = 0
         mean = float(chances @ scaled)
         scaled -= mean
         scaled *= scaled
-        log_total = math.log(total / WEIGHT_ONE)
-        surprisal = min(max(log_total - float(self._scaled[token]), 0.0), FORBIDDEN)
+        behind = -float(self._scaled[token])
+        surprisal = log_total if behind <= tied else min(max(log_total + behind, 0.0), FORBIDDEN)
         return surprisal, max(log_total - mean, 0.0), float(chances @ scaled)
 
     def draw(self, token: int, key: int) -> tuple[int, float]:

@@ -67,7 +67,7 @@ def slow_score(
 
 def slow_scaled(row: list[float], temperature: float) -> list[float]:
     with np.errstate(over="ignore"):
-        return ((np.array(row) - max(row)) / temperature).tolist()
+        return [float(one) for one in (np.array(row) - max(row)) / temperature]
 
 
 def slow_weights(row: list[float], temperature: float) -> list[int]:
@@ -76,7 +76,7 @@ def slow_weights(row: list[float], temperature: float) -> list[int]:
 
 def slow_noise(seed: bytes, position: int, size: int) -> list[float]:
     uniforms = sampling.uniforms(sampling.position_key(seed, position), np.arange(size))
-    return (-np.log(-np.log(uniforms))).tolist()
+    return [float(one) for one in -np.log(-np.log(uniforms))]
 
 
 def maybe_in(row: list[float], weights: list[int], token: int, top_p: float) -> bool:
@@ -92,7 +92,9 @@ def surely_in(row: list[float], weights: list[int], token: int, top_p: float) ->
 def slow_likelihood(
     row: list[float], token: int, temperature: float, members: list[int]
 ) -> tuple[float, float, float]:
-    scaled, weights = slow_scaled(row, temperature), slow_weights(row, temperature)
+    tied = EPSILON / temperature
+    scaled = [0.0 if one >= -tied else one for one in slow_scaled(row, temperature)]
+    weights = slow_weights(row, temperature)
     heavy = [t for t in members if weights[t]]
     total = sum(weights[t] for t in heavy)
     mean = math.fsum(weights[t] / total * scaled[t] for t in heavy)
@@ -220,6 +222,19 @@ def test_at_temperature_0_the_margin_is_the_distance_to_the_greatest_logit() -> 
     chances = np.exp(row.astype(np.float64)) / np.exp(row.astype(np.float64)).sum()
     assert [score.surprisal for score in scores[:3]] == pytest.approx(-np.log(chances[:3]))
     assert scores[3].surprisal == FORBIDDEN
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-6, 0.001, 0.01])
+def test_which_of_two_close_tokens_was_drawn_at_a_low_temperature_surprises_nobody(
+    temperature: float,
+) -> None:
+    """The prover's logits lie a little apart from these, and a division by the temperature would blow that up."""
+    row = single([2.0, 2.05, 1.0])
+    for token in (0, 1):
+        score = score_token(row, token, None, 0, temperature, 1.0)
+        assert 0 <= score.surprisal <= math.log(2)
+        assert abs(score.surprisal - score.entropy) < 1e-9
+    assert score_token(row, 2, None, 0, temperature, 1.0).surprisal > 90
 
 
 def test_a_token_outside_of_the_widened_nucleus_is_forbidden() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aos_protocol import sortition, vrf
+from aos_protocol.canonical import JsonValue
 from aos_protocol.errors import (
     InvalidClock,
     InvalidMessage,
@@ -178,7 +179,7 @@ def test_a_seed_is_that_of_its_job_and_challenge_only(challenge: int) -> None:
     ],
 )
 def test_every_wrong_part_of_a_seed_is_refused(wrong: dict[str, Any]) -> None:
-    good = {
+    good: dict[str, Any] = {
         "dispatcher": DISPATCHER.address,
         "public_key": DISPATCHER.public_key.hex(),
         "job_id": JOB_ID,
@@ -191,10 +192,15 @@ def test_every_wrong_part_of_a_seed_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_job_id_is_the_digest_of_what_it_stands_for() -> None:
-    request = {"from": "shop"}
+    request: JsonValue = {"from": "shop"}
     job_id = sortition.job_id(DISPATCHER.address, 3, request)
     check_job_id(job_id, DISPATCHER.address, 3, request)
-    for other in ((OTHER.address, 3, request), (DISPATCHER.address, 4, request), (DISPATCHER.address, 3, {})):
+    others: list[tuple[str, int, JsonValue]] = [
+        (OTHER.address, 3, request),
+        (DISPATCHER.address, 4, request),
+        (DISPATCHER.address, 3, {}),
+    ]
+    for other in others:
         with pytest.raises(InvalidMessage, match="job id"):
             check_job_id(job_id, *other)
 
