@@ -8,6 +8,7 @@ To the checks of `aos_protocol.evidence`, this adds what only a client can hold 
 | AOS-REQUEST-1 | the job id and the receipt are those of the request that was sent from here |
 | AOS-ANSWER-1 | the answers shown are the ones that operators signed |
 | AOS-FILE-1 | the model is the file that lies here |
+| AOS-CALIBRATION-1 | answers were judged by the calibration that lies beside that file |
 """
 
 import hashlib
@@ -19,10 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from aos_cli.client import JsonObject
+from aos_cli.errors import CliError
 from aos_cli.failures import ReceiptRefused
+from aos_cli.models import calibration_file, read_calibration
 from aos_cli.receipts import verify_receipt
 from aos_protocol.errors import InvalidEvidence, ProtocolError
-from aos_protocol.evidence import Check, answers, check_evidence
+from aos_protocol.evidence import Check, answers, check_evidence, scores
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.messages import Receipt, parse_message
 from aos_protocol.typed_data import Domain
@@ -67,7 +70,7 @@ def check_job(document: JsonObject, expected: Expected) -> list[Check]:
     table += checks
     table.append(_check_answers(document, expected.rows))
     if expected.model is not None:
-        table.append(_check_file(document, expected.model))
+        table += [_check_file(document, expected.model), _check_calibration(document, expected.model)]
     return table
 
 
@@ -126,18 +129,28 @@ def _check_request(document: JsonObject, submission: Submission, expected: Expec
 
 
 def _check_answers(document: JsonObject, rows: Sequence[JsonObject]) -> Check:
-    what = f"what was shown is what operators signed, answers: {len(rows)}"
     try:
-        signed = sorted((said.operator, said.tag, said.result, said.signature) for said in answers(document))
-        shown = sorted(
-            tuple(str(row.get(key)) for key in ("operator", "tag", "result", "signature")) for row in rows
-        )
-        if not signed and not shown:
+        said = [
+            (answer.operator, answer.tag, "answer", answer.result, answer.signature)
+            for answer in answers(document)
+        ]
+        executed = {(answer.operator, answer.tag) for answer in answers(document)}
+        said += [
+            (score.operator, score.tag, "score", "", score.signature)
+            for score in scores(document)
+            if score.challenge or (score.operator, score.tag) not in executed
+        ]
+        what = f"what was shown is what operators signed, answers: {len(executed)}, scores: {len(said) - len(executed)}"
+        shown = [
+            tuple(str(row.get(key)) for key in ("operator", "tag", "signs", "result", "signature"))
+            for row in rows
+        ]
+        if not said and not shown:
             return Check("AOS-ANSWER-1", "SKIP", "there is no answer")
-        if signed != shown:
-            raise InvalidEvidence(f"the evidence has {len(signed)} answers, and not these")
+        if sorted(said) != sorted(shown):
+            raise InvalidEvidence(f"the evidence has {len(said)} of them, and not these")
     except ProtocolError as error:
-        return Check("AOS-ANSWER-1", "FAIL", f"{what}: {error}")
+        return Check("AOS-ANSWER-1", "FAIL", f"what was shown is not what operators signed: {error}")
     return Check("AOS-ANSWER-1", "PASS", what)
 
 
@@ -148,3 +161,21 @@ def _check_file(document: JsonObject, model: Path) -> Check:
     if named != {digest}:
         return Check("AOS-FILE-1", "FAIL", f"{what}, the job was to run on {', '.join(sorted(named))}")
     return Check("AOS-FILE-1", "PASS", what)
+
+
+def _check_calibration(document: JsonObject, model: Path) -> Check:
+    file = calibration_file(model)
+    judged = {round_.calibration for round_ in parse_message(Evidence, document).rounds if round_.scores}
+    if not judged:
+        return Check("AOS-CALIBRATION-1", "SKIP", "nothing was scored, so nothing was judged")
+    try:
+        own = read_calibration(model)
+    except CliError as error:
+        return Check("AOS-CALIBRATION-1", "FAIL", str(error))
+    if own is None:
+        why = f"there is no {file} to compare with: aos calibrate {model} makes one"
+        return Check("AOS-CALIBRATION-1", "SKIP", why)
+    what = f"answers were judged by {file}"
+    if judged != {own.digest()}:
+        return Check("AOS-CALIBRATION-1", "FAIL", f"{what}: by another calibration, or by none")
+    return Check("AOS-CALIBRATION-1", "PASS", what)

@@ -109,6 +109,14 @@ class DispatcherClient:
         """Return a job's evidence document as it stands; `checks` checks it."""
         return await self._call("GET", f"/api/job/evidence/{job_id}", headers=self._bearer())
 
+    async def verifications(self, query: JsonObject) -> JsonObject:
+        """Return a page of a user's verification rounds: `result`, newest first, and the `next` page's mark."""
+        answer = await self._call("POST", "/api/job/verify", query, self._bearer())
+        rows = answer.get("result")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadAnswer(f"{self.url} gave no list of verification rounds")
+        return {"result": rows, "next": answer.get("next")}
+
     async def challenge(self, body: JsonObject) -> JsonObject:
         """Open a challenge of a result, or return the open one; the project's token goes along if it is known."""
         return await self._opened("/api/job/challenge", body)

@@ -47,6 +47,8 @@ def write_dispatcher(data: DataFolder, database: str, port: int) -> Path:
                 "keystore_password_file": str(data.password),
             },
             "listen": {"host": "127.0.0.1", "port": port},
+            # Whoever tries things out on one machine wants to see each answer verified; a network samples.
+            "verification": {"audit_share": 1.0},
         },
     )
 

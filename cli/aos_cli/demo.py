@@ -15,6 +15,7 @@ from aos_cli.data import DataFolder, temporary_folder
 from aos_cli.errors import CliError
 from aos_cli.failures import Interrupted
 from aos_cli.interrupts import Interrupts
+from aos_cli.looks import looks_of, show_looks
 from aos_cli.models import ModelFile, model_file
 from aos_cli.progress import Progress
 from aos_cli.show import make_console, show_answers
@@ -35,8 +36,12 @@ def demo(
 ) -> None:
     """Start a network, run one job through it, check the answer's evidence, and stop everything again.
 
+    One operator answers, another runs prompt and answer through its own copy of the model and signs what it measures. The
+    verdict follows from these numbers and the calibration beside the model's file (NAME.calibration.json; `aos calibrate` makes
+    it); without one, every verdict is inconclusive.
+
     The table is computed here, from the job's evidence document, against the dispatcher's address in the key file that was
-    made here and against the model file that lies here; it is not the dispatcher's word. The exit status is 0 only if every
+    made here, and against the model file and calibration that lie here; it is not the dispatcher's word. The exit status is 0 only if every
     check passes.
     """
     console, path, started = make_console(), model_file(model), time.monotonic()
@@ -78,12 +83,15 @@ async def _one_job(stack: Stack, prompt: str, progress: Progress) -> bool:
             dispatcher = stack.data.address("dispatcher")
             submission = Submission(request, receipt)
             expected = Expected(receipt.job_id, dispatcher, rows, submission, stack.plan.model)
-            checks = check_job(await client.evidence(receipt.job_id), expected)
+            document = await client.evidence(receipt.job_id)
+            checks = check_job(document, expected)
     console = progress.console
-    console.print()
     show_answers(console, rows)
     console.print()
+    show_looks(console, looks_of(document))
     console.print(table_of(checks))
+    if stack.warning:
+        console.print(f"\n{stack.warning}", highlight=False, markup=False, soft_wrap=True)
     console.print()
     return passed(checks)
 

@@ -1,18 +1,20 @@
-"""`aos challenge`, `appeal` and `standing`: have an answer looked at again, and see what was found against an operator."""
+"""`aos rounds`, `challenge`, `appeal` and `standing`: which looks there were, have another, and what was found against an operator."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from aos_cli.checks import domain_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
 from aos_cli.keys import PasswordFile, ask_password
-from aos_cli.show import make_console
+from aos_cli.show import COLOURS, make_console, printable
 from aos_cli.target import Data, Dispatcher, JobId, TokenFile, call, checked_address, target_of
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence import answers
@@ -33,6 +35,34 @@ Reason = Annotated[str, typer.Option(help="Why, in a sentence; it is kept with t
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def rounds(
+    *,
+    user: Annotated[str, typer.Argument(help="The user or device, as jobs name it.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20,
+    before: Annotated[
+        str | None, typer.Option(help="Go on behind this round: the last one's number.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    dispatcher: Dispatcher = None,
+    token_file: TokenFile = None,
+    data: Data = None,
+) -> None:
+    """List the rounds in which a user's jobs were verified: tagged ones, audits, second looks and challenges.
+
+    A user is tagged by a job with --tag: its ten jobs before are run again (before), the ten after are run under the tag (after).
+    """
+    query: JsonObject = {"user": user, "limit": limit} | ({"before": before} if before else {})
+    page = call(target_of(data, dispatcher, token_file), lambda client: client.verifications(query))
+    if as_json:
+        _print_json(page)
+        return
+    _show_rounds(make_console(), page["result"])
+    if page["next"]:
+        typer.echo(f"there are more: aos rounds {user} --before {page['next']}", err=True)
+    if not page["result"]:
+        typer.echo(f"no job of {user} was verified, as far as you may read them", err=True)
+
+
 def challenge(
     *,
     job_id: JobId,
@@ -47,6 +77,7 @@ def challenge(
         ),
     ] = None,
     password_file: PasswordFile = None,
+    as_json: AsJson = False,
     dispatcher: Dispatcher = None,
     token_file: TokenFile = None,
     data: Data = None,
@@ -70,9 +101,7 @@ def challenge(
             body | {"tag": under, "challenger": signer.address, "signature": signed}
         )
 
-    opened = call(target, ask)
-    typer.echo(f"challenge {opened.get('challenge')} of {opened.get('result')} is {opened.get('status')}")
-    typer.echo(f"aos verify {job_id} checks it once it is decided", err=True)
+    _say(call(target, ask), as_json=as_json)
 
 
 def appeal(
@@ -82,6 +111,7 @@ def appeal(
     reason: Reason = "",
     tag: Tag = None,
     password_file: PasswordFile = None,
+    as_json: AsJson = False,
     dispatcher: Dispatcher = None,
     token_file: TokenFile = None,
     data: Data = None,
@@ -101,8 +131,7 @@ def appeal(
             {"operator": signer.address, "result": result, "reason": reason, "signature": signed}
         )
 
-    opened = call(target, ask)
-    typer.echo(f"appeal {opened.get('challenge')} of {opened.get('result')} is {opened.get('status')}")
+    _say(call(target, ask), as_json=as_json)
 
 
 def standing(
@@ -116,9 +145,36 @@ def standing(
     """Show where an operator stands: what was found against it, whether it is suspended, and whether it may appeal."""
     found = call(target_of(data, dispatcher, token_file), lambda client: client.standing(operator))
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        _print_json(found)
     else:
         _show(make_console(), found)
+
+
+def _say(opened: JsonObject, *, as_json: bool) -> None:
+    """Say which challenge or appeal is open, and how to follow it."""
+    if as_json:
+        _print_json(opened)
+    else:
+        what = f"{opened.get('purpose')} {opened.get('challenge')} of {opened.get('result')}"
+        typer.echo(f"{what} is {opened.get('status')}")
+    typer.echo(f"aos verify {opened.get('job_id')} shows and checks it once it is decided", err=True)
+
+
+def _show_rounds(console: Console, rows: Sequence[JsonObject]) -> None:
+    table = Table(box=None, show_header=True, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("round", "at (UTC)", "job", "why", "verdict", "reason"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        verdict = str(row.get("verdict") or row.get("status"))
+        why = " ".join(str(row[key]) for key in ("purpose", "tag", "position") if row.get(key))
+        table.add_row(
+            *(Text(str(row.get(key))) for key in ("verify_id", "created_at", "job_id")),
+            Text(why),
+            Text(verdict, COLOURS.get(verdict, "")),
+            Text(printable(str(row.get("reason") or ""))),
+        )
+    if rows:
+        console.print(table)
 
 
 def _show(console: Console, found: JsonObject) -> None:
@@ -166,3 +222,7 @@ def _tag_of(document: JsonObject, operator: str, tag: str | None) -> str:
 
 def _signature(document: JsonObject, signer: Signer, purpose: str, result: str, reason: str) -> str:
     return sign_typed(signer, domain_of(document), ChallengeClaim(signer.address, purpose, result, reason))
+
+
+def _print_json(value: JsonObject) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

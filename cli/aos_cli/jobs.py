@@ -13,9 +13,10 @@ from aos_cli.checks import Expected, check_job, domain_of, passed, table_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
 from aos_cli.failures import BadAnswer
-from aos_cli.looks import looks_of, said_of, show_looks
+from aos_cli.looks import looks_of, outcome_of, said_of, show_looks
+from aos_cli.models import model_file
 from aos_cli.receipts import verify_receipt
-from aos_cli.show import make_console, show_answers
+from aos_cli.show import make_console, show_rows
 from aos_cli.target import (
     Data,
     Dispatcher,
@@ -92,6 +93,9 @@ def submit(
 ) -> None:
     """Submit a job and print its id.
 
+    With --claim-text or --claim-file nothing is generated: operators run the prompt and the claimed answer through the model, and
+    say whether it is one that the model gives. `aos result` shows the verdict, `aos verify` what it rests on.
+
     The dispatcher's signed receipt is held against the request before the id is printed: it must bind exactly this request
     to this id, and be signed by --dispatcher-address (that of the running `aos up` is known).
     """
@@ -135,7 +139,7 @@ def result(
     if as_json:
         _print_json(rows)
     elif rows:
-        show_answers(make_console(), rows)
+        show_rows(make_console(), rows)
     else:
         typer.echo(f"there is no answer yet: aos detail {job_id} tells how the job stands", err=True)
 
@@ -159,6 +163,14 @@ def cancel(
 def verify(
     *,
     job_id: JobId,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The model's file: it and the calibration beside it must be those of the job.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
     dispatcher: Dispatcher = None,
     dispatcher_address: DispatcherAddress = None,
@@ -170,8 +182,11 @@ def verify(
     Above the checks stands who did what: executor and verifiers of each look at the job, with the verdict on each score,
     computed here from the signed numbers.
 
+    The verdict rests on the dispatcher's calibration of the model. With --model, it is held against the one that lies beside
+    your own copy of the file.
+
     A check that could not be made is a SKIP and no pass: of a job that is not finished, say, of an answer that nobody was
-    asked to score, or of a dispatcher whose address is not known beforehand.
+    asked to score (aos challenge has it scored), or of a dispatcher whose address is not known beforehand.
     """
     target = target_of(data, dispatcher, token_file, address=dispatcher_address)
 
@@ -179,7 +194,7 @@ def verify(
         return await client.evidence(job_id), await client.results(job_id)
 
     document, rows = call(target, fetch)
-    checks = check_job(document, Expected(job_id, target.address, rows))
+    checks = check_job(document, Expected(job_id, target.address, rows, model=model and model_file(model)))
     looks = looks_of(document)
     if as_json:
         table = [{"id": check.id, "status": check.status, "what": check.what} for check in checks]
@@ -231,7 +246,10 @@ async def _wait(client: DispatcherClient, job_id: str) -> None:
     ended = await client.until_ended(job_id)
     if ended["status"] != "completed":
         raise CliError(f"job {job_id} {ended['status']}: {ended.get('reason')}")
-    show_answers(make_console(), await client.results(job_id))
+    show_rows(make_console(), await client.results(job_id))
+    typer.echo(said_of(ended), err=True)
+    if outcome_of(ended) == "mismatch":
+        raise CliError(f"do not rely on this: aos verify {job_id} shows what was found")
 
 
 def _required(option: str, value: str | None) -> str:

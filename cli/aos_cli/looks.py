@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aos_cli.client import JsonObject
-from aos_cli.show import COLOURS, verdict_text
+from aos_cli.show import COLOURS, printable, verdict_text
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_verdict import verdict_of, verdicts_of
@@ -79,14 +79,18 @@ def show_looks(console: Console, looks: Sequence[Look]) -> None:
         console.print()
 
 
-def said_of(detail: JsonObject) -> str:
-    """Return the verdict that a dispatcher's answer states, in a sentence; `aos verify` computes it anew."""
+def outcome_of(detail: JsonObject) -> str | None:
+    """Return the verdict that a dispatcher's detail of a job states; None without one."""
     verdict = detail.get("verdict")
-    stated = (
-        verdict if isinstance(verdict, dict) else {"outcome": verdict, "reason": detail.get("verdict_reason")}
-    )
-    outcome, reason = stated.get("outcome"), stated.get("reason")
-    said = verdict_text(outcome if isinstance(outcome, str) else None)
+    outcome = verdict.get("outcome") if isinstance(verdict, dict) else None
+    return outcome if isinstance(outcome, str) else None
+
+
+def said_of(detail: JsonObject) -> str:
+    """Return the verdict that a dispatcher's detail of a job states, in a sentence; `aos verify` computes it anew."""
+    said = verdict_text(outcome_of(detail))
+    verdict = detail.get("verdict")
+    reason = printable(str(verdict.get("reason") or "")) if isinstance(verdict, dict) else ""
     return f"{said} ({reason})" if reason else said
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from aos_cli import jobs, keys
+from aos_cli import disputes, jobs, keys
 from aos_cli.calibrate import calibrate
 from aos_cli.demo import demo
 from aos_cli.doctor import doctor
@@ -19,6 +19,7 @@ app = typer.Typer(
     epilog='Example: aos demo, or aos up in one terminal and aos submit "What is AI?" --wait in another.',
 )
 _JOB = "636a5cf015a1a4c7480317f114d5b06d69476b9d0d5a67dbe53e9b59de72769b"
+_OPERATOR = "0x5050A4F4b3f9338C3472dcC01A87C76A144b3c9c"
 
 app.command(epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'")(demo)
 app.command(epilog="Example: aos up --data ./network --operators 3 --port 8000")(up)
@@ -30,8 +31,18 @@ app.command(epilog=f"Example: aos result {_JOB}")(jobs.result)
 app.command(epilog=f"Example: aos detail {_JOB} | jq -r .status")(jobs.detail)
 app.command(epilog=f"Example: aos verify {_JOB} --json")(jobs.verify)
 app.command(epilog=f"Example: aos cancel {_JOB}")(jobs.cancel)
+app.command(epilog="Example: aos rounds device-17 --limit 5")(disputes.rounds)
+app.command(
+    epilog=f"Example: aos challenge {_JOB} {_OPERATOR} --reason 'it reads oddly'; as an operator: add --keystore operator-key.json"
+)(disputes.challenge)
+app.command(
+    epilog=f"Example: aos appeal {_JOB} --keystore operator-key.json --reason 'the worker ran the pinned file'"
+)(disputes.appeal)
+app.command(epilog=f"Example: aos standing {_OPERATOR} --json")(disputes.standing)
 app.command(
     epilog="Example: aos doctor; beside an operator: aos doctor -c config-operator.yaml --dispatcher http://..."
 )(doctor)
-app.command(epilog="Example: aos calibrate models/llama-2-7b-chat.Q4_0.gguf --answers 16 --tokens 64")(calibrate)
+app.command(epilog="Example: aos calibrate models/llama-2-7b-chat.Q4_0.gguf --answers 16 --tokens 64")(
+    calibrate
+)
 app.add_typer(keys.app, name="keys")

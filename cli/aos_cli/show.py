@@ -27,11 +27,8 @@ def make_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
-def show_answers(console: Console, rows: Sequence[JsonObject]) -> None:
-    """Print who executed and who verified, with verdicts, then the answers, each under the operator that signed it.
-
-    What operators chose the text of is printed without its control characters.
-    """
+def show_rows(console: Console, rows: Sequence[JsonObject]) -> None:
+    """Print who executed and who verified, with verdicts and reasons, then the answers."""
     table = Table(box=None, show_header=True, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("operator", "role", "verdict", "reason"):
         table.add_column(column, overflow="fold", no_wrap=column != "reason")
@@ -39,10 +36,17 @@ def show_answers(console: Console, rows: Sequence[JsonObject]) -> None:
         verdict = str(row.get("verdict") or "-")
         reason = Text(printable(str(row.get("reason") or "")))
         role = " ".join(str(row[key]) for key in ("role", "tag", "position") if row.get(key))
+        if row.get("challenge"):
+            role = f"{row.get('role')} of challenge {row['challenge']}"
         table.add_row(
             Text(str(row.get("operator"))), Text(role), Text(verdict, COLOURS.get(verdict, "")), reason
         )
     console.print(table)
+    show_answers(console, rows)
+
+
+def show_answers(console: Console, rows: Sequence[JsonObject]) -> None:
+    """Print a job's answers, each under the operator that signed it, without its control characters."""
     for row in rows:
         text = printable(str(row.get("result") or "")).strip()
         if text:

@@ -5,7 +5,7 @@
 
 1. PostgreSQL and Valkey, the worker (which loads the model), and the keys, all at the same time;
 2. the dispatcher, which makes its tables, and the operators' tables;
-3. the project, if there is none yet, and each operator: entered into the registry, then started; ready when the dispatcher
+3. the model's name, pinned to the file with its calibration; the project, if there is none yet; and each operator: entered into the registry, then started; ready when the dispatcher
    counts all of them.
 
 Whichever part ends before it is told to ends the stack: what goes on with two operators of three has a defect to be looked at.
@@ -24,11 +24,13 @@ from typing import NoReturn
 import httpx
 
 from aos_cli import ports
+from aos_cli.checks import file_digest
 from aos_cli.commands import program, run_command
 from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator
 from aos_cli.data import DataFolder, Running, write_private
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_cli.failures import StackError
+from aos_cli.models import calibration_file, missing_calibration, read_calibration
 from aos_cli.progress import Progress
 from aos_service.child import Child
 
@@ -83,6 +85,7 @@ class Stack:
         self.port = port
         self.url = f"http://{ports.LOOPBACK}:{port}"
         self.new_token: str | None = None
+        self.warning: str | None = None
         self._progress = progress
         self._socket = _socket_path(data.root / "run", held)
         self._postgres = EmbeddedPostgres(data.postgres, durable=plan.durable)
@@ -141,6 +144,7 @@ class Stack:
             second.create_task(run_command("operator-runner", "-i", self._postgres.url("operators")))
             second.create_task(self._start_dispatcher())
         async with asyncio.TaskGroup() as third:
+            third.create_task(self._pin_model())
             third.create_task(self._ensure_project())
             third.create_task(self._start_operators())
 
@@ -188,6 +192,19 @@ class Stack:
             self.new_token = output.strip()
             write_private(self.data.token_file, output)
             said.append(PROJECT)
+
+    async def _pin_model(self) -> None:
+        model = self.plan.model
+        with self._progress.step("model") as said:
+            found = read_calibration(model)
+            digest = await asyncio.to_thread(file_digest, model)
+            self.warning = missing_calibration(model, digest, found)
+            judged = [] if self.warning else ["--calibration", str(calibration_file(model))]
+            pin = ("model", "pin", model.name, digest, *judged, "-c", str(self._config))
+            await run_command("dispatcher", *pin)
+            said.append(
+                f"SHA-256 {digest[:16]}…, {'without a calibration' if self.warning else 'calibrated'}"
+            )
 
     async def _start_operators(self) -> None:
         with self._progress.step("operators") as said:

@@ -31,6 +31,10 @@ def up(
     The operators share one worker: each has its own key, draws its own tickets and signs its own results, but the model is
     in memory once. On one machine a worker for each would only run the same file on the same processors.
 
+    Every answer is scored by another operator, and judged by the calibration beside the model: `aos verify` shows how. In a
+    larger network, a dispatcher has a share of the answers scored (its setting verification.audit_share, 0.1 by default), and
+    `aos challenge` any other.
+
     Ctrl-C or SIGTERM stops all parts. If one of them ends by itself, the others are stopped and the exit status is 1.
     """
     console, chosen = make_console(), Plan(model_file(model), operators, port)
@@ -63,6 +67,8 @@ def _tell(console: Console, stack: Stack) -> None:
     ]
     if stack.new_token:
         lines.append(f"token    {stack.new_token}   (shown this once)")
+    if stack.warning:
+        lines += ["", stack.warning, ""]
     lines += [
         f"logs     {stack.data.logs}",
         "",
