@@ -7,6 +7,7 @@ from aos_operator.subjects import Subject
 from aos_operator.tasks import Outcome, Scored
 from aos_protocol.canonical import digest
 from aos_protocol.errors import ProtocolError
+from aos_protocol.evidence_work import check_extent
 from aos_protocol.messages import Dispatch, ScoreCall, parse_message
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
@@ -42,19 +43,18 @@ def accept_answer(answer: dict[str, Any], dispatch: Dispatch, prover: str) -> Ou
 def accept_score(answer: dict[str, Any], call: ScoreCall, subject: Subject) -> Scored:
     """Turn a worker's answer to one item into what came of the call.
 
-    1. There is one score, and it parses.  2. It is of this subject,  3. made with the named model,  4. of all its positions, where their
-    number is known,  5. at the level that the subject allows. Raises `AnswerRejected` with the first of these that fails.
+    1. There is one score, and it parses.  2. It is of this subject,  3. made with the named model,  4. of all its positions, at the level
+    that the subject allows. Raises `AnswerRejected` with the first of these that fails.
     """
     score = _only_score(answer.get("scores"))
     if score.subject != subject.digest:
         raise AnswerRejected(f"the worker scored {score.subject}, not {subject.digest}")
     if score.model != call.model.sha256:
         raise AnswerRejected(f"the worker scored with model {score.model}, not {call.model.sha256}")
-    if subject.output_tokens is not None and score.positions != len(subject.output_tokens):
-        raise AnswerRejected(f"the worker scored {score.positions} of {len(subject.output_tokens)} positions")
-    level = subject.level(call.job.params.temperature)
-    if score.level != level:
-        raise AnswerRejected(f"the worker scored at level {score.level}, not {level}")
+    try:
+        check_extent(score, call.job, subject.transcript)
+    except ProtocolError as error:
+        raise AnswerRejected(f"the worker's score does not fit: {error}") from error
     return Scored(subject.digest, subject.operator, score.to_json())
 
 

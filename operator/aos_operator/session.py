@@ -265,8 +265,6 @@ class Session:
         call = parse_message(ScoreCall, {"subject": None, **param})  # `to_json` leaves out what is null
         self._check_work(call)
         self._check_seed(call.job_id, call.job_seed, call.job_seed_proof)
-        if call.challenge == 0 and call.seed != call.job_seed:
-            raise InvalidMessage("outside of a challenge the round's seed is the job's")
         return JobCall(frame_id, call)
 
     def _check_work(self, request: Request) -> None:

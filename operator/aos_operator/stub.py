@@ -15,6 +15,7 @@ from aos_operator.subjects import Subject
 from aos_protocol import fingerprint
 from aos_protocol.messages import JobSpec, ModelOffer
 from aos_protocol.sampling import RULE_VERSION, sampling_seed
+from aos_protocol.score_document import Contradiction
 from aos_protocol.scoring import Accumulator
 from aos_protocol.transcript import Transcript
 
@@ -74,7 +75,7 @@ def stub_answer(job: JobSpec, model_sha256: str, seed: str, prover: str) -> dict
         }
     )
     return {
-        "text": bytes(output).decode(errors="replace"),
+        "text": _spelled(output),
         "finish_reason": transcript.finish_reason,
         "transcript": transcript.to_json(),
         "commitment": transcript.commitment(),
@@ -84,14 +85,15 @@ def stub_answer(job: JobSpec, model_sha256: str, seed: str, prover: str) -> dict
 
 def stub_score(job: JobSpec, model_sha256: str, subject: Subject) -> dict[str, Any]:
     """Return what `POST /v1/score` would, for one item. Raises `WorkerRefused` for tokens that are no bytes."""
-    tokens = subject.output_tokens or tuple((subject.text or "").encode())
+    claim = subject.claim
+    tokens = claim.output_tokens or list((claim.text or "").encode())
     if max(tokens) >= VOCABULARY:
         raise WorkerRefused(f"token {max(tokens)} is not in the vocabulary of {VOCABULARY} bytes")
-    seed = None if subject.seed is None else bytes.fromhex(subject.seed)
+    seed = None if claim.seed is None else bytes.fromhex(claim.seed)
     along = claimed = None
-    if subject.fingerprints is not None and subject.prover is not None and seed is not None:
-        along = fingerprint.directions(seed, subject.prover, VOCABULARY)
-        claimed = fingerprint.unpack(fingerprint.from_text(subject.fingerprints, len(tokens)))
+    if claim.fingerprints is not None and claim.prover is not None and seed is not None:
+        along = fingerprint.directions(seed, claim.prover, VOCABULARY)
+        claimed = fingerprint.unpack(fingerprint.from_text(claim.fingerprints, len(tokens)))
     scored = Accumulator(
         tokens,
         job.params.temperature,
@@ -101,7 +103,22 @@ def stub_score(job: JobSpec, model_sha256: str, subject: Subject) -> dict[str, A
         claimed=claimed,
     )
     scored.add(_logits(_prompt(job), len(tokens)))
-    return {"scores": [scored.score(subject.digest, model_sha256, ENGINE).to_json()]}
+    contradiction = _contradiction(job, subject)
+    score = scored.score(subject.digest, model_sha256, ENGINE, contradiction=contradiction)
+    return {"scores": [score.to_json()]}
+
+
+def _contradiction(job: JobSpec, subject: Subject) -> Contradiction | None:
+    """What an answer says of its prompt and text against its own tokens; how it ends, the stub does not judge."""
+    if subject.transcript is None:
+        return None
+    if list(subject.transcript.prompt_tokens) != _prompt(job):
+        return "prompt"
+    return None if _spelled(subject.transcript.output_tokens) == subject.text else "text"
+
+
+def _spelled(tokens: Sequence[int]) -> str:
+    return bytes(tokens).decode(errors="replace")
 
 
 def _prompt(job: JobSpec) -> list[int]:

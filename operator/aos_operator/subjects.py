@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import InvalidClock, InvalidMessage
 from aos_protocol.frames import open_frame
-from aos_protocol.messages import JobResult, ScoreCall, Ticket, parse_message
-from aos_protocol.score_document import Level
+from aos_protocol.messages import Claim, JobResult, ScoreCall, Ticket, parse_message
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
 from aos_protocol.verification import Terms, check_result, check_ticket_proof
@@ -14,45 +13,31 @@ from aos_protocol.verification import Terms, check_result, check_ticket_proof
 
 @dataclass(frozen=True)
 class Subject:
-    """An answer as it is scored: its text or its tokens, and what else there is to hold against it.
+    """What is scored, as a claim on the model: the job's own, or an answer's tokens with their seed and fingerprints.
 
-    `digest` is the transcript's commitment or the claim's digest; `operator` gave the answer (None: it is a claim).
+    `digest` is the claim's, or the commitment of the answer's `transcript`; `operator` gave that answer, of this `text`.
     """
 
     digest: str
-    operator: str | None
-    text: str | None
-    output_tokens: tuple[int, ...] | None
-    seed: str | None
-    prover: str | None
-    fingerprints: str | None
-
-    def level(self, temperature: float) -> Level:
-        """Return which comparison the subject allows, at the temperature of its job."""
-        if self.fingerprints is not None:
-            return "fingerprint"
-        if temperature == 0:
-            return "greedy"
-        return "likelihood" if self.seed is None else "seeded"
+    claim: Claim
+    operator: str | None = None
+    transcript: Transcript | None = None
+    text: str = ""
 
 
 def subject_of(call: ScoreCall) -> Subject:
     """Read a call's subject, whose signatures `check_subject` has checked. Raises `ProtocolError` when it cannot be read."""
-    claim = call.job.claim
-    if claim is not None:
-        tokens = None if claim.output_tokens is None else tuple(claim.output_tokens)
-        return Subject(claim.digest(), None, claim.text, tokens, claim.seed, claim.prover, claim.fingerprints)
+    if call.job.claim is not None:
+        return Subject(call.job.claim.digest(), call.job.claim)
     result = _result(call)
     transcript = Transcript.from_json(result.transcript)
-    return Subject(
-        digest=transcript.commitment(),
-        operator=result.operator,
-        text=None,
-        output_tokens=transcript.output_tokens,
+    claim = Claim(
+        output_tokens=list(transcript.output_tokens),
         seed=transcript.seed,
         prover=transcript.prover,
         fingerprints=transcript.fingerprints,
     )
+    return Subject(transcript.commitment(), claim, result.operator, transcript, result.result)
 
 
 def check_subject(call: ScoreCall, domain: Domain, verifier: str) -> None:

@@ -73,15 +73,13 @@ class HttpWorker:
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         """See `Worker.score`. The prompt is the job's own, so that an answer to another one shows."""
-        claimed = {
-            "text": subject.text,
-            "output_tokens": subject.output_tokens,
-            "seed": subject.seed,
-            "prover": subject.prover,
-            "fingerprints": subject.fingerprints,
-        }
-        given = {name: value for name, value in claimed.items() if value is not None}
-        item = {**_asked(job), **given, "subject": subject.digest}
+        item = {**_asked(job), **subject.claim.to_json(), "subject": subject.digest}
+        if subject.transcript is not None:
+            item["answer"] = {
+                "text": subject.text,
+                "finish_reason": subject.transcript.finish_reason,
+                "prompt_tokens": subject.transcript.prompt_tokens,
+            }
         return await self._post("/v1/score", {"model": job.model, "items": [item]})
 
     async def close(self) -> None:

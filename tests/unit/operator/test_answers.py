@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from aos_operator.answers import accept_answer
+from aos_operator.answers import accept_answer, accept_score
 from aos_operator.errors import AnswerRejected
-from aos_operator.stub import stub_answer
+from aos_operator.stub import stub_answer, stub_score
+from aos_operator.subjects import subject_of
+from aos_protocol.messages import Claim
+from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
-from unit.operator.world import MODEL, OPERATOR, World
+from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
 
 JOB = World().job("What is AI?")
 STRANGER = "0x" + "99" * 20
@@ -77,3 +80,55 @@ def test_a_text_may_hold_what_json_escapes() -> None:
 def test_a_dishonest_one_is_rejected(made: Callable[[], Answer], reason: str) -> None:
     with pytest.raises(AnswerRejected, match=reason):
         accept_answer(made(), JOB, OPERATOR.address)
+
+
+CALL = World().call()
+SUBJECT = subject_of(CALL)
+
+
+def scores(**changes: Any) -> Answer:
+    """An honest answer to one item, with members of the score replaced."""
+    [score] = stub_score(CALL.job, MODEL.sha256, SUBJECT)["scores"]
+    return {"scores": [{**score, **changes}]}
+
+
+def short(**changes: Any) -> Answer:
+    """A score of one position less than there are."""
+    [score] = scores()["scores"]
+    lists = {name: score[name][1:] for name in ("distances", "margins", "surprisals", "winners")}
+    return {"scores": [{**score, **lists, "positions": score["positions"] - 1, **changes}]}
+
+
+def test_an_honest_score_is_kept_with_whose_answer_it_is_of() -> None:
+    answer = scores()
+    scored = accept_score(answer, CALL, SUBJECT)
+    assert (scored.subject, scored.subject_operator, scored.reason) == (SUBJECT.digest, EXECUTOR.address, "")
+    assert scored.score == answer["scores"][0] == Score.model_validate(scored.score).to_json()
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (dict, "exactly one score"),
+        (lambda: {"scores": {}}, "exactly one score"),
+        (lambda: {"scores": []}, "exactly one score"),
+        (lambda: {"scores": scores()["scores"] * 2}, "exactly one score"),
+        (lambda: {"scores": ["none"]}, "not usable"),
+        (lambda: scores(margins=[0.0]), "not usable"),
+        (lambda: scores(entropy=float("inf")), "not usable"),
+        (lambda: scores(subject="cd" * 32), "scored cdcd"),
+        (lambda: scores(model="cd" * 32), "model cdcd"),
+        (short, "10 positions are scored, of 11"),
+        (lambda: scores(level="seeded", distances=None), "level seeded, where fingerprint can be had"),
+    ],
+)
+def test_a_score_that_does_not_fit_the_call_is_rejected(made: Callable[[], Answer], reason: str) -> None:
+    with pytest.raises(AnswerRejected, match=reason):
+        accept_score(made(), CALL, SUBJECT)
+
+
+def test_only_the_worker_knows_how_many_tokens_a_text_has() -> None:
+    call = World().call(World().job(claim=Claim(text="What is AI?")))
+    subject = subject_of(call)
+    [score] = stub_score(call.job, MODEL.sha256, subject)["scores"]
+    assert accept_score({"scores": [score]}, call, subject).score == score

@@ -1,24 +1,40 @@
 """The protocol, stepped by hand."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aos_operator.answers import accept_score
 from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
 from aos_operator.events import CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.session import MAX_BAD_FRAMES, MAX_FRAME_BYTES, MAX_LAST_SEEN, Session
-from aos_operator.stub import stub_answer
-from aos_operator.tasks import Method, Outcome, Task, TaskKey
+from aos_operator.stub import stub_answer, stub_score
+from aos_operator.subjects import subject_of
+from aos_operator.tasks import Method, Outcome, Scored, Task, TaskKey
 from aos_protocol.clock import VectorClock
+from aos_protocol.errors import ProtocolError
 from aos_protocol.frames import Frame, open_object, param_text, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import UNSELECTED, Connect, Dispatch, JobResult, Ticket, parse_message
+from aos_protocol.messages import (
+    UNSELECTED,
+    Claim,
+    Connect,
+    Dispatch,
+    JobResult,
+    JobScore,
+    ScoreCall,
+    Ticket,
+    parse_message,
+)
+from aos_protocol.score_document import Score
 from aos_protocol.typed_data import ReceiptClaim, sign_typed
 from aos_protocol.verification import check_ticket
-from unit.operator.world import MODEL, NUMBER, OFFER, OPERATOR, World, opened
+from unit.operator.world import EXECUTOR, MODEL, NUMBER, OFFER, OPERATOR, World, opened
 
 STRANGER = Signer(b"\x33" * 32)
 
@@ -58,6 +74,21 @@ def refusal(event: object) -> str:
 def answered(dispatch: Dispatch) -> Outcome:
     answer = stub_answer(dispatch.job, dispatch.model.sha256, dispatch.seed, OPERATOR.address)
     return Outcome(answer["text"], "", answer["transcript"], answer["commitment"])
+
+
+def scored(call: ScoreCall) -> Scored:
+    """What an honest verifier's stub worker makes of a call."""
+    subject = subject_of(call)
+    return accept_score(stub_score(call.job, MODEL.sha256, subject), call, subject)
+
+
+def ticket_in(world: World, session: Session, request: Dispatch | ScoreCall) -> Ticket:
+    """The ticket that this operator gives in the draw before this request."""
+    call = session.receive(world.request("draw", world.draw(request).to_json()))
+    assert isinstance(call, DrawCall)
+    result = opened(session.ticket(call, 8)).result
+    assert result is not None
+    return parse_message(Ticket, result["ticket"])
 
 
 class TestConnecting:
@@ -169,6 +200,24 @@ class TestDraw:
         assert reason in refusal(open_session.receive(world.request("draw", draw.to_json())))
         assert open_session.refused["request"] == 1
 
+    def test_a_challenge_is_drawn_on_its_own_seed(self, world: World, open_session: Session) -> None:
+        draw = world.draw(world.call(challenge=3))
+        call = open_session.receive(world.request("draw", draw.to_json()))
+        assert isinstance(call, DrawCall)
+        result = opened(open_session.ticket(call, 5)).result
+        assert result is not None
+        ticket = parse_message(Ticket, result["ticket"])
+        assert ticket.challenge == 3
+        check_ticket(ticket, draw, OPERATOR.address)
+
+    @pytest.mark.parametrize(("number", "of"), [(0, 3), (2, 3), (3, 0)])
+    def test_a_seed_of_another_challenge_is_refused(
+        self, world: World, open_session: Session, number: int, of: int
+    ) -> None:
+        draw = world.draw(world.call(challenge=of), challenge=number)
+        answer = open_session.receive(world.request("draw", draw.to_json()))
+        assert re.search("proof", refusal(answer))
+
 
 class TestDispatch:
     def test_a_good_one_is_passed_on_as_it_is(self, world: World, open_session: Session) -> None:
@@ -186,6 +235,8 @@ class TestDispatch:
             ({"seed": "00" * 32}, "the seed is not the output of its proof"),
             ({"tag": "malicious"}, "no selection rule"),
             ({"model": MODEL.model_copy(update={"name": "other"})}, "does not serve"),
+            ({"range_end": 0}, "no range in the registry"),
+            ({"claim": Claim(text="x")}, "a claim is scored, not run"),
         ],
     )
     def test_a_forged_one_is_refused(
@@ -238,10 +289,146 @@ class TestDispatch:
         assert "dispatch_job" in refusal(open_session.receive(world.request("shutdown", {})))
 
 
+class TestCallForAScore:
+    @pytest.mark.parametrize("number", [0, 1, 9])
+    def test_a_good_one_is_passed_on_as_it_is(self, world: World, open_session: Session, number: int) -> None:
+        call = world.call(challenge=number)
+        event = open_session.receive(world.request("score_job", call.to_json()))
+        assert isinstance(event, JobCall)
+        assert event.request == call
+        open_session.check_subject(call)
+
+    @pytest.mark.parametrize("subject", [{}, {"subject": None}])
+    def test_a_claim_comes_without_a_subject(
+        self, world: World, open_session: Session, subject: dict[str, None]
+    ) -> None:
+        call = world.call(world.job(claim=Claim(text="a claim")))
+        event = open_session.receive(world.request("score_job", {**call.to_json(), **subject}))
+        assert isinstance(event, JobCall)
+        assert event.request == call
+        open_session.check_subject(call)
+
+    def test_a_forged_answer_is_found(self, world: World, open_session: Session) -> None:
+        job = world.job()
+        with pytest.raises(ProtocolError, match="signed its frame"):
+            open_session.check_subject(world.call(job, subject=world.answer(job, sealed_by=STRANGER)))
+
+    def test_an_own_answer_is_left_to_others(self, world: World, open_session: Session) -> None:
+        job = world.job()
+        with pytest.raises(ProtocolError, match="own answer"):
+            open_session.check_subject(world.call(job, subject=world.answer(job, OPERATOR)))
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"sequence": 99}, "the receipt is signed by"),
+            ({"request_digest": "00" * 32}, "the receipt is signed by"),
+            ({"seed": "00" * 32}, "the seed is not the output of its proof"),
+            ({"job_seed": "00" * 32}, "the seed is not the output of its proof"),
+            ({"job_seed_proof": "00" * 81}, "no compressed point"),
+            ({"tag": "malicious"}, "no selection rule"),
+            ({"model": MODEL.model_copy(update={"name": "other"})}, "does not serve"),
+            ({"model": MODEL.model_copy(update={"sha256": "00" * 32})}, "serves model demo.gguf as abab"),
+            ({"range_end": 0}, "no range in the registry"),
+            ({"clock": {str(n): "1" for n in range(100, 100 + 4096)}}, "4096"),
+        ],
+    )
+    def test_one_that_does_not_hold_is_refused(
+        self, world: World, open_session: Session, changes: dict[str, Any], reason: str
+    ) -> None:
+        call = world.call(**changes)
+        assert reason in refusal(open_session.receive(world.request("score_job", call.to_json())))
+
+    def test_a_committee_that_was_never_drawn_is_refused(self, world: World, open_session: Session) -> None:
+        drawn, other = world.call(challenge=1), world.call()
+        for changes in (
+            {"challenge": 2},  # its seed was not drawn
+            {"seed": other.seed, "seed_proof": other.seed_proof},  # drawn for another job
+            {"job_id": other.job_id},
+        ):
+            call = drawn.model_copy(update=changes)
+            assert refusal(open_session.receive(world.request("score_job", call.to_json())))
+
+    def test_outside_of_a_challenge_the_seed_is_the_job_s(self, world: World, open_session: Session) -> None:
+        job = world.job()
+        challenged = world.call(job, challenge=1)
+        call = world.call(job, seed=challenged.seed, seed_proof=challenged.seed_proof)
+        assert "proof" in refusal(open_session.receive(world.request("score_job", call.to_json())))
+
+    def test_fields_that_are_wrong_are_named(self, world: World, open_session: Session) -> None:
+        message = {**world.call().to_json(), "challenge": -1, "role": "verifier", "subject": 7}
+        reason = refusal(open_session.receive(world.request("score_job", message)))
+        assert all(name in reason for name in ("challenge", "role", "subject"))
+
+
+class TestScore:
+    @pytest.mark.parametrize("number", [0, 4])
+    def test_it_satisfies_the_dispatchers_checks(
+        self, world: World, open_session: Session, number: int
+    ) -> None:
+        call = world.call(challenge=number)
+        ticket = ticket_in(world, open_session, call)
+        _, text = open_session.result(Task(call, outcome=scored(call)), 9)
+        said = world.verify_score(opened(text), call, ticket)
+        assert (said.challenge, said.subject_operator, said.reason) == (number, EXECUTOR.address, "")
+        assert said.clock == {**call.clock, str(NUMBER): "9"}
+        assert parse_message(Score, said.score).level == "fingerprint"
+
+    def test_that_of_a_claim_does_too(self, world: World, open_session: Session) -> None:
+        call = world.call(world.job(claim=Claim(text="What is BI?")))
+        ticket = ticket_in(world, open_session, call)
+        _, text = open_session.result(Task(call, outcome=scored(call)), 9)
+        assert world.verify_score(opened(text), call, ticket).subject_operator is None
+
+    def test_a_reason_without_a_score_does_too(self, world: World, open_session: Session) -> None:
+        call = world.call()
+        ticket = ticket_in(world, open_session, call)
+        _, text = open_session.result(Task(call, outcome=scored(call).withdrawn("too long")), 9)
+        said = world.verify_score(opened(text), call, ticket)
+        assert (said.score, said.reason, said.answered) == (None, "too long", False)
+
+    def test_every_sending_is_another_frame_that_says_the_same(
+        self, world: World, open_session: Session
+    ) -> None:
+        call = world.call()
+        task = Task(call, outcome=scored(call))
+        (first_id, first), (second_id, second) = open_session.result(task, 9), open_session.result(task, 10)
+        assert first_id != second_id
+        one, two = (parse_message(JobScore, opened(text).params[0]) for text in (first, second))
+        assert one.signature != two.signature
+        same = {"clock": {}, "signature": ""}
+        assert one.model_copy(update=same) == two.model_copy(update=same)
+
+    def test_a_score_too_large_for_a_frame_becomes_a_reason(
+        self, world: World, open_session: Session
+    ) -> None:
+        call = world.call()
+        ticket = ticket_in(world, open_session, call)
+        honest = scored(call)
+        huge = replace(honest, score={**(honest.score or {}), "surprisals": [0.123456] * 600_000})
+        _, text = open_session.result(Task(call, outcome=huge), 9)
+        assert "does not fit a frame" in world.verify_score(opened(text), call, ticket).reason
+
+    def test_a_score_that_cannot_be_signed_becomes_a_reason(
+        self, world: World, open_session: Session
+    ) -> None:
+        call = world.call()
+        ticket = ticket_in(world, open_session, call)
+        broken = replace(scored(call), score={"entropy": float("nan")})
+        _, text = open_session.result(Task(call, outcome=broken), 9)
+        assert "cannot be sent" in world.verify_score(opened(text), call, ticket).reason
+
+    def test_an_answer_is_never_taken_for_a_score(self, world: World, open_session: Session) -> None:
+        dispatch, call = world.job(), world.call()
+        for task in (Task(dispatch, outcome=scored(call)), Task(call, outcome=Outcome.failed("no"))):
+            with pytest.raises(ValueError, match="is no answer to a"):
+                open_session.result(task, 9)
+
+
 class TestResult:
     def test_it_satisfies_the_dispatchers_checks(self, world: World, open_session: Session) -> None:
         dispatch = world.job()
-        ticket = self.ticket(world, open_session, dispatch)
+        ticket = ticket_in(world, open_session, dispatch)
         _, text = open_session.result(Task(dispatch, outcome=answered(dispatch)), 9)
         result = world.verify(opened(text), dispatch, ticket)
         assert result.result == "What is AI?"
@@ -249,7 +436,7 @@ class TestResult:
 
     def test_a_reason_without_an_answer_does_too(self, world: World, open_session: Session) -> None:
         dispatch = world.job()
-        ticket = self.ticket(world, open_session, dispatch)
+        ticket = ticket_in(world, open_session, dispatch)
         _, text = open_session.result(Task(dispatch, outcome=Outcome.failed(UNSELECTED)), 9)
         result = world.verify(opened(text), dispatch, ticket)
         assert (result.result, result.reason, result.transcript) == ("", UNSELECTED, None)
@@ -269,7 +456,7 @@ class TestResult:
         self, world: World, open_session: Session
     ) -> None:
         dispatch = world.job()
-        ticket = self.ticket(world, open_session, dispatch)
+        ticket = ticket_in(world, open_session, dispatch)
         huge = Outcome(
             "x" * MAX_FRAME_BYTES, "", answered(dispatch).transcript, answered(dispatch).commitment
         )
@@ -280,7 +467,7 @@ class TestResult:
         self, world: World, open_session: Session
     ) -> None:
         dispatch = world.job()
-        ticket = self.ticket(world, open_session, dispatch)
+        ticket = ticket_in(world, open_session, dispatch)
         broken = Outcome("x", "", answered(dispatch).transcript, commitment="not a digest")
         _, text = open_session.result(Task(dispatch, outcome=broken), 9)
         assert "cannot be sent" in world.verify(opened(text), dispatch, ticket).reason
@@ -299,13 +486,6 @@ class TestResult:
     def test_a_task_without_an_outcome_has_none(self, world: World, open_session: Session) -> None:
         with pytest.raises(ValueError, match="without an outcome"):
             open_session.result(Task(world.job()), 1)
-
-    def ticket(self, world: World, session: Session, dispatch: Dispatch) -> Ticket:
-        call = session.receive(world.request("draw", world.draw(dispatch).to_json()))
-        assert isinstance(call, DrawCall)
-        result = opened(session.ticket(call, 8)).result
-        assert result is not None
-        return parse_message(Ticket, result["ticket"])
 
 
 class TestBadFrames:
@@ -353,7 +533,7 @@ class TestBadFrames:
         assert session.receive(text) is None
 
     @given(
-        st.sampled_from(["draw", "dispatch_job", "cancel_job", "challenge", "other"]),
+        st.sampled_from(["draw", "dispatch_job", "score_job", "cancel_job", "challenge", "other"]),
         st.dictionaries(
             st.text(max_size=5),
             st.recursive(
@@ -378,3 +558,16 @@ class TestBadFrames:
         assert isinstance(event, Say | JobCall)
         if isinstance(event, JobCall):  # only what nothing binds can be changed freely
             assert member in {"user", "tag", "position", "range_start", "range_end"}
+
+    @given(st.sampled_from(sorted(World().call().to_json())), st.none() | st.integers() | st.text(max_size=3))
+    def test_a_call_with_any_wrong_member_gets_an_answer(self, member: str, value: object) -> None:
+        world = World()
+        session = Session(OPERATOR, world.signer.address, OFFER)
+        session.receive(world.welcome(said(session.receive(world.challenge()))))
+        honest = world.call().to_json()
+        event = session.receive(world.request("score_job", {**honest, member: value}))
+        assert isinstance(event, Say | JobCall)
+        if (
+            isinstance(event, JobCall) and value != honest[member]
+        ):  # the subject is bound by its own signature, and checked apart
+            assert member in {"user", "tag", "position", "range_start", "range_end", "subject"}

@@ -7,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aos_operator.errors import Refused
-from aos_operator.tasks import Outcome, Task, TaskKey, TaskState
-from aos_protocol.messages import NO_DIGEST
+from aos_operator.tasks import (
+    Method,
+    Outcome,
+    Scored,
+    Task,
+    TaskKey,
+    TaskState,
+    read_outcome,
+    read_request,
+)
+from aos_protocol.messages import NO_DIGEST, Claim
 from unit.operator.world import World
 
 OUTCOME = Outcome("text", "", {"rule": 1}, "ab" * 32)
@@ -73,3 +82,88 @@ def test_a_failure_has_neither_answer_nor_transcript() -> None:
     failed = Outcome.failed("")
     assert (failed.result, failed.transcript, failed.commitment) == ("", None, NO_DIGEST)
     assert failed.reason == "no answer, and no reason was given"
+
+
+SCORED = Scored("cd" * 32, "0x" + "99" * 20, {"level": "greedy", "surprisals": [0.5, 1.0]})
+
+
+def test_a_score_is_a_task_of_its_own_in_every_challenge() -> None:
+    world = World()
+    job = world.job(tag="suspicion", position="after")
+    requests = [job, world.call(job), world.call(job, challenge=1), world.call(job, challenge=2)]
+    keys = [TaskKey.of(request) for request in requests]
+    assert len(set(keys)) == 4
+    assert [key.method for key in keys] == [Method.DISPATCH, Method.SCORE, Method.SCORE, Method.SCORE]
+    assert keys == sorted(keys, key=lambda key: (key.challenge, key.method))
+
+
+def test_a_repeated_call_merges_the_clocks() -> None:
+    call = World().call(clock={"1": "5", "3": "5"})
+    task = Task(call, outcome=SCORED).retaken(call.model_copy(update={"clock": {"1": "4", "9": "2"}}))
+    assert task.request.clock == {"1": "5", "3": "5", "9": "2"}
+    assert task.outcome == SCORED
+
+
+@pytest.mark.parametrize("member", ["job", "user", "seed", "model", "job_seed", "subject"])
+def test_a_call_with_another_content_is_refused(member: str) -> None:
+    world = World()
+    call, other = world.call(), world.call(world.job("another prompt", user="v"))
+    changed = {"model": call.model.model_copy(update={"name": "x"})}.get(member, getattr(other, member))
+    with pytest.raises(Refused, match="another content"):
+        Task(call).retaken(call.model_copy(update={member: changed}))
+
+
+@pytest.mark.parametrize("claim", [None, Claim(text="What is AI?"), Claim(output_tokens=[1], seed="ab" * 32)])
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_call_survives_storing(claim: Claim | None, number: int) -> None:
+    world = World()
+    call = world.call(world.job(claim=claim), challenge=number)
+    assert read_request("score_job", call.to_json()) == call
+
+
+def test_a_dispatch_survives_storing() -> None:
+    dispatch = World().job()
+    assert read_request("dispatch_job", dispatch.to_json()) == dispatch
+
+
+@pytest.mark.parametrize(
+    ("method", "value"),
+    [
+        ("score_job", World().job().to_json()),
+        ("dispatch_job", World().call().to_json()),
+        ("cancel_job", World().job().to_json()),
+        ("score_job", []),
+        ("dispatch_job", None),
+    ],
+)
+def test_what_is_no_request_of_its_method_is_not_read(method: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_request(method, value)
+
+
+@pytest.mark.parametrize("product", [SCORED, SCORED.withdrawn("no"), Scored("cd" * 32, None, None, "why")])
+def test_a_score_survives_storing(product: Scored) -> None:
+    assert read_outcome("score_job", product.to_json()) == product
+
+
+def test_an_answer_is_not_read_as_a_score() -> None:
+    assert read_outcome("dispatch_job", OUTCOME.to_json()) == OUTCOME
+    with pytest.raises(TypeError):
+        read_outcome("score_job", OUTCOME.to_json())
+
+
+@given(st.text(max_size=5000))
+def test_a_withdrawn_score_has_a_reason_that_can_be_sent(reason: str) -> None:
+    withdrawn = SCORED.withdrawn(reason + "\ud800")
+    assert 0 < len(withdrawn.reason) <= 4096
+    assert "\0" not in withdrawn.reason
+    withdrawn.reason.encode()
+    assert (withdrawn.subject, withdrawn.subject_operator, withdrawn.score) == (*subject_of_scored(), None)
+
+
+def test_no_reason_at_all_is_said_in_words() -> None:
+    assert SCORED.withdrawn("").reason == "no score, and no reason was given"
+
+
+def subject_of_scored() -> tuple[str, str | None]:
+    return SCORED.subject, SCORED.subject_operator

@@ -1,33 +1,56 @@
 """The other side of the protocol for the operator's tests: a dispatcher's key, its jobs and its frames, without I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from aos_operator.offer import Offer
+from aos_operator.stub import stub_answer
+from aos_operator.tickets import draw_ticket
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import JsonObject, digest
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import (
     Challenge,
+    Claim,
     Dispatch,
     Draw,
     JobResult,
+    JobScore,
     JobSpec,
     ModelOffer,
     Params,
+    ScoreCall,
+    Ticket,
     Welcome,
     parse_message,
 )
+from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
-from aos_protocol.verification import Terms, check_result
+from aos_protocol.verification import Terms, check_result, check_score, result_claim
 
 MODEL = ModelOffer(name="demo.gguf", sha256="ab" * 32)
 OFFER = Offer("opml", {MODEL.name: MODEL.sha256})
 OPERATOR = Signer(b"\x11" * 32)
 NUMBER = 7
 """The operator's participant number in these tests."""
+EXECUTOR = Signer(b"\x44" * 32)
+"""Another operator, whose answers are scored; its number is 3."""
+_AS_MADE: Mapping[str, Any] = MappingProxyType({})
+_SHARED = (
+    "user",
+    "job_id",
+    "job",
+    "sequence",
+    "request_digest",
+    "signature",
+    "range_start",
+    "range_end",
+    "model",
+)
 
 
 @dataclass
@@ -43,10 +66,18 @@ class World:
         self._ids = count(1)
         self._clock = count(1)
 
-    def job(self, prompt: str = "What is AI?", **changes: Any) -> Dispatch:
+    def job(
+        self,
+        prompt: str = "What is AI?",
+        *,
+        claim: Claim | None = None,
+        temperature: float = 1.0,
+        **changes: Any,
+    ) -> Dispatch:
         """A dispatch that holds in every respect; `changes` replace single members of it."""
         sequence = next(self._sequence)
-        spec = JobSpec(tag="opml", prompt=prompt, model=MODEL.name, params=Params(max_tokens=16))
+        params = Params(max_tokens=16, temperature=temperature)
+        spec = JobSpec(tag="opml", prompt=prompt, model=MODEL.name, params=params, claim=claim)
         request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
         proof = vrf.prove(self.signer, sortition.seed_alpha(job_id))
@@ -70,12 +101,69 @@ class World:
         }
         return Dispatch(**{**members, **changes})
 
-    def draw(self, dispatch: Dispatch, **changes: Any) -> Draw:
-        """The draw that comes before this dispatch."""
+    def answer(
+        self,
+        dispatch: Dispatch,
+        signer: Signer = EXECUTOR,
+        *,
+        transcript: Mapping[str, Any] | None = _AS_MADE,
+        sealed_by: Signer | None = None,
+        signed_by: Signer | None = None,
+        **changes: Any,
+    ) -> str:
+        """The `job_result` frame of an honest executor; `transcript` (None: without) and `changes` replace members before it is signed."""
+        made = stub_answer(dispatch.job, MODEL.sha256, dispatch.seed, signer.address)
+        members = {
+            "user": dispatch.user,
+            "job_id": dispatch.job_id,
+            "result": made["text"],
+            "reason": "",
+            "vrf": draw_ticket(signer, dispatch),
+            "tag": dispatch.tag,
+            "clock": {**dispatch.clock, "3": "5"},
+            "operator": signer.address,
+            "signature": "00" * 65,
+            "position": dispatch.position,
+            "role": "executor",
+            "model": MODEL,
+            "transcript": None if transcript is None else {**made["transcript"], **transcript},
+        }
+        result = JobResult(**{**members, **changes})
+        bound = None if result.transcript is None else Transcript.from_json(result.transcript)
+        claim = result_claim(result, dispatch.job.params.digest(), bound)
+        signature = sign_typed(signed_by or signer, self.domain, claim)
+        said = {**result.to_json(), "signature": signature}
+        return seal_request(sealed_by or signer, "17", "job_result", [said]).text
+
+    def call(self, of: Dispatch | None = None, *, challenge: int = 0, **changes: Any) -> ScoreCall:
+        """A call that holds in every respect: to score the executor's answer to a job, or the job's claim if it has one."""
+        of = of or self.job()
+        proof = vrf.prove(self.signer, sortition.seed_alpha(of.job_id, challenge))
+        subject = None if of.job.claim else self.answer(of)
+        shared = {name: getattr(of, name) for name in _SHARED}
+        members: dict[str, Any] = {
+            **shared,
+            "seed": vrf.verify(
+                self.signer.public_key, sortition.seed_alpha(of.job_id, challenge), proof
+            ).hex(),
+            "seed_proof": proof.hex(),
+            "job_seed": of.seed,
+            "job_seed_proof": of.seed_proof,
+            "tag": "suspicion" if challenge else of.tag,
+            "position": "after" if challenge else of.position,
+            "challenge": challenge,
+            "clock": {"1": str(next(self._clock) + 1000), "3": "5"},
+            "subject": subject,
+        }
+        return ScoreCall(**{**members, **changes})
+
+    def draw(self, dispatch: Dispatch | ScoreCall, **changes: Any) -> Draw:
+        """The draw that comes before this dispatch or call."""
         members: dict[str, Any] = {
             "job_id": dispatch.job_id,
             "tag": dispatch.tag,
             "position": dispatch.position,
+            "challenge": dispatch.challenge if isinstance(dispatch, ScoreCall) else 0,
             "job_type": dispatch.job.tag,
             "model": dispatch.model,
             "seed": dispatch.seed,
@@ -126,6 +214,33 @@ class World:
         )
         check_result(result, terms, ticket, dispatch.role, self.domain)
         return result
+
+    def verify_score(self, frame: Frame, call: ScoreCall, ticket: Ticket) -> JobScore:
+        """Hold a `job_score` against all that a dispatcher checks, and return it."""
+        said = parse_message(JobScore, frame.params[0])
+        digest_, operator = subject_named(call)
+        terms = Terms(
+            job_id=call.job_id,
+            user=call.user,
+            job=call.job,
+            seed=call.job_seed,
+            tag=call.tag,
+            position=call.position,
+            model_sha256=call.model.sha256,
+            dispatch_clock=call.clock,
+            challenge=call.challenge,
+        )
+        check_score(said, terms, ticket, self.domain, subject=digest_, subject_operator=operator)
+        return said
+
+
+def subject_named(call: ScoreCall) -> tuple[str, str | None]:
+    """The digest of what a call wants scored, and whose it is."""
+    if call.subject is None:
+        assert call.job.claim is not None
+        return call.job.claim.digest(), None
+    result = open_frame(call.subject).params[0]
+    return Transcript.from_json(result["transcript"]).commitment(), str(result["operator"])
 
 
 def opened(text: str) -> Frame:
