@@ -77,6 +77,8 @@ async def result(service: Service, body: Body, token: Token) -> JsonObject:
 @router.post("/api/job/detail", response_model=DetailAnswer, openapi_extra=json_request(JobQuery))
 async def detail(service: Service, body: Body, token: Token) -> JsonObject:
     """Read a job's request, where it stands, its verdict, and how that was reached."""
+    # The rounds first, so that the job is never older than they are.
+    rounds = await service.views.looks(_parse(JobQuery, body).job_id)
     job = await _job(service, body, token)
     request = job.request
     row = {
@@ -93,7 +95,7 @@ async def detail(service: Service, body: Body, token: Token) -> JsonObject:
         "created_at": time(job.created_at),
         "finished_at": time(job.finished_at) if job.finished_at else None,
         "verdict": job.verdict,
-        "rounds": await service.views.looks(job.id),
+        "rounds": rounds,
         "final": job.final_at is not None and job.final_at <= datetime.now(UTC),
         "final_at": time(job.final_at) if job.final_at else None,
     }

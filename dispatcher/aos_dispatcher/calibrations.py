@@ -1,10 +1,11 @@
 """Calibrations in PostgreSQL: which one a model's name has, and which one a round's scores are judged by."""
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher.tables import Calibration as Row
+from aos_dispatcher.tables import Model
 from aos_protocol.calibration import Calibration
 
 
@@ -15,26 +16,10 @@ async def keep(connection: AsyncConnection, calibration: Calibration) -> str:
     return calibration.digest()
 
 
-_CHOSEN = text(
-    """
-    select calibration from (
-        select 0 as place, id, calibration from rounds
-        where job_id = :job and model_sha256 = :model and registry_digest is not null
-        union all
-        select 1, 0, calibration from models where sha256 = :model and calibration is not null
-    ) as known
-    order by place, id limit 1
-    """
-)
-
-
-async def chosen(connection: AsyncConnection, job_id: str, model_sha256: str) -> str | None:
-    """Return the digest of the calibration by which a job's next round of this model is judged, or None.
-
-    It is that of the job's earlier rounds, even if they had none, so that one job's verdicts do not change with a model's
-    recalibration; the first round takes the model's own of the time.
-    """
-    return (await connection.execute(_CHOSEN, {"job": job_id, "model": model_sha256})).scalar()
+async def of_model(connection: AsyncConnection, sha256: str) -> str | None:
+    """Return the digest of the calibration by which rounds of this model file are judged from now on, or None."""
+    query = select(Model.calibration).where(Model.sha256 == sha256, Model.calibration.is_not(None))
+    return (await connection.execute(query.limit(1))).scalar()
 
 
 async def load(connection: AsyncConnection, digest: str | None) -> Calibration | None:

@@ -86,6 +86,7 @@ async def _round(connection: AsyncConnection, row: Row[Any]) -> JsonObject:
         "subject": (await connection.execute(subject)).scalar(),
         "plea": await _plea(connection, row.id) if row.challenge else None,
         "model": {"name": row.model, "sha256": row.model_sha256},
+        "calibration": row.calibration,
         "status": row.status,
         "registry": (await connection.execute(registry)).scalar(),
         "draw_clock": row.draw_clock,

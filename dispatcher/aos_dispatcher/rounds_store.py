@@ -130,7 +130,7 @@ class RoundsStore:
                 dispatched = {"status": "dispatched", "clock": drawn.dispatch_clock}
                 await connection.execute(update(Job).where(Job.id == facts.job_id).values(**dispatched))
             await store_snapshot(connection, drawn.snapshot)
-            digest = await calibrations.chosen(connection, facts.job_id, facts.model.sha256)
+            digest = await calibrations.of_model(connection, facts.model.sha256)
             await self.hold(
                 connection,
                 facts.round_id,

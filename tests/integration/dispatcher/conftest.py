@@ -10,13 +10,15 @@ import uvicorn
 
 from aos_dispatcher.app import create_app
 from aos_dispatcher.database import Database
-from aos_dispatcher.operators import register_operator
+from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import Dispatcher, assemble
-from aos_dispatcher.settings import DispatcherSettings
+from aos_dispatcher.settings import DispatcherSettings, Verification
+from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
 from aos_service.database import create_engine, database_url
-from support.operators import ScriptedOperator
+from support.calibration import calibration
+from support.operators import MODEL, ScriptedOperator
 
 PROJECT = "shop"
 
@@ -129,6 +131,34 @@ class Network:
         rows: list[dict[str, Any]] = answer.json()["result"]
         return rows
 
+    async def unpassed(self, job_id: str) -> list[str]:
+        """Every check on the job's evidence that does not pass."""
+        document = await self.evidence(job_id)
+        checks = check_evidence(document, dispatcher=self.signer.address, job_id=job_id)
+        return [f"{check.id} {check.status} {check.what}" for check in checks if check.status != "PASS"]
+
+    async def restart(self, **verification: Any) -> None:
+        """Start the dispatcher anew with other settings of verification; nobody is connected then."""
+        changed = self.settings.verification.model_dump() | verification
+        update = {"verification": Verification.model_validate(changed)}
+        await self.stop()
+        self.settings = self.settings.model_copy(update=update)
+        await self.start()
+
+    async def calibrate(self) -> None:
+        """Let the scripted operators' model have a calibration, by which their scores are judged."""
+        await pin_model(self.dispatcher.database, "opml", MODEL, calibration(MODEL.sha256))
+
+    async def closed(self, job_id: str, rounds: int) -> dict[str, Any]:
+        """Wait until the job has this many rounds and all of them have ended; its detail."""
+        async with asyncio.timeout(30):
+            while True:
+                detail = await self.detail(job_id)
+                open_ = [r for r in detail["rounds"] if r["status"] in {"created", "dispatched"}]
+                if len(detail["rounds"]) >= rounds and not open_:
+                    return detail
+                await asyncio.sleep(0.02)
+
     async def evidence(self, job_id: str) -> dict[str, Any]:
         answer = await self.client.get(f"/api/job/evidence/{job_id}")
         assert answer.status_code == 200, answer.text
@@ -140,6 +170,7 @@ class Network:
 async def network(new_database: Any) -> AsyncIterator[Network]:
     running = Network(await new_database("dispatcher"))
     await running.start()
+    await running.calibrate()
     await running.project()
     yield running
     for operator in running.operators:

@@ -8,17 +8,16 @@ from sqlalchemy import text
 
 from aos_dispatcher.errors import Unavailable
 from aos_dispatcher.operators import pin_model
-from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
 from aos_protocol.messages import ModelOffer
 from support.operators import MODEL, ScriptedOperator
 
+UNSCORED = "nobody was asked to score it"
+
 
 async def failed_checks(network: Any, job_id: str) -> list[str]:
-    """The ids of all checks on the job's evidence that do not pass."""
-    document = await network.evidence(job_id)
-    checks = check_evidence(document, dispatcher=network.signer.address, job_id=job_id)
-    return [f"{check.id} {check.status} {check.what}" for check in checks if check.status != "PASS"]
+    """The checks on the job's evidence that do not pass, but for a verdict where nobody was to verify."""
+    return [check for check in await network.unpassed(job_id) if UNSCORED not in check]
 
 
 @pytest.mark.parametrize(("tag", "members"), [("", 1), ("suspicion", 3), ("malicious", 5)])
@@ -85,7 +84,11 @@ async def test_a_job_without_operators_fails_at_its_deadline_and_says_why(networ
 async def committee_of_three(
     network: Any, operators: list[ScriptedOperator]
 ) -> tuple[str, list[ScriptedOperator]]:
-    """Submit until a draw seats three of the four; now and then all four are selected."""
+    """Submit until a draw seats three of the four, in whose order they are returned; now and then all four are selected.
+
+    The executor was called, and keeps its answer to itself.
+    """
+    by_address = {operator.signer.address: operator for operator in operators}
     for attempt in range(10):
         for operator in operators:
             operator.answer = None
@@ -94,32 +97,47 @@ async def committee_of_three(
         async with asyncio.timeout(10):
             while not (committee := (await network.evidence(job_id))["rounds"][0]["committee"]):
                 await asyncio.sleep(0.01)
-        members = [o for o in operators if o.signer.address in {seat["operator"] for seat in committee}]
-        for member in members:
-            await member.wait(lambda member=member: bool(member.dispatched))
+        members = [by_address[seat["operator"]] for seat in committee]
+        executor = members[0]
+        await executor.wait(lambda executor=executor: bool(executor.dispatched))
         if len(members) == 3:
             return job_id, members
-        for member in members:
-            await member.send_result(member.dispatched[0])
+        await executor.send_result(executor.dispatched[0])
         await network.finished(job_id)
     pytest.fail("ten draws in a row selected all four operators")
 
 
-async def test_a_member_that_leaves_is_replaced_by_the_next_in_the_draw(network: Any) -> None:
+async def test_a_verifier_that_leaves_is_replaced_by_the_next_in_the_draw(network: Any) -> None:
     operators = [await network.operator() for _ in range(4)]
-    job_id, (leaver, *others) = await committee_of_three(network, operators)
+    job_id, (executor, other, leaver) = await committee_of_three(network, operators)
     await leaver.close()
-    for member in others:
-        await member.send_result(member.dispatched[0])
-    (reserve,) = set(operators) - {leaver, *others}
-    await reserve.wait(lambda: bool(reserve.dispatched))
-    await reserve.send_result(reserve.dispatched[0])
+    await executor.send_result(executor.dispatched[0])
+    (reserve,) = set(operators) - {leaver, executor, other}
+    await reserve.wait(lambda: any(call.job_id == job_id for call in reserve.called))
     assert (await network.finished(job_id))["status"] == "completed"
     seats = (await network.evidence(job_id))["rounds"][0]["committee"]
     states = {seat["operator"]: seat["state"] for seat in seats}
     assert states.pop(leaver.signer.address) == "lost"
     assert set(states.values()) == {"answered"}
     assert seats[-1]["operator"] == reserve.signer.address
+    assert await failed_checks(network, job_id) == []
+
+
+async def test_when_the_executor_leaves_the_next_in_the_draw_executes(network: Any) -> None:
+    operators = [await network.operator() for _ in range(4)]
+    job_id, (leaver, second, third) = await committee_of_three(network, operators)
+    second.answer = "I do it, then"
+    await leaver.close()
+    detail = await network.finished(job_id)
+    assert (detail["status"], detail["verdict"]["outcome"]) == ("completed", "match")
+    rows = {row["operator"]: row for row in await network.results(job_id)}
+    assert leaver.signer.address not in rows
+    assert (rows[second.signer.address]["role"], rows[second.signer.address]["result"]) == (
+        "executor",
+        "I do it, then",
+    )
+    assert rows[third.signer.address]["role"] == "verifier"
+    assert second.dispatched[0].role == "executor"
     assert await failed_checks(network, job_id) == []
 
 
@@ -257,9 +275,9 @@ async def test_a_round_that_another_dispatcher_took_over_is_left_alone(network: 
     assert await network.results(job_id) == []
 
 
-async def test_a_member_lost_across_a_restart_is_replaced_and_the_evidence_says_so(network: Any) -> None:
+async def test_an_executor_lost_across_a_restart_is_replaced_and_the_evidence_says_so(network: Any) -> None:
     operators = [await network.operator() for _ in range(4)]
-    job_id, (leaver, *others) = await committee_of_three(network, operators)
+    job_id, (leaver, *_others) = await committee_of_three(network, operators)
     await network.stop()
     await network.start()
     for operator in set(operators) - {leaver}:
@@ -270,5 +288,5 @@ async def test_a_member_lost_across_a_restart_is_replaced_and_the_evidence_says_
     assert (await network.finished(job_id))["status"] == "completed"
     seats = (await network.evidence(job_id))["rounds"][0]["committee"]
     assert {seat["operator"]: seat["state"] for seat in seats}[leaver.signer.address] == "lost"
-    assert len(await network.results(job_id)) == len(others) + 1
+    assert len(await network.results(job_id)) == 3
     assert await failed_checks(network, job_id) == []

@@ -1,177 +1,273 @@
-"""The committee's state machine, stepped by hand and by hypothesis."""
+"""The committee's state machine, stepped by hand: who executes, who scores, who is replaced, and when it ends."""
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+import pytest
 
-from aos_dispatcher.committee import Committee, Patience, SeatState
+from aos_dispatcher.committee import Committee, Patience, Plan, Seat, SeatState, Task
 from aos_protocol.sortition import Candidate, committee, rank
 
 PATIENCE = Patience(away=10, answer=50)
-DEADLINE = 100.0
-NAMES = ["a", "b", "c", "d", "e"]
+DEADLINE = 200.0
+EXECUTE, SCORE = Task.EXECUTE, Task.SCORE
 
 
-def drawn(names: list[str], size: int, minimum: int = 5) -> Committee:
-    """A committee of the first `size` names, none selected by its own ticket; the rest are reserves."""
+def plan(minimum: int = 1, *, executes: bool = True, blind: bool = False, needed: int = 1) -> Plan:
+    return Plan(executes, blind, minimum, needed)
+
+
+def drawn(names: str, size: int, asked: Plan) -> Committee:
+    """A committee of the first `size` letters, none selected by its own ticket; the rest are reserves."""
     ranking = rank(Candidate(name, 500_000 + place, 100_000) for place, name in enumerate(names))
-    return Committee.drawn(committee(ranking, size), ranking[size:], minimum, PATIENCE, DEADLINE)
+    return Committee.drawn(committee(ranking, size), ranking[size:], asked, PATIENCE, DEADLINE)
+
+
+def calls(seats: Committee, now: float, here: str) -> list[tuple[str, Task]]:
+    """What the step at `now` sends to whom; the letters of `here` are connected."""
+    return [(seat.operator, task) for seat, task in seats.step(now, set(here)).calls]
 
 
 def states(seats: Committee) -> dict[str, str]:
     return {seat.operator: str(seat.state) for seat in seats.seats}
 
 
-def test_everybody_answers() -> None:
-    seats = drawn(["a", "b"], 2)
-    step = seats.step(0, {"a", "b"})
-    assert [seat.operator for seat in step.dispatch] == ["a", "b"]
-    assert step.closed is None
-    assert seats.step(1, {"a", "b"}).dispatch == []
-    seats.answered("a")
-    seats.answered("b")
-    assert seats.step(2, {"a", "b"}).closed == ""
+def roles(seats: Committee) -> dict[str, str]:
+    return {seat.operator: seat.role for seat in seats.seats}
 
 
-def test_who_is_away_is_dispatched_to_on_return_and_replaced_after_patience() -> None:
-    seats = drawn(["a", "b"], 1)
-    assert seats.step(0, {"b"}).dispatch == []
-    assert [seat.operator for seat in seats.step(9, {"a", "b"}).dispatch] == ["a"]
+def seat_of(seats: Committee, name: str) -> Seat:
+    return next(seat for seat in seats.seats if seat.operator == name)
+
+
+def test_a_job_of_nobody_suspected_is_executed_and_done() -> None:
+    seats = drawn("a", 1, plan())
+    assert calls(seats, 0, "a") == [("a", EXECUTE)]
+    assert calls(seats, 1, "a") == []
+    seats.executed("a")
+    assert seats.step(2, {"a"}).closed == ""
+
+
+def test_verifiers_score_once_the_executor_has_answered() -> None:
+    seats = drawn("abc", 3, plan(3))
+    assert roles(seats) == {"a": "executor", "b": "verifier", "c": "verifier"}
+    assert calls(seats, 0, "abc") == [("a", EXECUTE)]
+    seats.executed("a")
+    assert calls(seats, 1, "abc") == [("b", SCORE), ("c", SCORE)]
+    seats.scored("b")
+    assert seats.step(2, set("abc")).closed is None
+    seats.scored("c")
+    assert seats.step(3, set("abc")).closed == ""
+
+
+def test_verifiers_of_a_blind_round_execute_before_they_score() -> None:
+    seats = drawn("abc", 3, plan(3, blind=True))
+    assert calls(seats, 0, "abc") == [("a", EXECUTE), ("b", EXECUTE), ("c", EXECUTE)]
+    seats.executed("a")
+    assert calls(seats, 1, "abc") == []
+    seats.executed("b")
+    assert calls(seats, 2, "abc") == [("b", SCORE)]
+    seats.executed("c")
+    assert calls(seats, 3, "abc") == [("c", SCORE)]
+
+
+def test_a_blind_verifier_that_is_faster_waits_for_the_executor() -> None:
+    seats = drawn("ab", 2, plan(2, blind=True))
+    seats.step(0, set("ab"))
+    seats.executed("b")
+    assert states(seats)["b"] == "assigned"
+    assert calls(seats, 1, "ab") == []
+    seats.executed("a")
+    assert calls(seats, 2, "ab") == [("b", SCORE)]
+
+
+@pytest.mark.parametrize("needed", [1, 3])
+def test_a_claim_or_a_challenged_result_is_scored_at_once_and_nobody_executes(needed: int) -> None:
+    seats = drawn("abc", 3, plan(3, executes=False, needed=needed))
+    assert set(roles(seats).values()) == {"verifier"}
+    assert calls(seats, 0, "abc") == [("a", SCORE), ("b", SCORE), ("c", SCORE)]
+    for name in "abc":
+        seats.scored(name)
+    assert seats.step(1, set("abc")).closed == ""
+
+
+def test_the_next_verifier_executes_when_the_executor_is_given_up() -> None:
+    seats = drawn("abc", 2, plan(2))
+    seats.step(0, set("abc"))
+    seats.refused("a", "too long a prompt")
+    assert calls(seats, 1, "abc") == [("b", EXECUTE)]
+    assert roles(seats) == {"a": "executor", "b": "executor", "c": "verifier"}
+    seats.executed("b")
+    assert calls(seats, 2, "abc") == [("c", SCORE)]
+
+
+def test_a_blind_verifier_that_has_executed_takes_the_executors_place_at_once() -> None:
+    seats = drawn("abc", 3, plan(3, blind=True))
+    seats.step(0, set("abc"))
+    seats.executed("b")
+    seats.refused("a", "out of memory")
+    assert calls(seats, 1, "abc") == []
+    assert (states(seats)["b"], roles(seats)["b"]) == ("answered", "executor")
+    seats.executed("c")
+    assert calls(seats, 2, "abc") == [("c", SCORE)]
+
+
+def test_a_blind_verifier_that_becomes_executor_while_it_executes_is_not_asked_twice() -> None:
+    seats = drawn("ab", 2, plan(2, blind=True))
+    seats.step(0, set("ab"))
+    seats.refused("a", "out of memory")
+    assert calls(seats, 1, "ab") == []
+    seats.executed("b")
+    assert states(seats)["b"] == "answered"
+
+
+def test_who_is_away_is_called_on_return_and_replaced_after_patience() -> None:
+    seats = drawn("ab", 1, plan())
+    assert calls(seats, 0, "b") == []
+    assert calls(seats, 9, "ab") == [("a", EXECUTE)]
     seats.unsent("a")
     step = seats.step(20, {"b"})
-    assert (step.dispatch, step.wake_at) == ([], 30)
-    step = seats.step(30, {"b"})
-    assert [seat.operator for seat in step.dispatch] == ["b"]
+    assert (step.calls, step.wake_at) == ([], 30)
+    assert calls(seats, 30, "b") == [("b", EXECUTE)]
     assert states(seats) == {"a": "lost", "b": "assigned"}
 
 
-def test_a_late_answer_of_a_lost_member_changes_nothing() -> None:
-    seats = drawn(["a", "b"], 1)
+def test_what_comes_late_of_a_lost_member_changes_nothing() -> None:
+    seats = drawn("ab", 1, plan())
     seats.step(0, {"b"})
     seats.step(10, {"b"})
-    seats.answered("a")
+    seats.executed("a")
+    seats.scored("a")
     assert states(seats)["a"] == "lost"
 
 
-def test_a_silent_member_is_replaced_after_its_time() -> None:
-    seats = drawn(["a", "b"], 1)
-    seats.step(0, {"a", "b"})
-    assert [seat.operator for seat in seats.step(50, {"a", "b"}).dispatch] == ["b"]
+def test_a_silent_executor_is_replaced_after_its_time() -> None:
+    seats = drawn("ab", 1, plan())
+    seats.step(0, set("ab"))
+    assert calls(seats, 50, "ab") == [("b", EXECUTE)]
     assert seats.seats[0].reason == "no answer in time"
 
 
-def test_without_reserves_a_member_is_waited_for_until_the_deadline() -> None:
-    seats = drawn(["a"], 1)
+def test_scoring_has_a_time_of_its_own() -> None:
+    seats = drawn("abc", 2, plan(2, blind=True))
+    seats.step(0, set("abc"))
+    seats.executed("b")
+    seats.step(40, set("abc"))
+    seats.executed("a")
+    assert calls(seats, 45, "abc") == [("b", SCORE)]
+    assert seats.step(94, set("abc")).closed is None
+    assert states(seats)["b"] == "assigned"
+    assert calls(seats, 95, "abc") == [("c", EXECUTE)]
+    assert states(seats)["b"] == "lost"
+
+
+def test_a_verifier_that_waits_for_the_executor_is_not_given_up_for_silence() -> None:
+    seats = drawn("abc", 2, plan(2))
+    seats.step(0, set("abc"))
+    seats.seats[0].receiving = True
+    assert seats.step(120, set("abc")).closed is None
+    assert states(seats) == {"a": "assigned", "b": "assigned"}
+
+
+def test_without_anybody_else_an_executor_is_waited_for_until_the_deadline() -> None:
+    seats = drawn("a", 1, plan())
     assert seats.step(0, set()).wake_at == DEADLINE
-    assert seats.step(99, set()).closed is None
-    closed = str(seats.step(100, set()).closed)
+    assert seats.step(DEADLINE - 1, set()).closed is None
+    closed = str(seats.step(DEADLINE, set()).closed)
     assert "0 of 1 needed" in closed
     assert "no answer by the deadline" in closed
 
 
-def test_with_enough_answers_a_member_that_is_away_is_given_up_without_a_reserve() -> None:
-    seats = drawn(["a", "b"], 2, minimum=1)
+def test_a_job_is_not_lost_when_nobody_can_score() -> None:
+    seats = drawn("ab", 2, plan(2))
+    seats.step(0, set("ab"))
+    seats.executed("a")
+    seats.step(1, set("ab"))
+    seats.refused("b", "cannot load the model")
+    assert seats.step(2, set("ab")).closed == ""
+    assert states(seats) == {"a": "answered", "b": "refused"}
+
+
+def test_a_verifier_that_cannot_be_replaced_is_given_its_whole_time_to_come_back() -> None:
+    seats = drawn("ab", 2, plan(2))
+    seats.step(0, set("ab"))
+    seats.executed("a")
+    assert seats.step(1, {"a"}).wake_at == 51
+    assert seats.step(50, {"a"}).closed is None
+    assert seats.step(51, {"a"}).closed == ""
+    assert states(seats)["b"] == "lost"
+
+
+def test_with_enough_answers_a_member_that_is_away_is_given_up_soon() -> None:
+    seats = drawn("ab", 2, plan(1))
     seats.step(0, {"a"})
-    seats.answered("a")
+    seats.executed("a")
     assert seats.step(9, {"a"}).closed is None
     assert seats.step(10, {"a"}).closed == ""
-    assert states(seats) == {"a": "answered", "b": "lost"}
 
 
-def test_a_refusal_does_not_fail_a_job_that_has_enough_answers() -> None:
-    seats = drawn(["a", "b"], 2, minimum=1)
-    seats.step(0, {"a", "b"})
-    seats.refused("b", "caught cheating")
-    seats.answered("a")
-    assert seats.step(1, {"a", "b"}).closed == ""
+def test_a_challenge_without_its_quorum_fails() -> None:
+    seats = drawn("abc", 3, plan(3, executes=False, needed=3))
+    seats.step(0, set("abc"))
+    seats.scored("a")
+    seats.scored("b")
+    seats.refused("c", "cannot load the model")
+    closed = str(seats.step(1, set("abc")).closed)
+    assert closed.startswith("nobody is left to ask: 2 of 3 needed answers came")
+    assert "cannot load the model" in closed
+
+
+def test_a_challenge_waits_for_who_it_cannot_do_without() -> None:
+    seats = drawn("ab", 2, plan(2, executes=False, needed=2))
+    seats.step(0, set("ab"))
+    assert seats.step(1, set()).wake_at == DEADLINE
 
 
 def test_refusals_end_the_round_when_nobody_is_left() -> None:
-    seats = drawn(["a", "b"], 1)
-    seats.step(0, {"a", "b"})
+    seats = drawn("ab", 1, plan())
+    seats.step(0, set("ab"))
     seats.refused("a", "too long a prompt")
-    assert [seat.operator for seat in seats.step(1, {"a", "b"}).dispatch] == ["b"]
+    assert calls(seats, 1, "ab") == [("b", EXECUTE)]
     seats.refused("b", "out of memory")
-    closed = str(seats.step(2, {"a", "b"}).closed)
+    closed = str(seats.step(2, set("ab")).closed)
     assert closed.startswith("nobody is left to ask: 0 of 1 needed")
     assert "too long a prompt" in closed
     assert "out of memory" in closed
 
 
-def test_a_result_being_stored_holds_its_seat_even_past_the_deadline() -> None:
-    seats = drawn(["a", "b"], 1)
-    seats.step(0, {"a", "b"})
+def test_what_is_being_stored_holds_its_seat_even_past_the_deadline() -> None:
+    seats = drawn("ab", 1, plan())
+    seats.step(0, set("ab"))
     seats.seats[0].receiving = True
-    assert seats.step(60, {"a", "b"}).closed is None
-    assert seats.step(DEADLINE, {"a", "b"}).closed is None
+    assert seats.step(60, set("ab")).closed is None
+    assert seats.step(DEADLINE, set("ab")).closed is None
     seats.seats[0].receiving = False
-    seats.answered("a")
-    assert seats.step(DEADLINE, {"a", "b"}).closed == ""
+    seats.executed("a")
+    assert seats.step(DEADLINE, set("ab")).closed == ""
 
 
-class CommitteeLife(RuleBasedStateMachine):
-    """Operators come, go, answer, refuse and stay silent in any order, while time passes."""
-
-    @initialize(size=st.integers(1, 5), count=st.integers(1, 5), minimum=st.sampled_from([1, 3, 5]))
-    def draw(self, size: int, count: int, minimum: int) -> None:
-        self.seats = drawn(NAMES[:count], min(size, count), minimum)
-        self.now = 0.0
-        self.here = set(NAMES[:count])
-        self.settled: dict[str, str] = {}
-        self.closed: str | None = None
-
-    @rule(name=st.sampled_from(NAMES), here=st.booleans())
-    def moves(self, name: str, here: bool) -> None:
-        (self.here.add if here else self.here.discard)(name)
-        self.seats.unsent(name)
-
-    @rule(name=st.sampled_from(NAMES), good=st.booleans())
-    def says(self, name: str, good: bool) -> None:
-        if good:
-            self.seats.answered(name)
-        else:
-            self.seats.refused(name, "no")
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 50.0]))
-    def passes(self, seconds: float) -> None:
-        self.now += seconds
-        step = self.seats.step(self.now, self.here)
-        self.closed = step.closed
-        for seat in step.dispatch:
-            assert seat.operator in self.here
-            assert seat.state is SeatState.ASSIGNED
-        if step.closed is None:
-            assert step.wake_at > self.now or step.wake_at == DEADLINE
-
-    @invariant()
-    def seats_are_the_head_of_the_draw_and_never_too_many(self) -> None:
-        if not hasattr(self, "seats"):
-            return
-        names = [seat.operator for seat in self.seats.seats]
-        assert names == NAMES[: len(names)]
-        active = [s for s in self.seats.seats if s.state in {SeatState.ASSIGNED, SeatState.ANSWERED}]
-        assert len(active) <= self.seats.size
-
-    @invariant()
-    def what_is_settled_stays_settled(self) -> None:
-        if not hasattr(self, "seats"):
-            return
-        now = {
-            seat.operator: str(seat.state)
-            for seat in self.seats.seats
-            if seat.state is not SeatState.ASSIGNED
-        }
-        assert all(now[name] == state for name, state in self.settled.items())
-        self.settled = now
-
-    @invariant()
-    def a_closed_round_has_no_open_seat_and_a_complete_one_its_answers(self) -> None:
-        if getattr(self, "closed", None) is None:
-            return
-        states = [seat.state for seat in self.seats.seats]
-        assert SeatState.ASSIGNED not in states
-        assert (self.closed == "") == (states.count(SeatState.ANSWERED) >= self.seats.minimum)
+def test_at_the_deadline_the_reserves_are_seated_as_not_asked() -> None:
+    seats = drawn("abcd", 2, plan(2))
+    seats.step(0, set("abcd"))
+    seats.executed("a")
+    seats.step(180, set("abcd"))
+    assert seats.step(DEADLINE, set("abcd")).closed == ""
+    assert states(seats) == {"a": "answered", "b": "lost", "c": "lost", "d": "lost"}
+    assert "before it could be asked" in seat_of(seats, "d").reason
 
 
-CommitteeLife.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
-TestCommitteeLife = CommitteeLife.TestCase
+def test_a_repeated_call_goes_to_whoever_may_have_missed_it_only() -> None:
+    seats = drawn("abc", 3, plan(3))
+    seats.step(0, set("abc"))
+    seats.executed("a")
+    seats.step(1, set("abc"))
+    seats.unsent("b")
+    assert calls(seats, 2, "abc") == [("b", SCORE)]
+    assert calls(seats, 3, "abc") == []
+
+
+def test_a_restored_committee_goes_on_where_it_was() -> None:
+    """Seats as the database has them: the executor lost, a blind verifier that executed, one that did not."""
+    members = committee(rank(Candidate(name, ord(name), 1000) for name in "abc"), 3)
+    lost, done, fresh = (Seat(member, "verifier") for member in members)
+    lost.state, lost.role, done.executed = SeatState.LOST, "executor", True
+    seats = Committee(3, plan(3, blind=True), [lost, done, fresh], [], PATIENCE, DEADLINE)
+    assert (done.role, done.state) == ("executor", SeatState.ANSWERED)
+    assert calls(seats, 0, "abc") == [("c", EXECUTE)]
