@@ -9,7 +9,6 @@ an interrupted run goes on. FOLDER holds earlier checkpoints of the demo model a
 """
 
 import argparse
-import ctypes
 import logging
 import random
 import shutil
@@ -23,47 +22,35 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import structlog
 from cases import CASES, Case, draw_trial
 from prompts import ROOT
 
-from aos_inference.llama import engine_name
+from aos_inference.quantise import quantise
 from aos_inference.trials import Answer, Bench, Setup, Trial, bench
 
 PART = 50
 CONTEXT = 512
-_TYPES = {
-    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-    "Q6_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
-    "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
-}
 
 
 def prepare(out: Path, checkpoints: Path | None) -> Path:
     """The folder of model files, complete."""
-    engine_name()  # from here on llama.cpp logs to where `quieten` keeps it
     models = out / "models"
     models.mkdir(parents=True, exist_ok=True)
     pinned = models / "F16.gguf"
     shutil.copyfile(ROOT / "models/aos-demo-5m.F16.gguf", pinned)
-    for name, kind in _TYPES.items():
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype, params.nthread = kind, 1
-        made = models / f"{name}.gguf"
-        if llama_cpp.llama_model_quantize(str(pinned).encode(), str(made).encode(), ctypes.byref(params)):
-            raise SystemExit(f"llama.cpp could not make {made}")
+    for name in ("Q8_0", "Q6_K", "Q4_K_M", "Q4_0"):
+        quantise(pinned, name, models / f"{name}.gguf", 1)
     for file in checkpoints.glob("step*.gguf") if checkpoints else ():
         shutil.copyfile(file, models / file.name)
     return models
 
 
 def parts(cases: Iterable[Case]) -> list[tuple[Case, int]]:
-    """Every case's first part, then every case's second, and so on: an early look sees all cases."""
+    """Every case's first part, for an early look; then all that is honest; then the cheats' other parts, in turns."""
     whole = [(case, part) for case in cases for part in range(-(-case.jobs // PART))]
-    return sorted(whole, key=lambda piece: piece[1])
+    return sorted(whole, key=lambda piece: (piece[1] > 0 and not piece[0].honest, piece[1]))
 
 
 def place(out: Path, case: Case, part: int) -> Path:
