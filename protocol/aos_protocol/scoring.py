@@ -20,7 +20,7 @@ guess. The margin is Token-DiFR's idea (arXiv 2511.20621); the tolerances keep h
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ __all__ = ["EPSILON", "ETA", "FORBIDDEN", "Accumulator", "TokenScore", "score_to
 
 EPSILON: Final = 0.1
 ETA: Final = 0.01
+
+Number = TypeVar("Number", np.float64, np.int64)
 
 _WEIGHTLESS: Final = -64.0
 """A scaled logit below which a token's weight is 0 for certain."""
@@ -108,13 +110,17 @@ class _Step:
         self._total = int(self._weights.sum())
         self._members = nucleus(self._weights, top_p)
 
+    def _of_members(self, numbers: NDArray[Number]) -> NDArray[Number]:
+        """Those of the members, not to be changed: with top_p 1 they are no copy."""
+        return numbers if self._top_p == 1 else numbers[self._members]
+
     def likelihood(self, token: int) -> tuple[float, float, float]:
         """Surprisal of the token, entropy and variance of surprisals, all within the nucleus."""
-        chances = self._weights[self._members].astype(np.float64)
+        chances = self._of_members(self._weights).astype(np.float64)
         total = float(chances.sum())
         chances /= total
         log_total = math.log(total / WEIGHT_ONE)
-        scaled = np.maximum(self._scaled[self._members], _WEIGHTLESS)
+        scaled = np.maximum(self._of_members(self._scaled), _WEIGHTLESS)
         tied = EPSILON / self._temperature
         scaled[scaled >= -tied] = 0
         mean = float(chances @ scaled)
@@ -127,7 +133,7 @@ class _Step:
     def draw(self, token: int, key: int) -> tuple[int, float]:
         """The rule's own token, and by how much the best rival beats the claimed one, which is taken to be allowed."""
         ids = self._members
-        scores = gumbel_scores(self._scaled[ids], ids, key)
+        scores = gumbel_scores(self._of_members(self._scaled), ids, key)
         winner = int(ids[scores.argmax()])
         if winner == token:
             return winner, 0.0
