@@ -21,6 +21,7 @@ from aos_protocol.evidence import answers
 from aos_protocol.identity import Signer
 from aos_protocol.typed_data import ChallengeClaim, sign_typed
 from aos_service.keys import open_keystore
+from aos_service.logs import configure_logs
 
 OperatorAddress = Annotated[
     str, typer.Argument(metavar="OPERATOR", help="The operator's address.", callback=checked_address)
@@ -88,7 +89,7 @@ def challenge(
     number. If the answer fails, the first step that cannot be honest is kept with its Merkle proof, and counts against the operator.
     """
     target = target_of(data, dispatcher, token_file)
-    signer = None if keystore is None else open_keystore(keystore, ask_password(password_file))
+    signer = None if keystore is None else _opened(keystore, password_file)
 
     async def ask(client: DispatcherClient) -> JsonObject:
         body: JsonObject = {"job_id": job_id, "operator": operator, "reason": reason}
@@ -121,7 +122,7 @@ def appeal(
     `aos standing` lists what was found. If the new committee finds the answer to be the model's, the finding is withdrawn.
     """
     target = target_of(data, dispatcher, token_file)
-    signer = open_keystore(keystore, ask_password(password_file))
+    signer = _opened(keystore, password_file)
 
     async def ask(client: DispatcherClient) -> JsonObject:
         document = await client.evidence(job_id)
@@ -148,6 +149,11 @@ def standing(
         _print_json(found)
     else:
         _show(make_console(), found)
+
+
+def _opened(keystore: Path, password_file: Path | None) -> Signer:
+    configure_logs("aos", level="warning", json=False)  # to stderr, beside what is data
+    return open_keystore(keystore, ask_password(password_file))
 
 
 def _say(opened: JsonObject, *, as_json: bool) -> None:

@@ -1,5 +1,7 @@
 import copy
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,30 @@ from rich.console import Console
 from aos_cli.checks import Expected, Submission, check_job, domain_of, file_digest, passed, table_of
 from aos_cli.show import make_console, printable, show_answers
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.evidence import Check, answers
+from aos_protocol.evidence import Check
 from aos_protocol.messages import Receipt
-from support.evidence import DISPATCHER, honest_evidence
+from support.calibration import calibration
+from support.evidence import CALIBRATION, DISPATCHER, MODEL, Story, honest_evidence, rows_of
 
 DOCUMENT = honest_evidence()
 JOB: str = DOCUMENT["job"]["job_id"]
-ROWS = [
-    {"operator": said.operator, "tag": said.tag, "result": said.result, "signature": said.signature}
-    for said in answers(DOCUMENT)
+ROWS = rows_of(DOCUMENT)
+EVIDENCE = [
+    "TICKET",
+    "COMMITTEE",
+    "ROLE",
+    "AUDIT",
+    "RESULT",
+    "TRANSCRIPT",
+    "SCORE",
+    "CLOCK",
+    "MODEL",
+    "COMPLETE",
+    "VERDICT",
+    "MATCH",
 ]
+"""What of the evidence itself is checked after the seed."""
+
 RECEIPT = Receipt(
     job_id=JOB,
     sequence=1,
@@ -30,9 +46,10 @@ RECEIPT = Receipt(
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The file whose digest the evidence names."""
+    """The file whose digest the evidence names, with its calibration beside it."""
     path = tmp_path / "tiny.gguf"
     path.write_bytes(b"tiny")
+    (tmp_path / "tiny.calibration.json").write_text(json.dumps(CALIBRATION.to_json()))
     return path
 
 
@@ -54,14 +71,10 @@ def test_an_honest_job_passes_everything(model: Path) -> None:
         ("AOS-JOB-1", "PASS"),
         ("AOS-RECEIPT-1", "PASS"),
         ("AOS-SEED-1", "PASS"),
-        ("AOS-TICKET-1", "PASS"),
-        ("AOS-COMMITTEE-1", "PASS"),
-        ("AOS-RESULT-1", "PASS"),
-        ("AOS-CLOCK-1", "PASS"),
-        ("AOS-MODEL-1", "PASS"),
-        ("AOS-COMPLETE-1", "PASS"),
+        *((f"AOS-{name}-1", "PASS") for name in EVIDENCE),
         ("AOS-ANSWER-1", "PASS"),
         ("AOS-FILE-1", "PASS"),
+        ("AOS-CALIBRATION-1", "PASS"),
     ]
     assert passed(checks)
 
@@ -112,6 +125,8 @@ def test_a_job_that_is_not_the_one_submitted(request_: dict[str, Any], receipt: 
 @pytest.mark.parametrize(
     "rows",
     [
+        [ROWS[0], ROWS[1] | {"result": "an answer"}],
+        [ROWS[0], ROWS[1] | {"signs": "answer"}],
         [ROWS[0] | {"result": "another answer"}, *ROWS[1:]],
         [ROWS[0] | {"operator": DISPATCHER.address}, *ROWS[1:]],
         [ROWS[0] | {"signature": "00"}, *ROWS[1:]],
@@ -119,7 +134,7 @@ def test_a_job_that_is_not_the_one_submitted(request_: dict[str, Any], receipt: 
         [*ROWS, ROWS[0]],
         [{}],
     ],
-    ids=["text", "operator", "signature", "missing", "doubled", "empty"],
+    ids=["score", "kind", "text", "operator", "signature", "missing", "doubled", "empty"],
 )
 def test_answers_that_nobody_signed_are_found(rows: list[dict[str, Any]]) -> None:
     assert status(check_job(DOCUMENT, expected(rows=rows)), "AOS-ANSWER-1") == "FAIL"
@@ -131,7 +146,9 @@ def test_the_order_of_answers_means_nothing() -> None:
 
 def test_a_job_without_answers_is_skipped() -> None:
     document = copy.deepcopy(DOCUMENT)
-    document["rounds"][0] |= {"results": [], "committee": [], "electorate": None, "registry": None}
+    document["rounds"][0] |= {
+        "results": [], "scores": [], "verdict": None, "committee": [], "electorate": None, "registry": None,
+    }  # fmt: skip
     document["job"] |= {"status": "created"}
     checks = check_job(document, expected(rows=[]))
     assert status(checks, "AOS-ANSWER-1") == "SKIP"
@@ -146,10 +163,68 @@ def test_a_result_whose_frame_is_bent_is_no_answer() -> None:
 
 def test_another_model_file_is_found(model: Path) -> None:
     model.write_bytes(b"tiny, but another")
-    check = check_job(DOCUMENT, expected(model=model))[-1]
+    check = check_job(DOCUMENT, expected(model=model))[-2]
     assert (check.id, check.status) == ("AOS-FILE-1", "FAIL")
     assert hashlib.sha256(b"tiny, but another").hexdigest() in check.what
     assert hashlib.sha256(b"tiny").hexdigest() in check.what
+
+
+@pytest.mark.parametrize(
+    ("beside", "status_", "said"),
+    [
+        (
+            None,
+            "SKIP",
+            r"there is no .*tiny.calibration.json to compare with: aos calibrate .*tiny.gguf makes one",
+        ),
+        (
+            json.dumps(calibration(MODEL.sha256, alpha=1e-5).to_json()),
+            "FAIL",
+            "by another calibration, or by none",
+        ),
+        ("{}", "FAIL", "tiny.calibration.json cannot be used: Calibration: model: Field required"),
+        ("[]", "FAIL", "tiny.calibration.json is no calibration"),
+        ("{", "FAIL", "not JSON"),
+    ],
+)
+def test_answers_are_judged_by_a_calibration_of_one_s_own(
+    model: Path, beside: str | None, status_: str, said: str
+) -> None:
+    file = model.with_suffix(".calibration.json")
+    if beside is None:
+        file.unlink()
+    else:
+        file.write_text(beside)
+    check = check_job(DOCUMENT, expected(model=model))[-1]
+    assert (check.id, check.status) == ("AOS-CALIBRATION-1", status_)
+    assert re.search(said, check.what)
+
+
+def test_a_job_that_nobody_scored_was_judged_by_nothing(model: Path) -> None:
+    story = Story(audit_ppm=0)
+    story.own()
+    document = story.document()
+    rows = rows_of(document)
+    check = check_job(document, Expected(document["job"]["job_id"], DISPATCHER.address, rows, model=model))[
+        -1
+    ]
+    assert (check.id, check.status) == ("AOS-CALIBRATION-1", "SKIP")
+
+
+@pytest.mark.parametrize("tag", ["suspicion", "malicious"])
+def test_rows_of_every_round_are_held_against_what_was_signed(tag: str) -> None:
+    """A verifier that executes, too, has one row with its answer, one that only scores a row with its score."""
+    story = Story(tag)
+    story.own()
+    story.challenge()
+    document = story.document()
+    rows = rows_of(document)
+    known = Expected(document["job"]["job_id"], DISPATCHER.address, rows)
+    assert status(check_job(document, known), "AOS-ANSWER-1") == "PASS"
+    kinds = [row["signs"] for row in rows if not row["challenge"]]
+    assert kinds == (["answer", "score", "score"] if tag == "suspicion" else ["answer"] * len(kinds))
+    missing = Expected(document["job"]["job_id"], DISPATCHER.address, rows[:-1])
+    assert status(check_job(document, missing), "AOS-ANSWER-1") == "FAIL"
 
 
 def test_no_checks_at_all_are_no_pass() -> None:
@@ -193,7 +268,7 @@ def test_answers_are_shown_without_what_could_steer_a_terminal() -> None:
     with console.capture() as captured:
         show_answers(console, rows)
     shown = captured.get()
-    assert shown.splitlines()[0] == "0xAB  suspicion"
+    assert shown.splitlines()[1] == "0xAB  suspicion"
     assert "\x1b" not in shown
     assert "three\ufffd [red]four\ufffd" in shown
 

@@ -118,6 +118,47 @@ async def test_queries_name_the_job_and_carry_the_token() -> None:
     assert [json.loads(request.content) for request in server.requests[:3]] == [{"job_id": JOB}] * 3
 
 
+async def test_disputes_are_asked_for_with_the_token() -> None:
+    opened, found = {"challenge": 1, "status": "open"}, {"standing": "good"}
+    rows = [{"verify_id": "7"}]
+    server = answering(
+        {"result": opened},
+        {"result": opened},
+        {"result": found},
+        {"result": rows, "next": "7"},
+        {"result": []},
+    )
+    async with server.client("aos_secret") as client:
+        assert await client.challenge({"job_id": JOB}) == opened
+        assert await client.appeal({"result": "row"}) == opened
+        assert await client.standing("0xAB") == found
+        assert await client.verifications({"user": "u"}) == {"result": rows, "next": "7"}
+        assert await client.verifications({"user": "u"}) == {"result": [], "next": None}
+    assert [(request.method, request.url.path) for request in server.requests] == [
+        ("POST", "/api/job/challenge"),
+        ("POST", "/api/operator/appeal"),
+        ("GET", "/api/operator/standing/0xAB"),
+        ("POST", "/api/job/verify"),
+        ("POST", "/api/job/verify"),
+    ]
+    assert {request.headers["Authorization"] for request in server.requests} == {"Bearer aos_secret"}
+    assert json.loads(server.requests[0].content) == {"job_id": JOB}
+    assert json.loads(server.requests[3].content) == {"user": "u"}
+
+
+@pytest.mark.parametrize("body", [b'{"result": 3}', b'{"result": [1]}', b"{}", b"[]"])
+async def test_an_answer_about_disputes_that_cannot_be_read(body: bytes) -> None:
+    async with Server(lambda _: httpx.Response(200, content=body)).client() as client:
+        for call in (
+            client.challenge({}),
+            client.appeal({}),
+            client.standing("0xAB"),
+            client.verifications({}),
+        ):
+            with pytest.raises(BadAnswer, match=r"^http://dispatcher:8000 (is no AOS dispatcher|gave no)"):
+                await call
+
+
 async def test_without_a_token_nothing_is_claimed() -> None:
     server = answering({"result": []})
     async with server.client() as client:

@@ -8,82 +8,24 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aos_cli import jobs
+from aos_cli import target
 from aos_cli.client import DispatcherClient
 from aos_cli.data import DataFolder, Running
-from aos_cli.failures import ApiError
 from aos_cli.main import app
-from aos_protocol.evidence import answers
-from aos_protocol.messages import Receipt
-from support.evidence import DISPATCHER, NO_REGISTRY, REQUEST, honest_evidence
+from support.evidence import CALIBRATION, DISPATCHER, NO_REGISTRY, REQUEST
+from unit.cli.fake import DOCUMENT, HERE, JOB, ROWS, FakeDispatcher, installed
 
 runner = CliRunner()
-COMMANDS = ["demo", "up", "submit", "result", "detail", "verify", "cancel", "doctor"]
-DOCUMENT = honest_evidence()
-JOB: str = DOCUMENT["job"]["job_id"]
-ROWS = [
-    {"operator": said.operator, "tag": said.tag, "result": said.result, "signature": said.signature}
-    for said in answers(DOCUMENT)
-]
-HERE = ["--dispatcher", "http://127.0.0.1:8000", "--dispatcher-address", DISPATCHER.address]
-
-
-class FakeDispatcher:
-    """Answers what a client asks for, without a network; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.document: dict[str, Any] = DOCUMENT
-        self.rows: list[dict[str, Any]] = ROWS
-        self.status = "completed"
-        self.asked: list[Any] = []
-        self.token: str | None = None
-
-    def client(self, url: str, *, token: str | None) -> "FakeDispatcher":
-        self.asked.append(url)
-        self.token = token
-        return self
-
-    async def __aenter__(self) -> "FakeDispatcher":
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        return None
-
-    async def submit(self, request: dict[str, Any], *, idempotency_key: str | None) -> Receipt:
-        self.asked.append((request, idempotency_key))
-        job = self.document["job"]
-        return Receipt(
-            job_id=JOB,
-            sequence=1,
-            request_digest=job["request_digest"],
-            dispatcher=DISPATCHER.address,
-            signature=job["receipt"],
-        )
-
-    async def evidence(self, _job_id: str) -> dict[str, Any]:
-        return self.document
-
-    async def results(self, _job_id: str) -> list[dict[str, Any]]:
-        return self.rows
-
-    async def detail(self, job_id: str) -> dict[str, Any]:
-        return {"id": job_id, "status": self.status, "job": {"prompt": "naïve"}}
-
-    async def until_ended(self, _job_id: str) -> dict[str, Any]:
-        return {"status": self.status, "reason": "no operator for this model"}
-
-    async def cancel(self, _job_id: str) -> str:
-        raise ApiError(401, "an API token is required (401)")
+COMMANDS = [
+    "demo", "up", "submit", "result", "detail", "verify", "cancel", "rounds", "challenge", "appeal", "standing", "doctor",
+    "calibrate",
+]  # fmt: skip
+MEANS = "verdict: match. The verifiers ran the same prompt and tokens"
 
 
 @pytest.fixture
 def dispatcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDispatcher:
-    fake = FakeDispatcher()
-    monkeypatch.setattr(jobs, "DispatcherClient", fake.client)
-    monkeypatch.setenv("AOS_DATA", str(tmp_path / "data"))
-    for name in ("AOS_TOKEN", "AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    return fake
+    return installed(monkeypatch, tmp_path)
 
 
 def submit(*more: str) -> Any:
@@ -142,6 +84,55 @@ def test_parameters_that_are_not_given_are_left_to_the_dispatcher(dispatcher: Fa
     assert key is None
 
 
+CLAIM = {"output_tokens": [4, 5, 2], "seed": "5" * 64}
+
+
+def test_a_claimed_text_is_sent_to_be_scored(dispatcher: FakeDispatcher) -> None:
+    runner.invoke(app, ["submit", "?", *HERE, "--project", "p", "--model", "m", "--claim-text", "an answer"])
+    assert dispatcher.asked[1][0]["job"]["claim"] == {"text": "an answer"}
+
+
+def test_a_claim_in_a_file_is_sent_as_it_is(dispatcher: FakeDispatcher, tmp_path: Path) -> None:
+    file = tmp_path / "claim.json"
+    file.write_text(json.dumps(CLAIM))
+    runner.invoke(app, ["submit", "?", *HERE, "--project", "p", "--model", "m", "--claim-file", str(file)])
+    assert dispatcher.asked[1][0]["job"]["claim"] == CLAIM
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "Claim: Input should be"),
+        ("{}", "exactly one of text and output_tokens"),
+        ('{"text": "a", "fingerprints": ""}', "fingerprints need output_tokens, seed and prover"),
+        ('{"text": "a", "claimed_by": "me"}', "claimed_by"),
+        (b"\xff", "codec can't decode"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_no_claim_is_never_sent(
+    dispatcher: FakeDispatcher, tmp_path: Path, text: str | bytes | None, why: str
+) -> None:
+    file = tmp_path / "claim.json"
+    if text is not None:
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+    said = runner.invoke(
+        app, ["submit", "?", *HERE, "--project", "p", "--model", "m", "--claim-file", str(file)]
+    )
+    assert said.exit_code == 1
+    assert said.stderr.startswith(f"error: the claim in {file} cannot be used: ")
+    assert why in said.stderr
+    assert dispatcher.asked == []
+
+
+def test_a_job_has_one_claim(dispatcher: FakeDispatcher, tmp_path: Path) -> None:
+    both = ["--claim-text", "a", "--claim-file", str(tmp_path / "claim.json")]
+    said = runner.invoke(app, ["submit", "?", *HERE, "--project", "p", "--model", "m", *both])
+    assert said.stderr == "error: give --claim-text or --claim-file, not both: a job has one claim\n"
+    assert dispatcher.asked == []
+
+
 def test_a_receipt_for_another_request_is_no_success(dispatcher: FakeDispatcher) -> None:
     said = submit("--tag", "malicious")
     assert (said.exit_code, said.stdout) == (1, "")
@@ -163,11 +154,27 @@ def test_evidence_that_cannot_be_read_is_no_success(dispatcher: FakeDispatcher) 
     assert f"error: job {JOB}: its evidence cannot be read" in said.stderr
 
 
-def test_waiting_prints_the_answers(dispatcher: FakeDispatcher) -> None:
+def test_waiting_prints_the_answers_and_the_verdict(dispatcher: FakeDispatcher) -> None:
     said = submit("--wait")
+    executor, verifier = ROWS
     lines = said.stdout.splitlines()
     assert lines[0] == JOB
-    assert lines[1:] == [line for row in ROWS for line in (row["operator"], row["result"])]
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ["operator", "role", "verdict"],
+        [executor["operator"], "executor", "match"],
+        [verifier["operator"], "verifier", "match"],
+    ]
+    assert lines[4:] == ["", executor["operator"], executor["result"]]
+    assert said.stderr.splitlines()[-1].startswith(MEANS)
+
+
+def test_waiting_for_an_answer_that_does_not_match_fails(dispatcher: FakeDispatcher) -> None:
+    dispatcher.verdict = {"outcome": "mismatch", "reason": "likest to: weights Q4_0"}
+    said = submit("--wait")
+    assert said.exit_code == 1
+    assert ROWS[0]["result"] in said.stdout
+    assert "this answer is not what it is said to be. (likest to: weights Q4_0)" in said.stderr
+    assert said.stderr.endswith(f"error: do not rely on this: aos verify {JOB} shows what was found\n")
 
 
 def test_waiting_for_a_job_that_fails_fails(dispatcher: FakeDispatcher) -> None:
@@ -201,17 +208,50 @@ def test_no_result_yet(dispatcher: FakeDispatcher) -> None:
 
 
 def test_detail_is_json_that_a_person_can_read(dispatcher: FakeDispatcher) -> None:
-    shown = runner.invoke(app, ["detail", JOB, *HERE[:2]]).stdout
-    assert json.loads(shown)["status"] == "completed"
-    assert '"prompt": "naïve"' in shown
+    said = runner.invoke(app, ["detail", JOB, *HERE[:2]])
+    assert json.loads(said.stdout)["status"] == "completed"
+    assert '"prompt": "naïve"' in said.stdout
+    assert said.stderr.startswith(MEANS)
+
+
+@pytest.mark.parametrize("verdict", [None, {}, {"outcome": None}, {"outcome": "\x1b[2J"}, "match"])
+def test_a_verdict_that_is_none_is_said_to_be_none(dispatcher: FakeDispatcher, verdict: Any) -> None:
+    dispatcher.verdict = verdict
+    said = runner.invoke(app, ["detail", JOB, *HERE[:2]])
+    assert said.stderr.startswith("no verdict: nobody has scored this answer")
 
 
 def test_a_verified_job(dispatcher: FakeDispatcher) -> None:
     shown = runner.invoke(app, ["verify", JOB, *HERE])
     assert shown.exit_code == 0
-    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["PASS"] * 11
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "the job, audited"
+    assert [line.split()[1:3] for line in lines[1:3]] == [["executor"], ["verifier", "match"]]
+    assert lines[3].startswith(MEANS)
+    assert [line.split()[0] for line in lines[5:]] == ["PASS"] * 17
     table = json.loads(runner.invoke(app, ["verify", JOB, "--json", *HERE]).stdout)
-    assert (table["job_id"], table["passed"], len(table["checks"])) == (JOB, True, 11)
+    assert (table["job_id"], table["passed"], len(table["checks"])) == (JOB, True, 17)
+    [round_] = table["rounds"]
+    assert (round_["round"], round_["verdict"]) == ("the job, audited", "match")
+    assert [member["verdict"] for member in round_["members"]] == [None, "match"]
+    assert round_["statistics"].keys() == DOCUMENT["rounds"][0]["verdict"]["statistics"].keys()
+
+
+def test_a_job_is_held_against_one_s_own_copy_of_the_model(
+    dispatcher: FakeDispatcher, tmp_path: Path
+) -> None:
+    model = tmp_path / "tiny.gguf"
+    missing = runner.invoke(app, ["verify", JOB, *HERE, "--model", str(model)])
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert f"there is no model file {model}" in missing.stderr
+    model.write_bytes(b"tiny")
+    uncalibrated = runner.invoke(app, ["verify", JOB, *HERE, "--model", str(model)])
+    assert uncalibrated.exit_code == 1
+    assert f"aos calibrate {model} makes one" in " ".join(uncalibrated.stdout.split())
+    model.with_suffix(".calibration.json").write_text(json.dumps(CALIBRATION.to_json()))
+    whole = runner.invoke(app, ["verify", JOB, *HERE, "--model", str(model)])
+    assert whole.exit_code == 0
+    assert "PASS  AOS-CALIBRATION-1" in whole.stdout
 
 
 def test_a_job_that_is_not_verified_fails(dispatcher: FakeDispatcher) -> None:
@@ -223,10 +263,18 @@ def test_a_job_that_is_not_verified_fails(dispatcher: FakeDispatcher) -> None:
         assert shown.stderr == "error: not every check passed: this job is not verified\n"
 
 
+def test_what_is_no_evidence_has_no_looks(dispatcher: FakeDispatcher) -> None:
+    dispatcher.document = {"version": "aos-evidence/9"}
+    shown = runner.invoke(app, ["verify", JOB, *HERE, "--json"])
+    assert shown.exit_code == 1
+    table = json.loads(shown.stdout)
+    assert (table["rounds"], [check["id"] for check in table["checks"]]) == ([], ["AOS-DOCUMENT-1"])
+
+
 def test_an_address_that_is_not_known_is_no_pass(dispatcher: FakeDispatcher) -> None:
     shown = runner.invoke(app, ["verify", JOB, *HERE[:2]])
     assert shown.exit_code == 1
-    assert shown.stdout.startswith("SKIP  AOS-PIN-1")
+    assert "\nSKIP  AOS-PIN-1" in shown.stdout
 
 
 def test_an_error_of_the_api_is_one_line(dispatcher: FakeDispatcher) -> None:
@@ -291,4 +339,4 @@ def test_the_demo_model_is_the_default_and_must_be_there(
 
 
 def test_the_client_that_commands_use_is_the_real_one() -> None:
-    assert jobs.DispatcherClient is DispatcherClient
+    assert target.DispatcherClient is DispatcherClient

@@ -43,11 +43,11 @@ def test_the_map_has_every_folder() -> None:
     assert set(re.findall(r"^\| \[`(\w+)/`\]", house, re.MULTILINE)) == folders
 
 
-def test_the_readme_shows_the_table_and_the_page_explains_it() -> None:
+def test_the_readme_shows_the_table_of_a_demo_and_the_page_explains_all_checks() -> None:
     ours = set(re.findall(r"AOS-[A-Z]+-\d", checks.__doc__ or ""))
     of_evidence = set(re.findall(r"AOS-[A-Z]+-\d", evidence.__doc__ or ""))
     shown = re.findall(r"^PASS  (AOS-[A-Z]+-\d)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert set(shown) == ours | of_evidence
+    assert set(shown) == (ours | of_evidence) - {"AOS-CHALLENGE-1", "AOS-REJECTION-1"}, "a demo has neither"
     explained = set(re.findall(r"^\| (AOS-[A-Z]+-\d)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
     assert explained == of_evidence | {"AOS-PIN-1", "AOS-ANSWER-1"}
 

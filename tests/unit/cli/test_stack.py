@@ -1,7 +1,9 @@
 """The parts of the stack that are no process: its folder, its files, its signals, its progress."""
 
 import asyncio
+import hashlib
 import io
+import json
 import os
 import signal
 import stat
@@ -30,6 +32,7 @@ from aos_protocol.identity import Signer
 from aos_service.errors import KeyFileError
 from aos_service.keys import load_signer, open_keystore
 from aos_service.settings import load_settings
+from support.calibration import calibration
 
 DISPATCHER, OPERATOR = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
 TEMPLATE = Path(__file__).parents[3] / "docs" / "template" / "config-dispatcher.yaml"
@@ -172,6 +175,7 @@ def test_the_dispatcher_s_settings_are_ones_it_reads(data: DataFolder) -> None:
     assert settings.identity.keystore_password_file == password
     assert settings.database.url.get_secret_value().endswith(f"host={data.root}/run")
     assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 8123)
+    assert settings.verification.audit_ppm == 1_000_000
     assert mode(file) == 0o600
 
 
@@ -345,6 +349,50 @@ async def test_a_part_that_ended_is_named_with_its_log(data: DataFolder, tmp_pat
         await stack.watch()
     assert stack.names == ["operator-1", "operator-2", "operator-3"]
     assert stack.url == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize("calibrated", ["its own", "another file's", "no"])
+async def test_the_model_is_pinned_with_the_calibration_beside_it(
+    data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated: str
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    async def run(*command: str) -> str:
+        ran.append(command)
+        return ""
+
+    monkeypatch.setattr(stack_module, "run_command", run)
+    model, said = tmp_path / "tiny.gguf", io.StringIO()
+    model.write_bytes(b"tiny")
+    digest, file = hashlib.sha256(b"tiny").hexdigest(), tmp_path / "tiny.calibration.json"
+    if calibrated != "no":
+        made = calibration(digest if calibrated == "its own" else "a" * 64)
+        file.write_text(json.dumps(made.to_json()))
+    with ExitStack() as held:
+        stack = Stack(data, Plan(model), Progress(Console(file=said)), 8000, held)
+    await stack._pin_model()
+    judged = ("--calibration", str(file)) if calibrated == "its own" else ()
+    config = str(data.config / "dispatcher.yaml")
+    assert ran == [("dispatcher", "model", "pin", "tiny.gguf", digest, *judged, "-c", config)]
+    if calibrated == "its own":
+        assert stack.warning is None
+        assert said.getvalue().endswith(f"SHA-256 {digest[:16]}…, calibrated\n")
+    else:
+        assert (
+            f"every verdict will be inconclusive: move on like this, or stop and run aos calibrate {model}"
+            in str(stack.warning)
+        )
+        assert said.getvalue().endswith("without a calibration\n")
+
+
+async def test_a_calibration_that_cannot_be_read_stops_the_start(data: DataFolder, tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(b"tiny")
+    (tmp_path / "tiny.calibration.json").write_text("{}")
+    with ExitStack() as held:
+        stack = Stack(data, Plan(model), Progress(Console(file=io.StringIO())), 8000, held)
+    with pytest.raises(CliError, match=r"tiny.calibration.json cannot be used: .*; move it away"):
+        await stack._pin_model()
 
 
 @pytest.mark.parametrize("folder", ["x" * 120, "a?b", "a#b", "a%b"])
