@@ -37,16 +37,22 @@ def directions(seed: bytes, prover: str, vocabulary: int) -> NDArray[np.float32]
     bits = np.unpackbits(
         stream.astype("<u8").view(np.uint8).reshape(vocabulary, 8)[:, :1], axis=1, bitorder="little"
     )
-    return (bits.astype(np.float32) * 2 - 1) / np.float32(math.sqrt(vocabulary))
+    # Each direction in one piece of memory, as `project` reads it.
+    along = np.ascontiguousarray(bits.T).astype(np.float32)
+    along *= 2
+    along -= 1
+    along /= np.float32(math.sqrt(vocabulary))
+    return along.T
 
 
 def project(logits: NDArray[np.float32], along: NDArray[np.float32]) -> Fingerprints:
     """The fingerprints of finite logits of shape (rows, vocabulary): shape (rows, 8). Infinite where half precision ends, at 65,504."""
-    # Row by row: a product with a whole matrix sums in another order, and then a row's fingerprint would depend on its neighbours.
+    # Row by row: a product of matrices sums in another order, and then a row's fingerprint would depend on its neighbours. It may
+    # also start threads, which wait for each other where others compute.
     fingerprints = np.empty((len(logits), DIRECTIONS), dtype=np.float16)
     with np.errstate(over="ignore", invalid="ignore"):
         for fingerprint, row in zip(fingerprints, logits, strict=True):
-            fingerprint[:] = (row - row.mean()) @ along
+            fingerprint[:] = np.vecdot(along.T, row - row.mean())
     return fingerprints
 
 
