@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.websockets import WebSocketState
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from aos_dispatcher import api, disputes_api
 from aos_dispatcher.errors import ApiError, Unavailable
@@ -104,12 +104,12 @@ class _StarletteSocket:
     async def send(self, text: str) -> None:
         # A peer that has just left is noticed by `receive`; writing to it is no error of ours.
         if self._websocket.application_state is WebSocketState.CONNECTED:
-            with suppress(RuntimeError, OSError):
+            with suppress(RuntimeError, OSError, WebSocketDisconnect):
                 await self._websocket.send_text(text)
 
     async def close(self, reason: str, code: int = POLICY_VIOLATION) -> None:
         if self._websocket.application_state is WebSocketState.CONNECTED:
-            with suppress(RuntimeError, OSError):
+            with suppress(RuntimeError, OSError, WebSocketDisconnect):
                 await self._websocket.close(code, reason[:120])
 
 

@@ -57,10 +57,12 @@ class RoundLoop:
         if free <= 0:
             return []
         try:
-            return await self._store.claim(self._hub.served(), free)
+            claimed = await self._store.claim(self._hub.served(), free)
         except Unavailable as error:
             log.error("database away; no rounds are leased until it is back", why=str(error))
             return []
+        # A process that was stopped for longer than a lease finds its own rounds free; it is at work on them.
+        return [one for one in claimed if one.row.id not in self._held]
 
     async def _renew_leases(self) -> None:
         while True:
