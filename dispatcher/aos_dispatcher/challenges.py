@@ -26,13 +26,14 @@ from aos_dispatcher.standing import Finding, record_fraud, withdraw_fraud
 from aos_dispatcher.tables import Assignment, Challenge, Fraud, Job, JsonObject, Operator, Result, Round
 from aos_dispatcher.verdicts import Judgement, verdict_json
 from aos_protocol import sortition, vrf
+from aos_protocol.calibration import Calibration
 from aos_protocol.errors import InvalidSignature
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobResult
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import ChallengeClaim, Domain, recover_typed
-from aos_protocol.verdict import first_divergence
+from aos_protocol.verdict import first_divergence, judge
 
 Purpose = Literal["challenge", "appeal"]
 Decision = Literal["upheld", "rejected", "undecided"]
@@ -349,18 +350,24 @@ def found(case: Case, round_id: int, judged: Judgement) -> Finding:
 
     Of steps that are named equally often, the earliest. A mismatch that no single step shows has none.
     """
-    scores = judged.scores
-    named = Counter(
-        step for score in scores.values() if (step := first_divergence(score, judged.calibration)) is not None
-    )
+    steps = (_wrong_step(score, judged.calibration) for score in judged.scores.values())
+    named = Counter(step for step in steps if step is not None)
     step = min(named, key=lambda step: (-named[step], step), default=None)
     transcript = Transcript.from_json(case.said.transcript)
     proof: JsonObject | None = None
     if step is not None:
         proof = {"commitment": transcript.commitment(), **transcript.step_proof(step).model_dump(mode="json")}
-    at_step = [] if step is None else [_at(verifier, score, step) for verifier, score in scores.items()]
+    at_step = (
+        [] if step is None else [_at(verifier, score, step) for verifier, score in judged.scores.items()]
+    )
     kept = verdict_json(judged.verdict) | {"verifiers": at_step}
     return Finding(case.said.operator, case.job.id, case.result, round_id, step, proof, kept)
+
+
+def _wrong_step(score: Score, calibration: Calibration | None) -> int | None:
+    """Return the step that a verifier found wrong; None where it found none, or what is wrong is not a step."""
+    wrong = judge(score, calibration).outcome == "mismatch" and score.contradiction is None
+    return first_divergence(score, calibration) if wrong else None
 
 
 def _at(verifier: str, score: Score, step: int) -> JsonObject:
