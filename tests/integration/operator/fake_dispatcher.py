@@ -3,26 +3,37 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from aos_operator.tasks import Method, Request, TaskKey
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import ProtocolError
 from aos_protocol.frames import Frame, open_frame
-from aos_protocol.messages import Connect, Dispatch, JobResult, Ticket, Vrf, parse_message
+from aos_protocol.messages import (
+    Connect,
+    Dispatch,
+    JobResult,
+    JobScore,
+    ScoreCall,
+    Ticket,
+    Vrf,
+    parse_message,
+)
 from aos_protocol.verification import check_ticket
 from unit.operator.world import NUMBER, OPERATOR, World
 
-Answer = tuple[int, str] | None
+Answer: TypeAlias = tuple[int, str] | None
+Said: TypeAlias = JobResult | JobScore
 
 
 class FakeDispatcher:
-    """Accepts one operator at a time; keeps every accepted result by (job, tag), and every counter it has seen.
+    """Accepts one operator at a time; keeps every accepted result and score by its task, and every counter it has seen.
 
-    As a real one, it answers a repetition of an accepted result with 200 and keeps nothing of it; another result for
-    the same job is a problem. `problems` must be empty in the end.
+    As a real one, it answers a repetition of what it has accepted with 200 and keeps nothing of it; another result or score for
+    the same task is a problem. `problems` must be empty in the end.
     """
 
     def __init__(self, world: World) -> None:
@@ -30,18 +41,18 @@ class FakeDispatcher:
         self.url = ""
         self.port = 0
         self.connects: list[Connect] = []
-        self.accepted: dict[tuple[str, str], JobResult] = {}
+        self.accepted: dict[TaskKey, Said] = {}
         self.counters: list[int] = []
         self.refuse: str | None = None
         self.repetitions = 0
         self.unreachable = False
         self.lose_replies = False
         self.problems: list[str] = []
-        self.answer: Callable[[JobResult], Answer] = lambda _: (200, "success")
+        self.answer: Callable[[Said], Answer] = lambda _: (200, "success")
         self.connected = asyncio.Event()
         self.progress = asyncio.Condition()
-        self.sent: dict[tuple[str, str], Dispatch] = {}
-        self.tickets: dict[tuple[str, str], Ticket] = {}
+        self.sent: dict[TaskKey, Request] = {}
+        self.tickets: dict[TaskKey, Ticket] = {}
         self._socket: ServerConnection | None = None
         self._replies: dict[str, asyncio.Future[Frame]] = {}
 
@@ -81,41 +92,50 @@ class FakeDispatcher:
         self.connected.clear()
         await self._socket.close(code)
 
-    async def draw(self, dispatch: Dispatch) -> dict[str, Any]:
+    async def draw(self, request: Request) -> dict[str, Any]:
         """Call for a ticket and verify it."""
-        draw = self.world.draw(dispatch)
+        draw = self.world.draw(request)
         result = await self.ask("draw", draw.to_json())
         if result["code"] == 200:
             ticket = parse_message(Ticket, result["ticket"])
             check_ticket(ticket, draw, OPERATOR.address)
-            self.tickets[dispatch.job_id, dispatch.tag] = ticket
+            self.tickets[TaskKey.of(request)] = ticket
         return result
 
-    async def dispatch(self, dispatch: Dispatch) -> dict[str, Any]:
-        """Dispatch a job."""
-        self.sent[dispatch.job_id, dispatch.tag] = dispatch
-        return await self.ask("dispatch_job", dispatch.to_json())
+    async def dispatch(self, request: Request) -> dict[str, Any]:
+        """Dispatch a job, or call for a score."""
+        self.sent[TaskKey.of(request)] = request
+        return await self.ask(Method.of(request), request.to_json())
 
-    async def run(self, dispatch: Dispatch) -> JobResult:
-        """Draw, dispatch, and wait for the accepted result."""
-        assert (await self.draw(dispatch))["code"] == 200
-        assert (await self.dispatch(dispatch))["code"] == 200
-        return await self.result_of(dispatch)
+    async def run(self, request: Request) -> None:
+        """Draw, dispatch, and wait for what comes of it."""
+        assert (await self.draw(request))["code"] == 200
+        assert (await self.dispatch(request))["code"] == 200
+        await self.done(request)
+
+    async def done(self, request: Request) -> None:
+        """Wait for a request's accepted result or score."""
+        key = TaskKey.of(request)
+        async with self.progress:
+            await self.progress.wait_for(lambda: key in self.accepted)
 
     async def result_of(self, dispatch: Dispatch) -> JobResult:
         """Wait for a dispatch's accepted result."""
-        key = dispatch.job_id, dispatch.tag
-        async with self.progress:
-            await self.progress.wait_for(lambda: key in self.accepted)
-        return self.accepted[key]
+        await self.done(dispatch)
+        return cast("JobResult", self.accepted[TaskKey.of(dispatch)])
+
+    async def score_of(self, call: ScoreCall) -> JobScore:
+        """Wait for a call's accepted score."""
+        await self.done(call)
+        return cast("JobScore", self.accepted[TaskKey.of(call)])
 
     async def reconnected(self, times: int) -> None:
         """Wait until the operator has connected this many times in all, and is connected."""
         while len(self.connects) < times or not self.connected.is_set():
             await asyncio.sleep(0.01)
 
-    async def insist(self, jobs: Sequence[Dispatch]) -> None:
-        """Dispatch every job until it was acknowledged, over as many connections as that takes."""
+    async def insist(self, jobs: Sequence[Request]) -> None:
+        """Dispatch all of them until it was acknowledged, over as many connections as that takes."""
         for job in jobs:
             while True:
                 await self.connected.wait()
@@ -162,26 +182,35 @@ class FakeDispatcher:
             if not waiting.done():
                 waiting.set_result(frame)
             return
-        assert frame.method == "job_result"
-        key = (str(frame.params[0]["job_id"]), str(frame.params[0]["tag"]))
-        dispatch = self.sent[key]
-        result = self.world.verify(frame, dispatch, self.tickets.get(key) or _ticket_of(frame, dispatch))
-        self._count(result.clock)
-        answer = self.answer(result)
+        key, said = self._verified(frame)
+        self._count(said.clock)
+        answer = self.answer(said)
         if answer is None:
             return
         if answer[0] == 200:
-            self._accept(key, result)
+            self._accept(key, said)
         async with self.progress:
             self.progress.notify_all()
         if not self.lose_replies:
             await socket.send(self.world.reply(frame.id, *answer))
 
-    def _accept(self, key: tuple[str, str], result: JobResult) -> None:
-        earlier = self.accepted.setdefault(key, result)
-        if earlier is not result:
+    def _verified(self, frame: Frame) -> tuple[TaskKey, Said]:
+        param = cast("dict[str, Any]", frame.params[0])
+        if frame.method == "job_score":
+            key = TaskKey(param["job_id"], param["tag"], param["challenge"], Method.SCORE)
+            call = cast("ScoreCall", self.sent[key])
+            ticket = self.tickets.get(key) or _ticket_of(param, call)
+            return key, self.world.verify_score(frame, call, ticket)
+        assert frame.method == "job_result"
+        key = TaskKey(param["job_id"], param["tag"])
+        dispatch = cast("Dispatch", self.sent[key])
+        return key, self.world.verify(frame, dispatch, self.tickets.get(key) or _ticket_of(param, dispatch))
+
+    def _accept(self, key: TaskKey, said: Said) -> None:
+        earlier = self.accepted.setdefault(key, said)
+        if earlier is not said:
             self.repetitions += 1
-            assert _content(earlier) == _content(result), "two results for one job"
+            assert _content(earlier) == _content(said), "two answers to one request"
 
     def _count(self, clock: dict[str, str]) -> None:
         counter = VectorClock.from_map(clock).get(NUMBER)
@@ -189,19 +218,19 @@ class FakeDispatcher:
         self.counters.append(counter)
 
 
-def _content(result: JobResult) -> JobResult:
-    """A result without what changes at each sending."""
-    return result.model_copy(update={"clock": {}, "signature": ""})
+def _content(said: Said) -> Said:
+    """A result or score without what changes at each sending."""
+    return said.model_copy(update={"clock": {}, "signature": ""})
 
 
-def _ticket_of(frame: Frame, dispatch: Dispatch) -> Ticket:
-    """The ticket that a result carries, for a test that held no draw."""
-    said = JobResult.model_validate(frame.params[0])
+def _ticket_of(said: dict[str, Any], request: Request) -> Ticket:
+    """The ticket that a result or score carries, for a test that held no draw."""
     return Ticket(
-        job_id=dispatch.job_id,
-        tag=dispatch.tag,
-        position=dispatch.position,
-        operator=said.operator,
-        vrf=Vrf.model_validate(said.vrf.model_dump()),
-        clock=said.clock,
+        job_id=request.job_id,
+        tag=request.tag,
+        position=request.position,
+        challenge=request.challenge if isinstance(request, ScoreCall) else 0,
+        operator=said["operator"],
+        vrf=Vrf.model_validate(said["vrf"]),
+        clock=said["clock"],
     )

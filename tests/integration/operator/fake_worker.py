@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aos_operator.stub import stub_answer
-from aos_protocol.messages import JobSpec
+from aos_operator.stub import stub_answer, stub_score
+from aos_operator.subjects import Subject
+from aos_protocol.messages import Claim, JobSpec
 from unit.operator.world import MODEL
 
 
 class FakeWorker:
-    """Answers `/v1/models` and `/v1/generate`; waits for `go` before it answers a job."""
+    """Answers `/v1/models`, `/v1/generate` and `/v1/score`; waits for `go` before it answers one of the last two."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -21,6 +22,7 @@ class FakeWorker:
             "models": [{"name": MODEL.name, "sha256": MODEL.sha256, "size": 1, "engine": "stub"}]
         }
         self.jobs: list[dict[str, Any]] = []
+        self.scorings: list[dict[str, Any]] = []
         self.status = 200
         self.body: bytes | None = None
         self.go = asyncio.Event()
@@ -63,7 +65,8 @@ class FakeWorker:
         if path == "/v1/models":
             return 200, json.dumps(self.models).encode()
         request = json.loads(body)
-        self.jobs.append(request)
+        scoring = path == "/v1/score"
+        (self.scorings if scoring else self.jobs).append(request)
         self.started.set()
         await self._wait(reader)
         if self.body is not None or self.status != 200:
@@ -73,15 +76,8 @@ class FakeWorker:
                 else json.dumps({"code": self.status, "message": "told to"}).encode()
             )
             return self.status, said
-        job = {key: request[key] for key in ("prompt", "messages", "model", "params") if key in request}
-        return 200, json.dumps(
-            stub_answer(
-                JobSpec.model_validate({**job, "tag": "opml"}),
-                MODEL.sha256,
-                request["seed"],
-                request["prover"],
-            )
-        ).encode()
+        answer = _scored(request) if scoring else _generated(request)
+        return 200, json.dumps(answer).encode()
 
     async def _wait(self, reader: asyncio.StreamReader) -> None:
         """Wait for `go`, and notice a client that leaves in the meantime."""
@@ -94,3 +90,19 @@ class FakeWorker:
         finally:
             going.cancel()
             leaving.cancel()
+
+
+def _generated(request: dict[str, Any]) -> dict[str, Any]:
+    return stub_answer(_job(request, request["model"]), MODEL.sha256, request["seed"], request["prover"])
+
+
+def _scored(request: dict[str, Any]) -> dict[str, Any]:
+    [item] = request["items"]
+    claim = {name: item[name] for name in Claim.model_fields if name in item}
+    subject = Subject(item["subject"], Claim.model_validate(claim))
+    return stub_score(_job(item, request["model"]), MODEL.sha256, subject)
+
+
+def _job(asked: dict[str, Any], model: str) -> JobSpec:
+    job = {name: asked[name] for name in ("prompt", "messages", "params") if name in asked}
+    return JobSpec.model_validate({**job, "model": model, "tag": "opml"})

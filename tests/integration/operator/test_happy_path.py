@@ -14,7 +14,8 @@ async def test_a_job_is_drawn_dispatched_run_and_its_result_accepted(
     async with running():
         await dispatcher.connected.wait()
         job = dispatcher.world.job("What is AI?")
-        result = await dispatcher.run(job)
+        await dispatcher.run(job)
+        result = await dispatcher.result_of(job)
 
         assert result.result == stub_answer(job.job, MODEL.sha256, job.seed, OPERATOR.address)["text"]
         assert result.vrf.selected

@@ -13,6 +13,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 from sqlalchemy import text
 
+from aos_operator.tasks import Request
 from aos_service.database import create_engine, database_url
 from integration.operator.fake_dispatcher import FakeDispatcher
 from integration.operator.fake_worker import FakeWorker
@@ -51,40 +52,44 @@ async def _nothing_is_left(
 
 
 class TestKilled:
-    """Each test kills the process at one moment and starts it again."""
+    """Each test kills the process at one moment and starts it again; what is wanted is an answer, or the score of one."""
+
+    @pytest.fixture(params=["answer", "score"])
+    def wanted(self, request: pytest.FixtureRequest, dispatcher: FakeDispatcher) -> Request:
+        return dispatcher.world.job() if request.param == "answer" else dispatcher.world.call()
 
     async def test_before_it_could_acknowledge_the_dispatch(
         self,
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
+        wanted: Request,
     ) -> None:
-        job = dispatcher.world.job()
-        await dispatcher.draw(job)
-        unacknowledged = asyncio.create_task(dispatcher.dispatch(job))
+        await dispatcher.draw(wanted)
+        unacknowledged = asyncio.create_task(dispatcher.dispatch(wanted))
         await asyncio.sleep(0)
         await operator.kill()
         unacknowledged.cancel()
         operator.start()
         await dispatcher.reconnected(2)
-        assert (await dispatcher.dispatch(job))["code"] == 200
-        await dispatcher.result_of(job)
+        assert (await dispatcher.dispatch(wanted))["code"] == 200
+        await dispatcher.done(wanted)
 
     async def test_while_the_model_runs(
         self,
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
+        wanted: Request,
     ) -> None:
         worker.go.clear()
-        job = dispatcher.world.job()
-        await dispatcher.draw(job)
-        await dispatcher.dispatch(job)
+        await dispatcher.draw(wanted)
+        await dispatcher.dispatch(wanted)
         await worker.started.wait()
         await operator.kill()
         worker.go.set()
         operator.start()
-        await dispatcher.result_of(job)
-        assert len(worker.jobs) == 2
+        await dispatcher.done(wanted)
+        assert work_of(worker) == 2
 
     async def test_when_the_outcome_is_stored_and_not_sent(
         self,
@@ -92,76 +97,99 @@ class TestKilled:
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
         configuration: dict[str, Any],
+        wanted: Request,
     ) -> None:
         worker.go.clear()
-        job = dispatcher.world.job()
-        await dispatcher.draw(job)
-        await dispatcher.dispatch(job)
+        await dispatcher.draw(wanted)
+        await dispatcher.dispatch(wanted)
         await worker.started.wait()
         dispatcher.unreachable = True
         await dispatcher.drop()
         worker.go.set()
-        await outcome_stored(configuration, job.job_id)
+        await outcome_stored(configuration, wanted.job_id)
         await operator.kill()
         dispatcher.unreachable = False
         operator.start()
-        await dispatcher.result_of(job)
-        assert len(worker.jobs) == 1
+        await dispatcher.done(wanted)
+        assert work_of(worker) == 1
 
     async def test_when_the_result_is_sent_and_not_replied_to(
         self,
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
+        wanted: Request,
     ) -> None:
         sent = asyncio.Event()
         dispatcher.answer = lambda _: sent.set()
-        job = dispatcher.world.job()
-        await dispatcher.draw(job)
-        await dispatcher.dispatch(job)
+        await dispatcher.draw(wanted)
+        await dispatcher.dispatch(wanted)
         await sent.wait()
         await operator.kill()
         dispatcher.answer = lambda _: (200, "success")
         operator.start()
-        await dispatcher.result_of(job)
-        assert len(worker.jobs) == 1
+        await dispatcher.done(wanted)
+        assert work_of(worker) == 1
 
     async def test_when_the_result_is_accepted_and_the_reply_is_lost(
         self,
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
+        wanted: Request,
     ) -> None:
         dispatcher.lose_replies = True
-        job = dispatcher.world.job()
-        await dispatcher.draw(job)
-        await dispatcher.dispatch(job)
-        await dispatcher.result_of(job)
+        await dispatcher.draw(wanted)
+        await dispatcher.dispatch(wanted)
+        await dispatcher.done(wanted)
         await operator.kill()
         dispatcher.lose_replies = False
         operator.start()
         while not dispatcher.repetitions:
             await asyncio.sleep(0.02)
-        assert len(worker.jobs) == 1
+        assert work_of(worker) == 1
 
-    async def test_again_and_again_at_any_moment(
+    async def test_when_it_was_queued_and_not_begun(
         self,
         operator: OperatorProcess,
         dispatcher: FakeDispatcher,
         worker: FakeWorker,
+        wanted: Request,
     ) -> None:
-        chance = random.Random(20260101)
-        jobs = [dispatcher.world.job(f"prompt {number}") for number in range(60)]
-        submitting = asyncio.create_task(dispatcher.insist(jobs))
-        for round_ in range(2, 6):
-            await dispatcher.reconnected(round_ - 1)
-            await asyncio.sleep(chance.uniform(0, 0.15))
-            await operator.kill()
-            operator.start()
-        await submitting
-        for job in jobs:
-            await dispatcher.result_of(job)
-        assert len(dispatcher.accepted) == 60
+        """The worker's places are taken: what comes next stays between queueing and the worker."""
+        worker.go.clear()
+        earlier = [dispatcher.world.job(f"prompt {number}") for number in range(4)]
+        for request in (*earlier, wanted):
+            assert (await dispatcher.dispatch(request))["code"] == 200
+        while work_of(worker) < 4:
+            await asyncio.sleep(0.01)
+        await operator.kill()
+        worker.go.set()
+        operator.start()
+        await dispatcher.done(wanted)
+        assert work_of(worker) == 4 + 4 + 1
+        for job in earlier:
+            await dispatcher.done(job)
+
+
+async def test_killed_again_and_again_at_any_moment(
+    operator: OperatorProcess,
+    dispatcher: FakeDispatcher,
+) -> None:
+    chance, world = random.Random(20260101), dispatcher.world
+    jobs = [world.job(f"prompt {number}") for number in range(30)]
+    calls = [world.call(world.job(f"answer {number}"), challenge=number % 3) for number in range(30)]
+    wanted: list[Request] = [request for pair in zip(jobs, calls, strict=True) for request in pair]
+    submitting = asyncio.create_task(dispatcher.insist(wanted))
+    for round_ in range(2, 6):
+        await dispatcher.reconnected(round_ - 1)
+        await asyncio.sleep(chance.uniform(0, 0.15))
+        await operator.kill()
+        operator.start()
+    await submitting
+    for request in wanted:
+        await dispatcher.done(request)
+    assert len(dispatcher.accepted) == 60
 
 
 async def test_a_polite_end_takes_seconds_and_keeps_the_job(
@@ -201,6 +229,11 @@ async def test_a_stopping_operator_finishes_what_is_nearly_done_and_takes_nothin
     worker.go.set()
     await dispatcher.result_of(job)
     assert await ending == 0
+
+
+def work_of(worker: FakeWorker) -> int:
+    """How many times the worker was asked for anything."""
+    return len(worker.jobs) + len(worker.scorings)
 
 
 async def outcome_stored(configuration: dict[str, Any], job_id: str) -> None:

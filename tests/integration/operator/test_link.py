@@ -9,6 +9,8 @@ from structlog.testing import capture_logs
 from aos_operator.errors import DispatcherRefused, Replaced, StartError, WorkerUnavailable, WrongDispatcher
 from aos_operator.link import CLOSE_REPLACED
 from aos_operator.stub import StubWorker
+from aos_operator.subjects import Subject
+from aos_operator.tasks import TaskKey
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobSpec, ModelOffer
@@ -44,6 +46,14 @@ class SlowWorker(StubWorker):
             self.lost -= 1
             raise WorkerUnavailable("the connection broke off")
         return await super().generate(job, seed, prover)
+
+    async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
+        self.started.set()
+        await self.go.wait()
+        if self.lost:
+            self.lost -= 1
+            raise WorkerUnavailable("the connection broke off")
+        return await super().score(job, subject)
 
 
 def only(error: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -198,7 +208,7 @@ class TestRequests:
             assert reply == {"code": 200, "message": "success"}
             worker.go.set()
             await dispatcher.run(world.job())
-        assert (job.job_id, "") not in dispatcher.accepted
+        assert TaskKey.of(job) not in dispatcher.accepted
 
     async def test_forged_frames_do_not_disturb_an_honest_connection(
         self, running: Running, dispatcher: FakeDispatcher
@@ -230,7 +240,8 @@ class TestRequests:
         jobs = [dispatcher.world.job(f"prompt {number}") for number in range(40)]
         async with running():
             await dispatcher.connected.wait()
-            results = await asyncio.gather(*(dispatcher.run(job) for job in jobs))
+            await asyncio.gather(*(dispatcher.run(job) for job in jobs))
+            results = [await dispatcher.result_of(job) for job in jobs]
         assert [result.result for result in results] == [f"prompt {number}"[:16] for number in range(40)]
         assert len(dispatcher.counters) == 80
 

@@ -12,7 +12,8 @@ import redis.asyncio as redis
 from aos_operator.errors import QueueUnavailable
 from aos_operator.memory import MemoryQueue
 from aos_operator.queue import GROUP, Queue, RedisQueue, connect_redis
-from aos_protocol.messages import Dispatch
+from aos_operator.tasks import Request
+from aos_protocol.messages import Claim, Dispatch
 from unit.operator.world import OPERATOR, World
 
 WORLD = World()
@@ -38,7 +39,9 @@ def queue(request: pytest.FixtureRequest) -> Queue:
 
 
 async def test_entries_come_in_order_and_once(queue: Queue) -> None:
-    jobs = [WORLD.job(f"prompt {number} é💡") for number in range(3)]
+    jobs: list[Request] = [WORLD.job(f"prompt {number} é💡") for number in range(3)]
+    jobs += [WORLD.call(challenge=number) for number in range(2)]
+    jobs += [WORLD.call(WORLD.job(claim=Claim(text="é💡")))]
     for job in jobs:
         await queue.add(job)
     assert [entry.request for entry in await queue.read(0)] == jobs

@@ -1,6 +1,7 @@
 """What a store promises: the one on PostgreSQL, and the one in memory that stands in for it elsewhere."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal
 
@@ -8,18 +9,20 @@ import pytest
 import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aos_operator.errors import Refused, StoreUnavailable
 from aos_operator.memory import MemoryStore
 from aos_operator.store import PostgresStore, Store
 from aos_operator.tables import Base
-from aos_operator.tasks import Outcome, TaskKey, TaskState
-from aos_protocol.messages import ChatMessage, JobSpec, Params
-from aos_service.database import create_engine, database_url
+from aos_operator.tasks import Outcome, Request, Scored, TaskKey, TaskState
+from aos_protocol.messages import ChatMessage, Claim, JobSpec, Params
+from aos_service.database import create_engine, database_url, migrate
 from unit.operator.world import MODEL, OPERATOR, World
 
 WORLD = World()
+SCORE = Scored("ab" * 32, "0x" + "99" * 20, {"level": "greedy", "surprisals": [0.5, 1.0, 1e-6]})
 ANSWER = Outcome('an answer with \0 and "quotes" and é', "", {"rule": 1, "output_tokens": [1, 2]}, "ab" * 32)
 
 
@@ -61,6 +64,59 @@ async def test_a_task_comes_back_as_it_was_taken(store: Store) -> None:
         task = await store.take(dispatch)
         assert task == await store.load(task.key)
         assert (task.request, task.state, task.outcome) == (dispatch, TaskState.OPEN, None)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("claim", [None, Claim(text="é\u2028💡")])
+async def test_a_call_comes_back_as_it_was_taken(store: Store, number: int, claim: Claim | None) -> None:
+    call = WORLD.call(WORLD.job(claim=claim), challenge=number)
+    task = await store.take(call)
+    assert task == await store.load(TaskKey.of(call))
+    assert task.request == call
+
+
+async def test_running_and_scoring_a_job_in_every_challenge_are_tasks_of_their_own(store: Store) -> None:
+    job = WORLD.job(tag="suspicion", position="after")
+    requests: list[Request] = [job, *(WORLD.call(job, challenge=number) for number in range(3))]
+    for request in requests:
+        await store.take(request)
+    await store.finish(job, ANSWER)
+    await store.finish(requests[2], SCORE)
+    await store.close(TaskKey.of(requests[1]), TaskState.ACCEPTED, "success")
+    open_ = {task.key: task.outcome for task in await store.open_tasks(None, 10)}
+    assert open_ == {
+        TaskKey.of(job): ANSWER,
+        TaskKey.of(requests[2]): SCORE,
+        TaskKey.of(requests[3]): None,
+    }
+
+
+async def test_the_first_score_stays(store: Store) -> None:
+    call = WORLD.call()
+    await store.take(call)
+    assert await store.finish(call, SCORE) == SCORE
+    assert await store.finish(call, SCORE.withdrawn("later")) == SCORE
+    known = await store.load(TaskKey.of(call))
+    assert known is not None
+    assert known.outcome == SCORE
+
+
+async def test_a_score_of_a_lost_task_brings_it_back(store: Store) -> None:
+    call = WORLD.call(challenge=1)
+    assert await store.finish(call, SCORE) == SCORE
+    [task] = await store.open_tasks(None, 10)
+    assert (task.request, task.outcome) == (call, SCORE)
+
+
+async def test_a_call_with_another_subject_changes_nothing(store: Store) -> None:
+    job = WORLD.job()
+    call = WORLD.call(job)
+    await store.take(call)
+    with pytest.raises(Refused, match="another content"):
+        await store.take(call.model_copy(update={"subject": WORLD.answer(job, result="another")}))
+    known = await store.load(TaskKey.of(call))
+    assert known is not None
+    assert known.request == call
 
 
 async def test_what_was_never_taken_is_not_there(store: Store) -> None:
@@ -142,13 +198,15 @@ async def test_a_cancelled_task_can_be_taken_again(store: Store) -> None:
 async def test_open_tasks_come_in_pages_without_gaps(store: Store) -> None:
     jobs = [WORLD.job() for _ in range(7)]
     tagged = [job.model_copy(update={"tag": "suspicion", "position": "after"}) for job in jobs[:3]]
-    for dispatch in jobs + tagged:
-        await store.take(dispatch)
+    calls = [WORLD.call(job, challenge=number) for job in jobs[:2] for number in (0, 2, 10)]
+    requests: list[Request] = [*jobs, *tagged, *calls]
+    for request in requests:
+        await store.take(request)
     seen: list[TaskKey] = []
     while page := await store.open_tasks(seen[-1] if seen else None, 3):
         assert len(page) <= 3
         seen += [task.key for task in page]
-    assert seen == sorted(TaskKey.of(dispatch) for dispatch in jobs + tagged)
+    assert seen == sorted(map(TaskKey.of, requests))
 
 
 async def test_operators_that_share_a_database_do_not_meet(engine: AsyncEngine) -> None:
@@ -166,6 +224,32 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
     with pytest.raises(StoreUnavailable, match="check its service"):
         await PostgresStore(engine, OPERATOR.address).reserve(1)
+
+
+async def test_tasks_of_an_older_version_are_dispatches(
+    new_database: Callable[[Literal["operator"] | None], Awaitable[str]],
+) -> None:
+    """An operator that is updated with open tasks works on them."""
+    url = database_url(await new_database(None))
+    await migrate(url, "operator", "operator_0001")
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    dispatch = WORLD.job()
+    old = {
+        "operator": OPERATOR.address,
+        "job_id": dispatch.job_id,
+        "dispatch": json.dumps(dispatch.to_json()),
+    }
+    columns = "operator, job_id, tag, state, dispatch, outcome"
+    row = f"insert into tasks ({columns}) values (:operator, :job_id, '', 'open', :dispatch, :outcome)"
+    async with engine.begin() as connection:
+        await connection.execute(text(row), {**old, "outcome": json.dumps(ANSWER.to_json())})
+    await migrate(url, "operator")
+    store = PostgresStore(engine, OPERATOR.address)
+    [task] = await store.open_tasks(None, 10)
+    assert (task.key, task.request, task.outcome) == (TaskKey(dispatch.job_id, ""), dispatch, ANSWER)
+    await store.take(WORLD.call(dispatch))
+    assert len(await store.open_tasks(None, 10)) == 2
+    await engine.dispose()
 
 
 async def test_migrations_and_tables_are_the_same(engine: AsyncEngine) -> None:

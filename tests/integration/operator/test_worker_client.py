@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from aos_inference.schemas import GenerateRequest, ScoreRequest
 from aos_operator.errors import WorkerRefused, WorkerUnavailable
+from aos_operator.stub import stub_answer, stub_score
+from aos_operator.subjects import Subject
 from aos_operator.worker import HttpWorker
-from aos_protocol.messages import JobSpec, Params
+from aos_protocol.messages import Claim, JobSpec, Params
+from aos_protocol.transcript import Transcript
 from integration.operator.fake_worker import FakeWorker
-from unit.operator.world import MODEL, OPERATOR
+from unit.operator.world import EXECUTOR, MODEL, OPERATOR
 
 JOB = JobSpec(tag="opml", prompt="What is AI?", model=MODEL.name, params=Params(temperature=0.0, top_p=0.5))
 SEED = "ab" * 32
+CLAIMED = Subject("cd" * 32, Claim(text="What is AI?"))
 
 
 @pytest_asyncio.fixture(params=["tcp", "unix"])
@@ -50,6 +55,67 @@ async def test_a_job_is_sent_with_its_seed_and_all_parameters(client: HttpWorker
     ]
 
 
+async def test_an_answer_is_scored_with_the_job_s_own_prompt_and_all_that_it_says(
+    client: HttpWorker, worker: FakeWorker
+) -> None:
+    answer = stub_answer(JOB, MODEL.sha256, SEED, EXECUTOR.address)
+    transcript = Transcript.from_json(answer["transcript"])
+    claim = Claim(
+        output_tokens=list(transcript.output_tokens),
+        seed=SEED,
+        prover=EXECUTOR.address,
+        fingerprints=transcript.fingerprints,
+    )
+    of = Subject(answer["commitment"], claim, EXECUTOR.address, transcript, answer["text"])
+    scored = await client.score(JOB, of)
+    assert scored == stub_score(JOB, MODEL.sha256, of)
+    assert worker.scorings == [
+        {
+            "model": MODEL.name,
+            "items": [
+                {
+                    "prompt": "What is AI?",
+                    "params": {"temperature": 0.0, "top_p": 0.5, "max_tokens": 256, "stop": []},
+                    "output_tokens": list(b"What is AI?"),
+                    "seed": SEED,
+                    "prover": EXECUTOR.address,
+                    "fingerprints": transcript.fingerprints,
+                    "answer": {
+                        "text": "What is AI?",
+                        "finish_reason": "eos",
+                        "prompt_tokens": list(b"What is AI?"),
+                    },
+                    "subject": answer["commitment"],
+                }
+            ],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [Claim(text="What is AI?"), Claim(output_tokens=[1, 2]), Claim(output_tokens=[1], seed=SEED)],
+)
+async def test_a_claim_is_sent_as_it_is(client: HttpWorker, worker: FakeWorker, claim: Claim) -> None:
+    await client.score(JOB.model_copy(update={"claim": claim}), Subject(claim.digest(), claim))
+    [item] = worker.scorings[0]["items"]
+    assert set(item) == {"prompt", "params", "subject", *claim.to_json()}
+    assert item["subject"] == claim.digest()
+
+
+async def test_what_it_sends_is_what_the_worker_takes(client: HttpWorker, worker: FakeWorker) -> None:
+    chat = JobSpec.model_validate(
+        {"tag": "opml", "messages": [{"role": "user", "content": "é"}], "model": MODEL.name}
+    )
+    for job in (JOB, chat):
+        await client.generate(job, SEED, OPERATOR.address)
+        await client.score(job, Subject("ab" * 32, Claim(text="x")))
+    for request in worker.jobs:
+        GenerateRequest.model_validate(request)
+    for request in worker.scorings:
+        ScoreRequest.model_validate(request)
+
+
 async def test_messages_take_the_place_of_the_prompt(client: HttpWorker, worker: FakeWorker) -> None:
     turns = [{"role": "user", "content": "What is AI?"}]
     await client.generate(
@@ -68,6 +134,8 @@ async def test_a_job_that_cannot_be_done_is_refused_in_the_workers_words(
     worker.status = status
     with pytest.raises(WorkerRefused, match=rf"^told to \(HTTP {status}\)$"):
         await client.generate(JOB, SEED, OPERATOR.address)
+    with pytest.raises(WorkerRefused, match=rf"^told to \(HTTP {status}\)$"):
+        await client.score(JOB, CLAIMED)
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
@@ -77,6 +145,8 @@ async def test_a_worker_that_is_full_or_away_may_be_asked_again(
     worker.status = status
     with pytest.raises(WorkerUnavailable, match="told to"):
         await client.generate(JOB, SEED, OPERATOR.address)
+    with pytest.raises(WorkerUnavailable, match="told to"):
+        await client.score(JOB, CLAIMED)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff"])

@@ -305,7 +305,8 @@ class TestScore:
         job = WORLD.job(role="verifier", tag="malicious", position="after")
         calls = [WORLD.call(job, subject=WORLD.answer(job)), WORLD.call(job, challenge=1)]
         async with parts.running() as jobs:
-            for request in (job, *calls):
+            requests: list[Request] = [job, *calls]
+            for request in requests:
                 await jobs.take(request)
             await jobs.idle()
         assert len(parts.post.accepted) == 3
@@ -416,13 +417,14 @@ class TestCancel:
         ours, other = WORLD.call(job), WORLD.call(job, challenge=1)
         parts.worker.go.clear()
         async with parts.running() as jobs:
-            for request in (job, ours, other):
+            requests: list[Request] = [job, ours, other]
+            for request in requests:
                 await jobs.take(request)
             await parts.worker.started.wait()
             await jobs.cancel([TaskKey.of(job), TaskKey.of(ours)])
             parts.worker.go.set()
             await jobs.idle()
-        states = [parts.state(request) for request in (job, ours, other)]
+        states = [parts.state(request) for request in requests]
         assert states == [TaskState.CANCELLED, TaskState.CANCELLED, TaskState.ACCEPTED]
         assert set(parts.post.accepted) == {TaskKey.of(other)}
 

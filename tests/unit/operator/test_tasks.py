@@ -10,6 +10,7 @@ from aos_operator.errors import Refused
 from aos_operator.tasks import (
     Method,
     Outcome,
+    Request,
     Scored,
     Task,
     TaskKey,
@@ -32,7 +33,7 @@ def test_a_repetition_merges_the_clocks() -> None:
 def test_the_last_word_on_role_and_position_counts() -> None:
     first = World().job()
     task = Task(first, outcome=OUTCOME).retaken(first.model_copy(update={"role": "verifier"}))
-    assert task.request.role == "verifier"
+    assert task.request == first.model_copy(update={"role": "verifier"})
     assert task.outcome == OUTCOME
 
 
@@ -90,7 +91,12 @@ SCORED = Scored("cd" * 32, "0x" + "99" * 20, {"level": "greedy", "surprisals": [
 def test_a_score_is_a_task_of_its_own_in_every_challenge() -> None:
     world = World()
     job = world.job(tag="suspicion", position="after")
-    requests = [job, world.call(job), world.call(job, challenge=1), world.call(job, challenge=2)]
+    requests: list[Request] = [
+        job,
+        world.call(job),
+        world.call(job, challenge=1),
+        world.call(job, challenge=2),
+    ]
     keys = [TaskKey.of(request) for request in requests]
     assert len(set(keys)) == 4
     assert [key.method for key in keys] == [Method.DISPATCH, Method.SCORE, Method.SCORE, Method.SCORE]

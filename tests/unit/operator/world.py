@@ -81,13 +81,13 @@ class World:
         request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
         proof = vrf.prove(self.signer, sortition.seed_alpha(job_id))
-        claim = ReceiptClaim(job_id, sequence, digest(request))
+        receipt = ReceiptClaim(job_id, sequence, digest(request))
         members: dict[str, Any] = {
             "user": "u",
             "seed": vrf.verify(self.signer.public_key, sortition.seed_alpha(job_id), proof).hex(),
             "tag": "",
             "position": "",
-            "signature": sign_typed(self.signer, self.domain, claim),
+            "signature": sign_typed(self.signer, self.domain, receipt),
             "clock": {"1": str(next(self._clock))},
             "job_id": job_id,
             "job": spec,
