@@ -77,7 +77,8 @@ def judged(views: Sequence[RoundView]) -> list[Judged]:
         if view.undrawn or not view.has_subject:
             continue
         key = (view.subject.digest, view.subject.operator)
-        looked, before = _look(view), standing.get(key)
+        before = standing.get(key)
+        looked = _look(view, before.what if before else "")
         decides = looked.verdict is not None and looked.verdict.outcome != "inconclusive"
         if decides or before is None or before.verdict is None:
             standing[key] = looked
@@ -100,9 +101,10 @@ def match_checks(views: Sequence[RoundView]) -> Iterator[Check]:
             yield _match(thing.what, thing.verdict)
 
 
-def _look(view: RoundView) -> Judged:
+def _look(view: RoundView, what: str) -> Judged:
+    """Return what a round says of its subject, which an earlier round may have named already by `what`."""
     operator = view.subject.operator
-    what = f"the answer of {operator}" if operator else "the claim"
+    what = what or (f"the answer of {operator}{view.where}" if operator else "the claim")
     if view.document.scores:
         return Judged(what, verdict_of(view))
     return Judged(
