@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from aos_protocol.calibration import Calibration
 from aos_protocol.errors import InvalidEvidence, ProtocolError
 from aos_protocol.evidence_document import VerdictDocument
 from aos_protocol.evidence_view import Check, Planned, RoundView
@@ -43,28 +42,16 @@ def verdict_checks(view: RoundView) -> Iterator[Planned]:
 
 def verdicts_of(view: RoundView) -> list[tuple[str, Verdict]]:
     """Return each verifier with the verdict on its score, computed here. Raises `ProtocolError` or `KeyError`."""
-    calibration = calibration_of(view)
     scores = scores_of(view)
     return [
-        (said.operator, judge(score, calibration)) for said, score in zip(view.scores, scores, strict=True)
+        (said.operator, judge(score, view.calibration))
+        for said, score in zip(view.scores, scores, strict=True)
     ]
 
 
 def verdict_of(view: RoundView) -> Verdict:
     """Return the verdict of a round, computed here. Raises `ProtocolError` or `KeyError`."""
     return overall([verdict for _, verdict in verdicts_of(view)])
-
-
-def calibration_of(view: RoundView) -> Calibration | None:
-    """Return the calibration that a round says it is judged by, None for one that has none. Raises `ProtocolError`."""
-    named = view.document.calibration
-    for document in view.evidence.calibrations if named else []:
-        calibration = Calibration.from_json(document)
-        if calibration.digest() == named:
-            return calibration
-    if named:
-        raise InvalidEvidence(f"the calibration {named}, by which the round is judged, is missing")
-    return None
 
 
 def judged(views: Sequence[RoundView]) -> list[Judged]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from aos_protocol import sortition
+from aos_protocol.calibration import Calibration
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import InvalidEvidence, ProtocolError
 from aos_protocol.evidence_document import (
@@ -175,6 +176,18 @@ class RoundView:
     def scores(self) -> list[JobScore]:
         """The scores, each from the frame that its verifier signed."""
         return [open_score(text) for text in self.document.scores]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What the round says it is judged by; None for one that has none. Raises `ProtocolError`."""
+        named = self.document.calibration
+        for document in self.evidence.calibrations if named else []:
+            calibration = Calibration.from_json(document)
+            if calibration.digest() == named:
+                return calibration
+        if named:
+            raise InvalidEvidence(f"the calibration {named}, by which the round is judged, is missing")
+        return None
 
     @cached_property
     def signed_clock(self) -> VectorClock:
