@@ -12,7 +12,7 @@ bin has at least half a count, and beyond the greatest number seen honestly, cha
 
 import math
 from functools import cached_property
-from typing import Annotated, Final, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -171,18 +171,24 @@ class Ratio:
         self._honest = np.log(np.concatenate([family for _, family in honest]))
         self._others = [(name, np.log(family)) for name, family in others]
         self._others.append(("anything", np.full((1, bins), -math.log(bins))))
+        together = [_log_mean(family) for _, family in self._others]
+        self._alone: Floats = _log_mean(together) - self._honest.max(axis=0)
         self._rates = {name: self._rate(family) for name, family in self._others}
         self._needed = math.log(1 / beta)
 
     def against(self, values: ArrayLike) -> float:
         """Logarithm of how much likelier the alternatives, taken together, make these numbers than the honest sample that suits them best.
 
-        Under any one honest sample the ratio's mean is at most 1 after any count of numbers, so it exceeds 1 / alpha with
+        Half of the weight is theirs throughout, the other half on a single position, any of them, in an otherwise honest answer. Under
+        any one honest sample the ratio's mean is at most 1 after any count of numbers, so it exceeds 1 / alpha with
         a chance of at most alpha (Ville's inequality), whenever one looks.
         """
         counts = self._counted(values)
-        mixture = [np.logaddexp.reduce(family @ counts) - math.log(len(family)) for _, family in self._others]
-        return float(np.logaddexp.reduce(mixture)) - math.log(len(mixture)) - self._best_honest(counts)
+        if not counts.any():
+            return 0.0
+        throughout = _log_mean([_log_mean(family @ counts) for _, family in self._others])
+        once = _log_mean(self.by_position(values))
+        return float(_log_mean([throughout - self._best_honest(counts), once]))
 
     def excluded(self, values: ArrayLike) -> float:
         """Logarithm of how much likelier the best honest sample makes these numbers than any alternative that can be told apart."""
@@ -195,11 +201,9 @@ class Ratio:
         counts = self._counted(values)
         return max(self._others, key=lambda named: float((named[1] @ counts).max()))[0]
 
-    def strongest(self, values: ArrayLike) -> Floats:
-        """Position by position, the logarithm of how much likelier some alternative makes the number than any honest sample."""
-        bins = np.searchsorted(self._edges, np.asarray(values, dtype=np.float64), side="right")
-        others = np.max([family.max(axis=0) for _, family in self._others], axis=0)
-        return np.asarray((others - self._honest.max(axis=0))[bins], dtype=np.float64)
+    def by_position(self, values: ArrayLike) -> Floats:
+        """Position by position, the logarithm of how much likelier the alternatives make the number than any honest sample."""
+        return self._alone[np.searchsorted(self._edges, np.asarray(values, dtype=np.float64), side="right")]
 
     def tokens(self) -> int:
         """How many tokens an honest answer needs, on average, to exclude every alternative that can be told apart."""
@@ -222,6 +226,12 @@ class Ratio:
 
     def _best_honest(self, counts: Floats) -> float:
         return float((self._honest @ counts).max())
+
+
+def _log_mean(logarithms: ArrayLike) -> Any:  # noqa: ANN401 (as many dimensions less one)
+    """The logarithm of the mean, along the first axis, of numbers given by their logarithms."""
+    values = np.asarray(logarithms, dtype=np.float64)
+    return np.logaddexp.reduce(values, axis=0) - math.log(len(values))
 
 
 MOST_TOKENS: Final = 512

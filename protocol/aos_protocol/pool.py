@@ -38,6 +38,6 @@ class Pool:
 
 
 def _decide(llr: float, calibration: Calibration) -> Decision:
-    if llr >= math.log((1 - calibration.beta) / calibration.alpha):
+    if llr >= math.log(1 / calibration.alpha):
         return "cheating"
-    return "honest" if llr <= math.log(calibration.beta / (1 - calibration.alpha)) else "open"
+    return "honest" if llr <= math.log(calibration.beta) else "open"

@@ -92,9 +92,9 @@ def first_divergence(score: Score, calibration: Calibration | None) -> int | Non
 def _by_position(score: Score, calibration: Calibration) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     against = np.zeros(score.positions)
     if score.distances is not None:
-        against = np.maximum(against, calibration.distances.strongest(score.distances))
+        against = np.maximum(against, calibration.distances.by_position(score.distances))
     if score.margins is not None:
-        return np.asarray(np.maximum(against, calibration.margins.strongest(score.margins)))
+        return np.asarray(np.maximum(against, calibration.margins.by_position(score.margins)))
     return np.asarray(np.maximum(against, score.surprisals))
 
 
@@ -125,7 +125,7 @@ def _by_fingerprints(score: Score, calibration: Calibration) -> Verdict:
         return Verdict("mismatch", "fingerprint", reason, statistics)
     if tokens >= limit:
         return Verdict("mismatch", "fingerprint", _badly_drawn(score, calibration), statistics)
-    if excluded >= enough and tokens <= 0:
+    if excluded >= enough and tokens <= 0 and apart <= 0:
         reason = f"{score.positions} fingerprints are this model's, and its tokens are drawn as the seed prescribes"
         return Verdict("match", "fingerprint", reason, statistics)
     return _undecided(score, statistics, _longer(score.positions, max(enough - excluded, 0.0), calibration))
@@ -151,10 +151,12 @@ def _by_margins(score: Score, calibration: Calibration) -> Verdict:
     if surprisal >= enough and against <= 0:
         drawn = "the likeliest ones" if score.level == "greedy" else "those that the seed prescribes"
         return Verdict("match", score.level, f"{score.positions} tokens are {drawn}", statistics)
-    short = max(surprisal, 1e-6)
-    return _undecided(
-        score, statistics, max(math.ceil(score.positions * enough / short), score.positions + 1)
-    )
+    if surprisal == 0:
+        return Verdict(
+            "inconclusive", score.level, "no token was hard to guess, so this proves nothing", statistics
+        )
+    needed = math.ceil(score.positions * enough / surprisal)
+    return _undecided(score, statistics, max(needed, score.positions + 1))
 
 
 def _by_likelihood(score: Score, calibration: Calibration) -> Verdict:
@@ -171,9 +173,12 @@ def _by_likelihood(score: Score, calibration: Calibration) -> Verdict:
         than = "less" if z > 0 else "more"
         reason = f"the tokens are {than} likely than the model's own by {abs(z):.1f} standard deviations"
         return Verdict("mismatch", "likelihood", reason, statistics)
+    if spread == 0:
+        reason = "every token was the only one that the model could draw, so this proves nothing"
+        return Verdict("inconclusive", "likelihood", reason, statistics)
     power = (rule.limit + NormalDist().inv_cdf(1 - calibration.beta)) / rule.excess
     needed = math.ceil(power * power * score.variance / score.positions)
-    if spread > 0 and score.positions >= needed:
+    if score.positions >= needed:
         return Verdict(
             "match", "likelihood", f"{score.positions} tokens are as likely as the model's own", statistics
         )
@@ -190,7 +195,7 @@ _RULES: Final = {
 
 def _badly_drawn(score: Score, calibration: Calibration) -> str:
     margins = score.margins or []
-    bad = int(calibration.margins.strongest(margins).argmax())
+    bad = int(calibration.margins.by_position(margins).argmax())
     rule = "is not the likeliest one" if score.level == "greedy" else "is not what the seed prescribes"
     return (
         f"token {bad} {rule} ({margins[bad]:.3g} logits behind, {score.winners[bad]} wins);"

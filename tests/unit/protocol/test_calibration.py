@@ -195,7 +195,7 @@ def test_a_single_number_never_has_endless_weight(value: float) -> None:
 
 @pytest.mark.parametrize("what", ["distances", "margins"])
 def test_what_lies_far_beyond_everything_honest_speaks_for_an_alternative_at_each_position(what: str) -> None:
-    far, honest = ratio(what).strongest([9.0, 0.0])
+    far, honest = ratio(what).by_position([9.0, 0.0])
     assert far > math.log(1000)
     assert honest < math.log(1000)
 

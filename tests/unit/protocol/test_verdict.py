@@ -245,3 +245,22 @@ def test_honest_answers_are_not_accused_and_long_ones_mostly_match(level: Level)
     assert "mismatch" not in {outcome for _, outcome in outcomes}
     long = [outcome for positions, outcome in outcomes if positions >= 50]
     assert long.count("match") > 0.95 * len(long)
+
+
+@pytest.mark.parametrize("distance", [0.05, 0.3, 5.0])
+def test_one_fingerprint_of_another_model_among_many_is_no_match(distance: float) -> None:
+    mixed = score("fingerprint", 20).model_copy(update={"distances": [0.001] * 19 + [distance]})
+    assert judge(mixed, CALIBRATION).outcome != "match"
+
+
+def test_one_made_up_fingerprint_among_many_is_a_mismatch() -> None:
+    mixed = score("fingerprint", 20).model_copy(update={"distances": [0.001] * 10 + [5.0] + [0.001] * 9})
+    assert judge(mixed, CALIBRATION).outcome == "mismatch"
+    assert first_divergence(mixed, CALIBRATION) == 10
+
+
+@pytest.mark.parametrize("level", ["greedy", "seeded", "likelihood"])
+def test_tokens_that_anybody_would_guess_are_inconclusive_at_any_length(level: Level) -> None:
+    easy = score(level, 50).model_copy(update={"surprisals": [0.0] * 50, "entropy": 0.0, "variance": 0.0})
+    verdict = judge(easy, CALIBRATION)
+    assert (verdict.outcome, verdict.tokens_needed) == ("inconclusive", None)
