@@ -5,10 +5,24 @@ Data goes to stdout, so that `$(aos submit ...)` is a job id; everything said be
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from aos_cli.asking import (
+    ClaimFile,
+    ClaimText,
+    JobTag,
+    JobType,
+    MaxTokens,
+    ModelName,
+    Prompt,
+    Stop,
+    Temperature,
+    TopP,
+    User,
+    read_claim,
+)
 from aos_cli.checks import Expected, check_job, domain_of, passed, table_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
@@ -29,53 +43,24 @@ from aos_cli.target import (
     target_of,
 )
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import Claim, Receipt, parse_message
+from aos_protocol.messages import Receipt
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def submit(
     *,
-    prompt: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
-    model: Annotated[
-        str | None,
-        typer.Option(help="The model's name. Default: that of the running `aos up`.", show_default=False),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, max=5, help="0 takes the likeliest token.", show_default="1.0")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(max=1, help="Sample from this share of the probability.", show_default="1.0"),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The answer's greatest length.", show_default="256")
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="End the answer before this text; up to four times.", show_default=False),
-    ] = None,
-    tag: Annotated[
-        Literal["", "suspicion", "malicious"], typer.Option(help="What the user is suspected of.")
-    ] = "",
-    user: Annotated[str, typer.Option(help="The user or device that the job is for.")] = "aos-cli",
-    job_type: Annotated[Literal["opml", "tee"], typer.Option(help="Which kind of worker runs it.")] = "opml",
-    claim_text: Annotated[
-        str | None,
-        typer.Option(
-            help="Have this answer scored instead of generating one: somebody says that the model gave it.",
-            show_default=False,
-        ),
-    ] = None,
-    claim_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The same, for a claim in JSON: text or output_tokens, and seed, prover and fingerprints as far as they are "
-            "known. The more it has, the more its verdict says.",
-            show_default=False,
-        ),
-    ] = None,
+    prompt: Prompt,
+    model: ModelName = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    tag: JobTag = "",
+    user: User = "aos-cli",
+    job_type: JobType = "opml",
+    claim_text: ClaimText = None,
+    claim_file: ClaimFile = None,
     project: Project = None,
     idempotency_key: Annotated[
         str | None,
@@ -107,7 +92,7 @@ def submit(
         "model": _required("--model NAME", model or target.model),
         "params": {name: value for name, value in given.items() if value is not None},
     }
-    claim = _claim(claim_text, claim_file)
+    claim = read_claim(claim_text, claim_file)
     if claim is not None:
         job["claim"] = claim
     request = {
@@ -206,28 +191,6 @@ def verify(
         console.print(table_of(checks))
     if not passed(checks):
         raise CliError("not every check passed: this job is not verified")
-
-
-def _claim(text: str | None, file: Path | None) -> JsonObject | None:
-    """Return the claim to be scored, checked before it is sent.
-
-    Raises:
-        CliError: when two are given, or the file holds none.
-    """
-    if text is None and file is None:
-        return None
-    if text is not None and file is not None:
-        raise CliError("give --claim-text or --claim-file, not both: a job has one claim")
-    if file is None:
-        return {"text": text}
-    try:
-        claim = json.loads(file.read_text(encoding="utf-8"))
-        parse_message(Claim, claim)
-    except (OSError, ValueError, InvalidMessage) as error:
-        raise CliError(
-            f'the claim in {file} cannot be used: {error}; it is JSON like {{"output_tokens": [1, 2], "seed": "..."}}'
-        ) from error
-    return dict(claim)
 
 
 async def _hold(client: DispatcherClient, receipt: Receipt, request: JsonObject, target: Target) -> None:

@@ -1,0 +1,78 @@
+"""What `aos submit` asks for: the options that make up a job, and a claim read from a file."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from aos_cli.client import JsonObject
+from aos_cli.errors import CliError
+from aos_protocol.errors import InvalidMessage
+from aos_protocol.messages import Claim, parse_message
+
+Prompt = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
+ModelName = Annotated[
+    str | None,
+    typer.Option(help="The model's name. Default: that of the running `aos up`.", show_default=False),
+]
+Temperature = Annotated[
+    float | None, typer.Option(min=0, max=5, help="0 takes the likeliest token.", show_default="1.0")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(max=1, help="Sample from this share of the probability.", show_default="1.0"),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="The answer's greatest length.", show_default="256")
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="End the answer before this text; up to four times.", show_default=False),
+]
+JobTag = Annotated[
+    Literal["", "suspicion", "malicious"],
+    typer.Option(
+        help="What the user is suspected of. More operators verify then, and the user's jobs before and after are looked at, too."
+    ),
+]
+User = Annotated[str, typer.Option(help="The user or device that the job is for.")]
+JobType = Annotated[Literal["opml", "tee"], typer.Option(help="Which kind of worker runs it.")]
+ClaimText = Annotated[
+    str | None,
+    typer.Option(
+        help="Have this answer scored instead of generating one: somebody says that the model gave it.",
+        show_default=False,
+    ),
+]
+ClaimFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The same, for a claim in JSON: text or output_tokens, and seed, prover and fingerprints as far as they are "
+        "known. The more it has, the more its verdict says.",
+        show_default=False,
+    ),
+]
+
+
+def read_claim(text: str | None, file: Path | None) -> JsonObject | None:
+    """Return the claim to be scored, checked before it is sent.
+
+    Raises:
+        CliError: when two are given, or the file holds none.
+    """
+    if text is None and file is None:
+        return None
+    if text is not None and file is not None:
+        raise CliError("give --claim-text or --claim-file, not both: a job has one claim")
+    if file is None:
+        return {"text": text}
+    try:
+        claim = json.loads(file.read_text(encoding="utf-8"))
+        parse_message(Claim, claim)
+    except (OSError, ValueError, InvalidMessage) as error:
+        raise CliError(
+            f'the claim in {file} cannot be used: {error}; it is JSON like {{"output_tokens": [1, 2], "seed": "..."}}'
+        ) from error
+    return dict(claim)
