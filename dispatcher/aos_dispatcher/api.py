@@ -1,6 +1,5 @@
 """The project-facing HTTP API, with AOS's published paths, fields and formats."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -21,7 +20,6 @@ from aos_dispatcher.openapi import (
 )
 from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tables import JsonObject
-from aos_dispatcher.views import time
 from aos_protocol.errors import InvalidMessage, NotCanonical
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.messages import M, SubmitRequest, parse_message
@@ -77,29 +75,8 @@ async def result(service: Service, body: Body, token: Token) -> JsonObject:
 @router.post("/api/job/detail", response_model=DetailAnswer, openapi_extra=json_request(JobQuery))
 async def detail(service: Service, body: Body, token: Token) -> JsonObject:
     """Read a job's request, where it stands, its verdict, and how that was reached."""
-    # The rounds first, so that the job is never older than they are.
-    rounds = await service.views.looks(_parse(JobQuery, body).job_id)
     job = await _job(service, body, token)
-    request = job.request
-    row = {
-        "id": job.id,
-        "from": request["from"],
-        "job": request["job"],
-        "user": job.user_id,
-        "job_type": request["job"]["tag"],
-        "status": job.status,
-        "reason": job.reason,
-        "tag": request.get("tag", ""),
-        "clock": job.clock,
-        "sequence": job.sequence,
-        "created_at": time(job.created_at),
-        "finished_at": time(job.finished_at) if job.finished_at else None,
-        "verdict": job.verdict,
-        "rounds": rounds,
-        "final": job.final_at is not None and job.final_at <= datetime.now(UTC),
-        "final_at": time(job.final_at) if job.final_at else None,
-    }
-    return {"code": 200, "result": row}
+    return {"code": 200, "result": await service.views.detail(job.id)}
 
 
 @router.post("/api/job/cancel", response_model=CancelAnswer, openapi_extra=json_request(JobQuery))
@@ -116,7 +93,8 @@ async def cancel(service: Service, body: Body, token: Token) -> JsonObject:
 @router.get("/api/job/evidence/{job_id}", response_model=Evidence)
 async def evidence(service: Service, job_id: str, token: Token) -> JsonObject:
     """Read everything that is needed to check the job without trusting this dispatcher."""
-    return await service.evidence.document(await _job(service, {"job_id": job_id}, token))
+    job = await _job(service, {"job_id": job_id}, token)
+    return await service.evidence.document(job.id)
 
 
 async def _job(service: Dispatcher, body: JsonObject, token: str | None) -> Row[Any]:

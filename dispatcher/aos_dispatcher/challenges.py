@@ -398,8 +398,8 @@ async def _challenges_of(connection: AsyncConnection, case: Case) -> Sequence[Ro
 
 
 async def _registered(connection: AsyncConnection, address: str) -> Row[Any]:
-    query = select(Operator.__table__).where(Operator.address == address).with_for_update()
-    row = (await connection.execute(query)).one_or_none()
+    query = select(Operator.__table__).where(Operator.address == address)
+    row = (await connection.execute(query.with_for_update(key_share=True))).one_or_none()
     if row is None:
         raise Forbidden(f"{address} is not a registered operator here")
     return row

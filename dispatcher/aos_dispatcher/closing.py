@@ -93,8 +93,8 @@ class Closing:
             await connection.execute(job.values(verdict=verdict_json(judged.verdict)))
 
     async def _follow(self, connection: AsyncConnection, facts: RoundFacts, judged: Judgement) -> None:
-        query = _executors_result().where(Result.round_id == facts.round_id)
-        answer = (await connection.execute(query)).one()
+        query = _executors_result().where(Result.round_id == facts.round_id).order_by(Assignment.rank)
+        answer = (await connection.execute(query.limit(1))).one()
         if judged.verdict.outcome == "mismatch":
             await self._challenges.open_automatic(connection, answer.id, judged.verdict.reason)
         if judged.calibration is not None:

@@ -32,6 +32,13 @@ class Database:
             async with self._engine.connect() as connection:
                 yield connection
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for reading whose queries all see the same moment. Raises `Unavailable`."""
+        with _translated():
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="REPEATABLE READ")
+
     async def close(self) -> None:
         """Close every connection of the pool."""
         await self._engine.dispose()

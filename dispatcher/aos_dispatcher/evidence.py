@@ -10,6 +10,7 @@ from aos_dispatcher.tables import (
     Assignment,
     Calibration,
     Challenge,
+    Job,
     JsonObject,
     Registry,
     Rejection,
@@ -30,16 +31,17 @@ class EvidenceDesk:
         self._signer = signer
         self._domain = domain
 
-    async def document(self, job: Row[Any]) -> JsonObject:
-        """Return the evidence of this job, as far as it has come."""
-        async with self._database.connect() as connection:
-            query = select(Round.__table__).where(Round.job_id == job.id).order_by(Round.id)
+    async def document(self, job_id: str) -> JsonObject:
+        """Return the evidence of this job, as far as it has come at one moment. The caller knows that there is such a job."""
+        async with self._database.snapshot() as connection:
+            job = (await connection.execute(select(Job.__table__).where(Job.id == job_id))).one()
+            query = select(Round.__table__).where(Round.job_id == job_id).order_by(Round.id)
             rows = (await connection.execute(query)).all()
             rounds = [await _round(connection, row) for row in rows]
             judged_by = {row.calibration for row in rows}
             used = select(Calibration.document).where(Calibration.digest.in_(judged_by))
             calibrations = list((await connection.execute(used.order_by(Calibration.digest))).scalars())
-            rejected = select(Rejection.__table__).where(Rejection.job_id == job.id).order_by(Rejection.id)
+            rejected = select(Rejection.__table__).where(Rejection.job_id == job_id).order_by(Rejection.id)
             rejections = [
                 {"operator": row.operator, "reason": row.reason, "frame": row.frame}
                 for row in await connection.execute(rejected)

@@ -156,7 +156,9 @@ def _shown(fraud: Row[Any], own_project: str | None) -> JsonObject:
 
 
 async def _lock(connection: AsyncConnection, operator: str) -> None:
-    await connection.execute(select(Operator.address).where(Operator.address == operator).with_for_update())
+    # NO KEY UPDATE: rows that refer to the operator can be inserted meanwhile.
+    query = select(Operator.address).where(Operator.address == operator)
+    await connection.execute(query.with_for_update(key_share=True))
 
 
 async def _review(connection: AsyncConnection, operator: str, suspend_after: int) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Row, select
 from aos_dispatcher.database import Database
 from aos_dispatcher.round import stored_result, stored_score
 from aos_dispatcher.rounds_store import result_id
-from aos_dispatcher.tables import Assignment, JsonObject, Result, Round, Score
+from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round, Score
 from aos_protocol.messages import JobResult, JobScore
 
 
@@ -42,24 +42,50 @@ class Views:
         rows += [(row, _score_row(row, job)) for row in scored if (row.round_id, row.operator) in verdicts]
         return [shown for _, shown in sorted(rows, key=lambda pair: pair[0].round_id)]
 
-    async def looks(self, job_id: str) -> list[JsonObject]:
-        """Return the rounds of a job in their order, each with its members and what every verifier found."""
+    async def detail(self, job_id: str) -> JsonObject:
+        """Return a job's request, where it stands, its verdict, and its rounds, each with what its verifiers found, at one moment.
+
+        The caller knows that there is such a job.
+        """
         rounds = select(Round.__table__).where(Round.job_id == job_id).order_by(Round.id)
-        seats = (
-            select(Assignment.__table__, Score.verdict)
-            .join(Round, Round.id == Assignment.round_id)
-            .outerjoin(
-                Score, (Score.round_id == Assignment.round_id) & (Score.operator == Assignment.operator)
-            )
-            .where(Round.job_id == job_id)
-            .order_by(Assignment.round_id, Assignment.rank)
-        )
         members: dict[int, list[JsonObject]] = defaultdict(list)
-        async with self._database.connect() as connection:
+        async with self._database.snapshot() as connection:
+            job = (await connection.execute(select(Job.__table__).where(Job.id == job_id))).one()
             rows = (await connection.execute(rounds)).all()
-            for seat in await connection.execute(seats):
+            for seat in await connection.execute(_seats(job_id)):
                 members[seat.round_id].append(_member(seat))
-        return [_look(row) | {"members": members[row.id]} for row in rows]
+        return _job(job) | {"rounds": [_look(row) | {"members": members[row.id]} for row in rows]}
+
+
+def _job(job: Row[Any]) -> JsonObject:
+    request = job.request
+    return {
+        "id": job.id,
+        "from": request["from"],
+        "job": request["job"],
+        "user": job.user_id,
+        "job_type": request["job"]["tag"],
+        "status": job.status,
+        "reason": job.reason,
+        "tag": request.get("tag", ""),
+        "clock": job.clock,
+        "sequence": job.sequence,
+        "created_at": time(job.created_at),
+        "finished_at": time(job.finished_at) if job.finished_at else None,
+        "verdict": job.verdict,
+        "final": job.final_at is not None and job.final_at <= datetime.now(UTC),
+        "final_at": time(job.final_at) if job.final_at else None,
+    }
+
+
+def _seats(job_id: str) -> Any:  # noqa: ANN401 - a Select
+    return (
+        select(Assignment.__table__, Score.verdict)
+        .join(Round, Round.id == Assignment.round_id)
+        .outerjoin(Score, (Score.round_id == Assignment.round_id) & (Score.operator == Assignment.operator))
+        .where(Round.job_id == job_id)
+        .order_by(Assignment.round_id, Assignment.rank)
+    )
 
 
 def _said(kind: type[Result] | type[Score], job_id: str) -> Any:  # noqa: ANN401 - a Select

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.operators import pin_model
 from aos_protocol import fingerprint
 from support.calibration import calibration
@@ -150,6 +151,8 @@ async def test_a_job_is_not_lost_when_nobody_can_score_it(network: Any) -> None:
         "nobody has scored",
     )
     assert len((await network.evidence(job_id))["rejections"]) == 2
+    failed = {check.split()[0] for check in await network.unpassed(job_id) if " FAIL " in check}
+    assert failed <= {"AOS-COMPLETE-1"}
 
 
 async def test_without_a_calibration_every_verdict_is_inconclusive_and_says_so(network: Any) -> None:
@@ -275,3 +278,24 @@ async def test_a_restart_with_half_of_the_scores_in_goes_on(network: Any, tag: s
     assert all(not operator.dispatched for operator in back.values())
     assert back[verifiers[0].signer.address].called == []
     assert await network.unpassed(job_id) == []
+
+
+async def calibrated(network: Any) -> list[float]:
+    """The alpha of the calibration by which the model's next job is judged, if there is one."""
+    await network.finished(job_id := await network.submit(user="whoever"))
+    return [document["alpha"] for document in (await network.evidence(job_id))["calibrations"]]
+
+
+async def test_a_calibration_stays_with_its_file(network: Any) -> None:
+    await crew(network, 1)
+    database = network.dispatcher.database
+    assert await calibrated(network) == [1e-6]
+    await pin_model(database, "opml", MODEL)
+    assert await calibrated(network) == [1e-6]
+    other = MODEL.model_copy(update={"sha256": "ab" * 32})
+    with pytest.raises(DispatcherError, match="run aos calibrate on this very file"):
+        await pin_model(database, "opml", other, calibration(MODEL.sha256))
+    assert await calibrated(network) == [1e-6]
+    await pin_model(database, "opml", other)
+    await pin_model(database, "opml", MODEL)
+    assert await calibrated(network) == []
