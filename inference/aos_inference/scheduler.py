@@ -4,9 +4,10 @@ A job is a sequence of tokens that are fed to one slot (the cache of one sequenc
 on. A generation wants them after its prompt and then grows by a token a step: it *writes*. A scoring pass wants them after its
 prompt and every later token, and never grows. Whatever is not writing is *reading*.
 
-One batch serves all: a row for every job that writes, and the rest, bounded while others write so that they never stall,
-shared out among those that read, so that a short prompt does not wait for a long one. A slot remembers what it was fed: a job
-takes the free slot that agrees with it longest and reads only what follows.
+One batch serves all: a row for every job that writes, and beside these a bounded number, so that they never stall, shared out
+equally among those that read. While nobody writes, readers take turns at parts that llama.cpp computes fastest. So a short prompt does
+not wait for a long one. A slot remembers what it was fed: a job takes the free slot that agrees with it longest and reads only
+what follows.
 
 Jobs come in requests and wait in a bounded queue. They are admitted in rounds: a request's first job belongs to the next
 round, its second to the one after that, so that a large request does not keep others waiting. Scoring passes with the same
@@ -17,19 +18,23 @@ number of times in a row.
 from bisect import insort
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from aos_inference.errors import QueueFull
 
 _MOST_FOLLOWERS: Final = 8
 """Passes that may go ahead of the queue in a row because a slot has just read their prompt."""
 
+_ROWS_AT_ONCE: Final = 4
+"""llama.cpp multiplies repacked weights by so many rows at once; each row that is left over costs about three times as much."""
+
 
 @dataclass(frozen=True)
 class Limits:
     """So many `requests` and `tokens` may wait. A batch has at most `rows`, of them `outputs` with logits (at least one a slot).
 
-    A batch of several jobs has at most `mixed` rows (at least one a slot), and while one writes the others read at most `beside`.
+    While a job writes, the others together read at most `beside` rows, and the batch has at most `untiled` (but at least one
+    a slot). While none does, several that read have at most `part` rows each.
     """
 
     slots: int
@@ -37,9 +42,10 @@ class Limits:
     tokens: int
     rows: int = 128
     outputs: int = 128
-    # llama.cpp computes the attention of 64 rows and more in tiles, which takes four times as long if these mix long sequences.
-    # Repacked weights are multiplied by four rows at a time, and a rest of three costs as much as eight: 60 beats 63.
-    mixed: int = 60
+    # llama.cpp computes the attention of a batch of 64 rows and more in tiles of 64. That is up to a third faster than row by row
+    # if all rows of a tile are of one sequence, and four times slower if they are of several long ones.
+    part: int = 64
+    untiled: int = 63
     beside: int = 32
 
 
@@ -81,6 +87,7 @@ class _Sequence:
     request: int
     round: int
     fed: int = 0
+    served: int = 0
     started: bool = False
     writes: bool = False
 
@@ -92,6 +99,11 @@ class _Sequence:
     def unfed(self) -> int:
         return len(self.tokens) - self.fed
 
+    @property
+    def unwanted(self) -> int:
+        """Tokens to be fed next that want no logits."""
+        return max(self.wanted - self.fed, 0)
+
 
 @dataclass(eq=False)
 class _Slot:
@@ -101,6 +113,9 @@ class _Slot:
     share: Hashable = None
     followers: int = 0
     released: int = 0
+
+
+_Held: TypeAlias = tuple[_Slot, _Sequence]
 
 
 class Scheduler:
@@ -118,6 +133,7 @@ class Scheduler:
         self._requests = 0
         self._round = 0
         self._releases = 0
+        self._plans = 0
 
     @property
     def active(self) -> int:
@@ -169,41 +185,52 @@ class Scheduler:
         self._admit()
 
     def plan(self) -> tuple[Span, ...]:
-        """The next batch, in slot order; empty when there is nothing to do. The caller is trusted to run it."""
+        """The next batch, largest spans first; empty when there is nothing to do. The caller is trusted to run it."""
+        self._plans += 1
         held = [(slot, self._holder(slot)) for slot in self._resident.values()]
         writers = [(slot, sequence, 1) for slot, sequence in held if sequence.writes and sequence.unfed]
         readers = [(slot, sequence) for slot, sequence in held if not sequence.writes and sequence.unfed]
-        shares = [*writers, *self._shares(readers, len(writers))]
-        return tuple(_span(*share) for share in sorted(shares, key=lambda share: share[0].number))
+        shares = [*writers, *self._shares(readers, len(writers))] if writers else list(self._turns(readers))
+        for _, sequence, _ in shares:
+            sequence.served = self._plans
+        shares.sort(key=lambda share: (-share[2], share[0].number))  # so that whole parts fill whole tiles
+        return tuple(_span(*share) for share in shares)
 
-    def _shares(
-        self, readers: list[tuple[_Slot, _Sequence]], writers: int
-    ) -> Iterator[tuple[_Slot, _Sequence, int]]:
-        """Rows for each that reads: equal parts, and what one has no use for goes to the others."""
-        limits = self._limits
-        rows = limits.rows if writers + len(readers) == 1 else limits.mixed - writers
-        rows = min(rows, limits.beside) if writers else rows
-        outputs = limits.outputs - writers
+    def _shares(self, readers: list[_Held], writers: int) -> Iterator[tuple[_Slot, _Sequence, int]]:
+        """Rows for each that reads beside writers: equal shares, and what one has no use for goes to the others."""
+        rows = min(self._limits.untiled - writers, self._limits.beside)
+        rows -= (writers + rows) % _ROWS_AT_ONCE
+        outputs = self._limits.outputs - writers
         readers = sorted(readers, key=lambda reader: reader[1].unfed)
         for left, (slot, sequence) in zip(range(len(readers), 0, -1), readers, strict=True):
-            count = min(sequence.unfed, max(rows // left, 1))
-            silent = max(sequence.wanted - sequence.fed, 0)
-            count = min(count, silent + max(outputs // left, 1))
+            count = min(sequence.unfed, max(rows // left, 1), sequence.unwanted + max(outputs // left, 1))
             rows -= count
-            outputs -= max(count - silent, 0)
+            outputs -= max(count - sequence.unwanted, 0)
             yield slot, sequence, count
 
+    def _turns(self, readers: list[_Held]) -> Iterator[tuple[_Slot, _Sequence, int]]:
+        """Rows for those whose turn it is while nobody writes: who was served longest ago comes first."""
+        rows, outputs = self._limits.rows, self._limits.outputs
+        part = self._limits.part if len(readers) > 1 else rows
+        for slot, sequence in sorted(readers, key=lambda reader: (reader[1].served, reader[1].unfed)):
+            count = min(sequence.unfed, part, rows, sequence.unwanted + outputs)
+            rows -= count
+            outputs -= max(count - sequence.unwanted, 0)
+            if count:
+                yield slot, sequence, count
+
     def _check_room(self, tasks: Sequence[Task]) -> None:
-        free = self._limits.slots - self.active
-        if len(tasks) <= free:
-            return
+        shares = [task.share for task in tasks if task.share is not None]
+        together = len(set(shares)) < len(shares) or not self._being_read().isdisjoint(shares)
+        if not together and len(tasks) <= self._limits.slots - self.active:
+            return  # nobody will wait
         waiting = len({sequence.request for sequence in self._waiting})
         tokens = self.queued_tokens
         room = not self._waiting or tokens + sum(len(task.tokens) for task in tasks) <= self._limits.tokens
         if waiting >= self._limits.requests or not room:
             raise QueueFull(
-                f"All {self._limits.slots} slots are busy, and {waiting} requests with {self.queued} jobs of {tokens:,} tokens wait "
-                f"(at most {self._limits.requests} requests and {self._limits.tokens:,} tokens may). Send the request again later."
+                f"{self.active} of {self._limits.slots} slots are busy, and {waiting} requests with {self.queued} jobs of {tokens:,} "
+                f"tokens wait (at most {self._limits.requests} requests and {self._limits.tokens:,} tokens may). Send the request again later."
             )
 
     def _admit(self) -> None:
@@ -213,7 +240,7 @@ class Scheduler:
             self._round = max(self._round, sequence.round)
             slot.followers = slot.followers + 1 if follows else 0
             slot.holder, slot.share = sequence, sequence.share
-            sequence.fed = self._agreement(slot, sequence)
+            sequence.fed, sequence.served = self._agreement(slot, sequence), self._plans
             self._resident[sequence.job] = slot
 
     def _next_admission(self) -> tuple[_Sequence, _Slot, bool] | None:
@@ -226,11 +253,15 @@ class Scheduler:
                 for sequence in self._waiting:
                     if sequence.share == slot.share:
                         return sequence, slot, True
-        being_read = {slot.share for slot in self._resident.values()} - {None}
+        being_read = self._being_read()
         for sequence in self._waiting:
             if sequence.share not in being_read:
                 return sequence, self._best(free, sequence), False
         return None
+
+    def _being_read(self) -> set[Hashable]:
+        """Shares of the jobs that hold a slot."""
+        return {slot.share for slot in self._resident.values()} - {None}
 
     def _best(self, free: list[_Slot], sequence: _Sequence) -> _Slot:
         """The slot that agrees longest; of equals the one that was released first."""

@@ -1,16 +1,8 @@
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
 
 from aos_inference.errors import QueueFull
 from aos_inference.scheduler import Limits, Scheduler, Span, Task
@@ -82,40 +74,74 @@ def test_rows_with_logits_are_bounded() -> None:
     assert [(len(span.tokens), span.outputs) for span in plans] == [(12, 3), (3, 3), (2, 2)]
 
 
-def test_readers_share_what_a_batch_holds() -> None:
-    scheduler = Scheduler(limits(slots=3, mixed=30))
-    for job, length in ((1, 500), (2, 4), (3, 500)):
+def test_readers_take_turns_at_whole_parts() -> None:
+    scheduler = Scheduler(limits(slots=4, rows=60, part=30))
+    for job, length in ((1, 90), (2, 10), (3, 90), (4, 90)):
         scheduler.submit([generation(job, length)])
-    assert rows(scheduler.plan()) == {1: 13, 2: 4, 3: 13}
+    plans = [[(span.job, len(span.tokens)) for span in scheduler.plan()] for _ in range(6)]
+    assert plans == [
+        [(1, 30), (3, 20), (2, 10)],
+        [(1, 30), (4, 30)],
+        [(1, 30), (3, 30)],
+        [(3, 30), (4, 30)],
+        [(4, 30), (3, 10)],
+        [],
+    ]
+
+
+def test_a_newcomer_has_its_turn_after_those_who_wait() -> None:
+    """Otherwise a stream of short jobs would keep a long one from being read."""
+    scheduler = Scheduler(limits(slots=3, rows=10, part=10, requests=100))
+    scheduler.submit([generation(0, 100)])
+    scheduler.submit([generation(1, 10)])
+    served = []
+    for job in range(2, 32):
+        scheduler.submit([generation(job, 10)])
+        (span,) = scheduler.plan()
+        served.append(span.job)
+        if span.last:
+            scheduler.remove(span.job)
+    assert served.count(0) == 10
+
+
+def test_rows_beside_writers_come_in_fours() -> None:
+    scheduler = Scheduler(limits(slots=4, beside=32))
+    for job in range(3):
+        scheduler.submit([generation(job, 1)])
+    scheduler.plan()
+    for job in range(3):
+        scheduler.write(job, 9)
+    scheduler.submit([generation(3, 100)])
+    assert rows(scheduler.plan()) == {0: 1, 1: 1, 2: 1, 3: 29}
 
 
 def test_reading_beside_writers_is_bounded_and_writers_never_wait() -> None:
-    scheduler = Scheduler(limits(slots=3, beside=10))
+    scheduler = Scheduler(limits(slots=3, beside=11))
     scheduler.submit([generation(1, 5)])
     scheduler.plan()
     scheduler.write(1, 9)
     scheduler.submit([generation(2, 100)])
     scheduler.submit([scoring(3, range(50), output=50)])
     for step in range(5):
-        assert rows(scheduler.plan()) == {1: 1, 2: 5, 3: 5}, step
+        sizes = rows(scheduler.plan())
+        assert sizes.pop(1) == 1, step
+        assert sorted(sizes.values()) == [5, 6], step
         scheduler.write(1, 9)
 
 
 def test_alone_it_reads_as_much_as_a_batch_holds() -> None:
-    scheduler = Scheduler(limits(rows=128, mixed=63))
+    scheduler = Scheduler(limits(rows=128))
     scheduler.submit([generation(1, 300)])
     assert rows(scheduler.plan()) == {1: 128}
     scheduler.submit([generation(2, 300)])
-    assert sum(rows(scheduler.plan()).values()) == 63
+    assert rows(scheduler.plan()) == {1: 64, 2: 64}
 
 
-def test_spans_come_in_slot_order() -> None:
-    scheduler = Scheduler(limits(slots=4))
-    for job in range(4):
-        scheduler.submit([generation(job, 10)])
-    scheduler.remove(0)
-    scheduler.submit([generation(9, 10)])
-    assert [span.slot for span in scheduler.plan()] == [0, 1, 2, 3]
+def test_a_batch_begins_with_whole_parts() -> None:
+    scheduler = Scheduler(limits(slots=3))
+    for job, length in ((1, 10), (2, 300), (3, 20)):
+        scheduler.submit([generation(job, length)])
+    assert [len(span.tokens) for span in scheduler.plan()] == [64, 20, 10]
 
 
 def test_waiting_jobs_enter_in_order_and_know_their_places() -> None:
@@ -282,6 +308,16 @@ class TestSharing:
         assert {span.job for span in scheduler.plan()} == {1, 3}
         assert scheduler.positions() == {2: 1}
 
+    def test_those_who_wait_for_a_prompt_are_bounded_though_slots_are_free(self) -> None:
+        scheduler = Scheduler(limits(slots=4, requests=2))
+        for job in range(3):
+            scheduler.submit([scoring(job, range(500), output=5)])
+        assert (scheduler.active, scheduler.queued) == (1, 2)
+        with pytest.raises(QueueFull, match="1 of 4 slots are busy, and 2 requests with 2 jobs"):
+            scheduler.submit([scoring(3, range(500), output=5)])
+        scheduler.submit([generation(4, 5)])
+        assert (scheduler.active, scheduler.queued) == (2, 2)
+
     def test_a_pass_goes_on_where_its_prompt_was_just_read(self) -> None:
         scheduler = Scheduler(limits(slots=1))
         scheduler.submit([scoring(1, range(9), output=5)])
@@ -298,7 +334,7 @@ class TestSharing:
         assert run_out(scheduler).index(1) == 9
 
     def test_a_cancelled_leader_is_followed(self) -> None:
-        scheduler = Scheduler(limits(slots=2, mixed=8, rows=8))
+        scheduler = Scheduler(limits(slots=2, rows=8))
         scheduler.submit([scoring(job, range(100), output=5) for job in (1, 2)])
         scheduler.plan()
         scheduler.remove(1)
@@ -318,7 +354,7 @@ def test_removing_and_writing_what_is_not_there_is_no_error() -> None:
     st.integers(4, 200),
 )
 def test_every_token_is_read_once_and_in_order(lengths: list[int], slots: int, batch: int) -> None:
-    scheduler = Scheduler(limits(slots, rows=batch, outputs=batch, mixed=batch, beside=batch))
+    scheduler = Scheduler(limits(slots, rows=batch, outputs=batch, part=max(batch // 2, 1)))
     for job, length in enumerate(lengths):
         scheduler.submit([generation(job, length)])
     read: dict[int, list[int]] = {job: [] for job in range(len(lengths))}
@@ -328,167 +364,3 @@ def test_every_token_is_read_once_and_in_order(lengths: list[int], slots: int, b
             if span.last:
                 scheduler.remove(span.job)
     assert read == {job: list(generation(job, length).tokens) for job, length in enumerate(lengths)}
-
-
-small = st.lists(st.integers(1, 3), min_size=1, max_size=40)
-
-
-class SchedulerMachine(RuleBasedStateMachine):
-    """Random requests, cancellations and steps, against a model that knows every job's tokens and every slot's content."""
-
-    @initialize(
-        slots=st.integers(1, 4),
-        rows=st.integers(4, 30),
-        outputs=st.integers(4, 10),
-        beside=st.integers(1, 8),
-        trims=st.booleans(),
-    )
-    def begin(self, slots: int, rows: int, outputs: int, beside: int, trims: bool) -> None:
-        self.limits = Limits(
-            slots, requests=3, tokens=100, rows=rows, outputs=outputs, mixed=rows, beside=beside
-        )
-        self.trims = trims
-        self.scheduler = Scheduler(self.limits, trims=trims)
-        self.content: dict[int, list[int]] = {slot: [] for slot in range(slots)}
-        self.tokens: dict[int, list[int]] = {}
-        self.wanted: dict[int, int] = {}
-        self.share: dict[int, Any] = {}
-        self.request: dict[int, int] = {}
-        self.at: dict[int, int] = {}  # slots of the jobs that have begun
-        self.writing: set[int] = set()
-        self.numbers = 0
-
-    def submit(self, tasks: list[Task]) -> None:
-        waiting = {self.request[job] for job in self.scheduler.positions()}
-        tokens = self.scheduler.queued_tokens
-        try:
-            self.scheduler.submit(tasks)
-        except QueueFull:
-            assert len(tasks) > self.limits.slots - self.scheduler.active
-            assert len(waiting) >= 3 or tokens + sum(len(task.tokens) for task in tasks) > 100
-            return
-        for task in tasks:
-            self.tokens[task.job] = list(task.tokens)
-            self.wanted[task.job], self.share[task.job] = task.wanted, task.share
-            self.request[task.job] = tasks[0].job
-
-    def number(self) -> int:
-        self.numbers += 1
-        return self.numbers
-
-    @rule(prompt=small)
-    def generate(self, prompt: list[int]) -> None:
-        self.submit([Task(self.number(), prompt, len(prompt) - 1)])
-
-    @rule(prompts=st.lists(small, min_size=1, max_size=2), outputs=st.lists(small, min_size=1, max_size=5))
-    def score(self, prompts: list[list[int]], outputs: list[list[int]]) -> None:
-        pairs = [(prompts[place % len(prompts)], output) for place, output in enumerate(outputs)]
-        tasks = [
-            Task(self.number(), [*prompt, *output[:-1]], len(prompt) - 1, tuple(prompt))
-            for prompt, output in pairs
-        ]
-        self.submit(tasks)
-
-    @precondition(lambda self: self.tokens)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        self.finish(data.draw(st.sampled_from(sorted(self.tokens))))
-
-    def finish(self, job: int) -> None:
-        self.scheduler.remove(job)
-        for known in (self.tokens, self.wanted, self.share, self.request):
-            del known[job]
-        self.at.pop(job, None)
-        self.writing.discard(job)
-
-    @rule(data=st.data())
-    def step(self, data: st.DataObject) -> None:
-        resident = set(self.tokens) - set(self.scheduler.positions())
-        spans = self.scheduler.plan()
-        self.check_budgets(spans)
-        assert {span.job for span in spans} == resident  # nobody who has a slot goes without a row
-        for span in spans:
-            self.feed(span)
-        for span in spans:
-            if span.last:
-                self.go_on(span.job, data)
-
-    def check_budgets(self, spans: tuple[Span, ...]) -> None:
-        slots = [span.slot for span in spans]
-        assert slots == sorted(set(slots))
-        sizes = rows(spans)
-        writers = self.writing & set(sizes)
-        assert all(sizes[job] == 1 for job in writers)
-        assert sum(sizes.values()) <= self.limits.rows
-        assert sum(span.outputs for span in spans) <= self.limits.outputs
-        if writers:
-            readers = len(sizes) - len(writers)
-            assert sum(sizes.values()) - len(writers) <= max(self.limits.beside, readers)
-
-    def feed(self, span: Span) -> None:
-        content, tokens = self.content[span.slot], self.tokens[span.job]
-        assert span.first == (span.job not in self.at)
-        if span.first:
-            self.at[span.job] = span.slot
-            assert content[: span.start] == tokens[: span.start]
-            assert span.start <= self.wanted[span.job]
-            assert self.trims or span.start in {0, len(content)}
-            del content[span.start :]
-        assert (self.at[span.job], span.start) == (span.slot, len(content))
-        content += span.tokens
-        assert content == tokens[: len(content)]
-        assert span.outputs == max(len(content) - max(self.wanted[span.job], span.start), 0)
-        assert span.last == (content == tokens)
-
-    def go_on(self, job: int, data: st.DataObject) -> None:
-        generates = self.share[job] is None
-        if generates and data.draw(st.booleans()):
-            self.tokens[job].append(4)
-            self.writing.add(job)
-            self.scheduler.write(job, 4)
-        else:
-            self.finish(job)
-
-    @invariant()
-    def nobody_is_lost(self) -> None:
-        if not hasattr(self, "scheduler"):
-            return
-        positions = self.scheduler.positions()
-        assert set(positions) <= set(self.tokens)
-        assert list(positions.values()) == list(range(1, len(positions) + 1))
-        assert self.scheduler.queued == len(positions)
-        assert self.scheduler.active == len(self.tokens) - len(positions) <= self.limits.slots
-
-    @invariant()
-    def the_queue_is_bounded(self) -> None:
-        if not hasattr(self, "scheduler"):
-            return
-        waiting = {self.request[job] for job in self.scheduler.positions()}
-        assert len(waiting) <= 3
-        assert len(waiting) <= 1 or self.scheduler.queued_tokens <= 100
-
-    @invariant()
-    def a_slot_is_idle_only_if_all_wait_for_a_prompt(self) -> None:
-        if not hasattr(self, "scheduler") or self.scheduler.active == self.limits.slots:
-            return
-        positions = self.scheduler.positions()
-        being_read = {self.share[job] for job in self.tokens if job not in positions} - {None}
-        assert all(self.share[job] in being_read for job in positions)
-        assert len(
-            [job for job in self.tokens if self.share[job] in being_read and job not in positions]
-        ) == len(being_read)
-
-    def teardown(self) -> None:
-        """Whatever is left comes to its end within the batches that its tokens need."""
-        if not hasattr(self, "scheduler"):
-            return
-        for _ in range(sum(map(len, self.tokens.values())) + 1):
-            for span in self.scheduler.plan():
-                self.feed(span)
-                if span.last:
-                    self.finish(span.job)
-        assert self.tokens == {}
-
-
-TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(max_examples=150, stateful_step_count=40)
