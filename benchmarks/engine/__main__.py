@@ -33,6 +33,11 @@ def main() -> None:
     )
     processors = len(os.sched_getaffinity(0))
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)} (default: all)")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="interpreter for the worker and the bare loop, with another build of llama.cpp, say (not for sampling)",
+    )
     parser.add_argument("--model", type=Path, help="a GGUF file (default: the random one)")
     parser.add_argument(
         "--jobs",
@@ -56,7 +61,7 @@ def main() -> None:
     os.environ["OMP_WAIT_POLICY"] = (
         "passive"  # read by OpenMP when llama.cpp is loaded, here and in every contender
     )
-    options = Options(given.model, given.threads, given.rounds, given.prompt, given.output)
+    options = Options(given.python, given.model, given.threads, given.rounds, given.prompt, given.output)
     try:
         _report(given, options)
     except Failed as error:

@@ -36,8 +36,9 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders share: the file, its name, threads, and sequences (at once, and tokens each)."""
+    """What all contenders share: the file, threads, and sequences (at once, and tokens each). `python` runs worker and bare loop."""
 
+    python: str
     model: Path
     threads: int
     slots: int
@@ -170,14 +171,14 @@ class LlamaCppServer(Http):
 @asynccontextmanager
 async def bare(setting: Setting) -> AsyncIterator[Bare]:
     """The bare loop."""
-    async with _process([sys.executable, str(_HERE / "bare.py"), *setting.arguments()]) as process:
+    async with _process([setting.python, str(_HERE / "bare.py"), *setting.arguments()]) as process:
         yield Bare(process)
 
 
 @asynccontextmanager
 async def worker(setting: Setting, kind: type[_Kind], start: Sequence[str] = _WORKER) -> AsyncIterator[_Kind]:
     """An inference worker; `start` stands for its program, `kind` for what is done with its answers."""
-    command = [sys.executable, *start, "--model", str(setting.model), "--name", "m"]
+    command = [setting.python, *start, "--model", str(setting.model), "--name", "m"]
     command += ["--slots", str(setting.slots), "--context", str(setting.length)]
     command += ["--threads", str(setting.threads), "--log-level", "warning"]
     async with _server(command, "/healthz") as (process, client):

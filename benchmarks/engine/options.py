@@ -10,8 +10,9 @@ import model
 
 @dataclass(frozen=True)
 class Options:
-    """A model (None: the random one), prompts of `prompt` tokens or words, outputs of `output` tokens, and how often."""
+    """The interpreter of worker and bare loop, a model (None: the random one), prompts of `prompt` tokens or words, outputs of `output` tokens, and how often."""
 
+    python: str
     model: Path | None
     threads: int
     rounds: int
@@ -24,7 +25,9 @@ class Options:
 
     def setting(self, slots: int) -> contenders.Setting:
         """For so many jobs at once; words take up to three tokens each."""
-        return contenders.Setting(self.path(), self.threads, slots, 4 * self.prompt + self.output)
+        return contenders.Setting(
+            self.python, self.path(), self.threads, slots, 4 * self.prompt + self.output
+        )
 
     def prompts(self, count: int, salt: int) -> list[str]:
         """So many prompts; those of another salt have nothing in common with them."""
