@@ -1,15 +1,10 @@
-"""Jobs: every step, and a crash before and after every step."""
+"""Jobs: every step from a dispatch to its accepted result."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
-from aos_operator import backoff
 from aos_operator.errors import (
     LinkLost,
     QueueUnavailable,
@@ -19,115 +14,14 @@ from aos_operator.errors import (
     WorkerUnavailable,
 )
 from aos_operator.events import Settled
-from aos_operator.jobs import Jobs, Limits
 from aos_operator.memory import MemoryQueue, MemoryStore
 from aos_operator.queue import Entry
-from aos_operator.stub import StubWorker
-from aos_operator.subjects import Subject
-from aos_operator.tasks import Outcome, Product, Request, Scored, Task, TaskKey, TaskState
-from aos_operator.workshop import Workshop
-from aos_protocol.messages import NO_DIGEST, Claim, JobSpec
-from unit.operator.world import MODEL, OPERATOR, World, subject_named
+from aos_operator.tasks import Outcome, Product, Request, Task, TaskKey, TaskState
+from aos_protocol.messages import JobSpec
+from unit.operator.parts import Parts, Worker
+from unit.operator.world import World
 
 WORLD = World()
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff.Backoff, "next", lambda _: 0.0)
-
-
-class Post:
-    """A dispatcher's end: `say` decides the replies, `accepted` keeps what was accepted, by task."""
-
-    def __init__(self) -> None:
-        self.sent: list[Task] = []
-        self.accepted: dict[TaskKey, list[Product]] = {}
-        self.say: Callable[[Task], Settled] = lambda _: Settled("1", 200, "success")
-        self.progress = asyncio.Event()
-
-    async def result(self, task: Task) -> Settled:
-        self.sent.append(task)
-        reply = self.say(task)
-        if reply.code == 200:
-            assert task.outcome is not None
-            self.accepted.setdefault(task.key, []).append(task.outcome)
-        self.progress.set()
-        return reply
-
-
-class Worker(StubWorker):
-    """A stub worker that counts, waits for `go`, and raises what `trouble` holds first."""
-
-    def __init__(self) -> None:
-        super().__init__({MODEL.name: MODEL.sha256})
-        self.runs = 0
-        self.scorings = 0
-        self.at_once = 0
-        self.most_at_once = 0
-        self.go = asyncio.Event()
-        self.go.set()
-        self.started = asyncio.Event()
-        self.trouble: list[Exception] = []
-
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
-        self.runs += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        self.started.set()
-        try:
-            await self.go.wait()
-            if self.trouble:
-                raise self.trouble.pop(0)
-            return await super().generate(job, seed, prover)
-        finally:
-            self.at_once -= 1
-
-    async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
-        self.scorings += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        self.started.set()
-        try:
-            await self.go.wait()
-            if self.trouble:
-                raise self.trouble.pop(0)
-            return await super().score(job, subject)
-        finally:
-            self.at_once -= 1
-
-
-@dataclass
-class Parts:
-    """What outlives a process (store, queue, dispatcher), and the worker."""
-
-    store: MemoryStore = field(default_factory=MemoryStore)
-    queue: MemoryQueue = field(default_factory=MemoryQueue)
-    post: Post = field(default_factory=Post)
-    worker: Worker = field(default_factory=Worker)
-    limits: Limits = field(default_factory=lambda: Limits(open_tasks=10, running=2, page=2))
-
-    def jobs(self) -> Jobs:
-        return Jobs(self.store, self.queue, Workshop(self.worker, OPERATOR.address), self.post, self.limits)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Jobs]:
-        """One process's life; it ends abruptly."""
-        jobs = self.jobs()
-        running = asyncio.create_task(jobs.run())
-        try:
-            yield jobs
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
-
-    def state(self, request: Request) -> TaskState:
-        return self.store.tasks[TaskKey.of(request)].state
-
-
-@pytest.fixture
-def parts() -> Parts:
-    return Parts()
 
 
 async def test_a_job_goes_from_its_dispatch_to_its_accepted_result(parts: Parts) -> None:
@@ -269,146 +163,6 @@ async def test_a_result_refused_for_good_is_not_sent_again(parts: Parts) -> None
     assert len(parts.post.sent) == 1
     assert parts.state(dispatch) is TaskState.REFUSED
     assert parts.store.verdicts[TaskKey.of(dispatch)] == "not a member of this committee"
-
-
-class TestScore:
-    async def test_a_call_goes_to_its_accepted_score(self, parts: Parts) -> None:
-        call = WORLD.call()
-        async with parts.running() as jobs:
-            await jobs.take(call)
-            await jobs.idle()
-        [scored] = parts.post.accepted[TaskKey.of(call)]
-        assert isinstance(scored, Scored)
-        assert (scored.subject, scored.subject_operator) == subject_named(call)
-        assert scored.score is not None
-        assert scored.score["margins"] == scored.score["distances"] == [0.0] * 11
-        assert parts.state(call) is TaskState.ACCEPTED
-        assert (parts.worker.runs, parts.worker.scorings) == (0, 1)
-
-    async def test_a_claim_is_scored_without_anybody_s_answer(self, parts: Parts) -> None:
-        call = WORLD.call(WORLD.job(claim=Claim(text="What was AI?")))
-        async with parts.running() as jobs:
-            await jobs.take(call)
-            await jobs.idle()
-        [scored] = parts.post.accepted[TaskKey.of(call)]
-        assert isinstance(scored, Scored)
-        assert (scored.subject, scored.subject_operator) == subject_named(call)
-
-    async def test_it_is_durable_before_take_returns(self, parts: Parts) -> None:
-        call = WORLD.call()
-        await parts.jobs().take(call)
-        assert parts.store.tasks[TaskKey.of(call)].open
-        assert [entry.request for entry in parts.queue.unread] == [call]
-
-    async def test_running_and_scoring_the_same_job_are_two_tasks(self, parts: Parts) -> None:
-        """As under the tag malicious, where verifiers execute before they score."""
-        job = WORLD.job(role="verifier", tag="malicious", position="after")
-        calls = [WORLD.call(job, subject=WORLD.answer(job)), WORLD.call(job, challenge=1)]
-        async with parts.running() as jobs:
-            requests: list[Request] = [job, *calls]
-            for request in requests:
-                await jobs.take(request)
-            await jobs.idle()
-        assert len(parts.post.accepted) == 3
-        assert (parts.worker.runs, parts.worker.scorings) == (1, 2)
-
-    async def test_a_replayed_call_is_scored_once(self, parts: Parts) -> None:
-        call = WORLD.call()
-        async with parts.running() as jobs:
-            for _ in range(3):
-                await jobs.take(call)
-            await jobs.idle()
-            await jobs.take(call)
-            await jobs.idle()
-        assert (parts.worker.scorings, len(parts.post.sent)) == (1, 1)
-
-    async def test_the_same_call_with_another_answer_is_refused(self, parts: Parts) -> None:
-        job = WORLD.job()
-        call = WORLD.call(job)
-        jobs = parts.jobs()
-        await jobs.take(call)
-        with pytest.raises(Refused, match="another content"):
-            await jobs.take(call.model_copy(update={"subject": WORLD.answer(job, result="another")}))
-
-    async def test_scores_and_runs_share_the_worker_s_places(self, parts: Parts) -> None:
-        parts.worker.go.clear()
-        async with parts.running() as jobs:
-            for _ in range(3):
-                await jobs.take(WORLD.call())
-                await jobs.take(WORLD.job())
-            while parts.worker.at_once < 2:
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.01)  # time for a third to slip in
-            parts.worker.go.set()
-            await jobs.idle()
-        assert (parts.worker.runs, parts.worker.scorings, parts.worker.most_at_once) == (3, 3, 2)
-
-    async def test_a_worker_that_is_away_is_asked_again(self, parts: Parts) -> None:
-        parts.worker.trouble = [WorkerUnavailable(), WorkerUnavailable()]
-        call = WORLD.call()
-        async with parts.running() as jobs:
-            await jobs.take(call)
-            await jobs.idle()
-        assert parts.worker.scorings == 3
-        assert parts.post.accepted[TaskKey.of(call)][0].reason == ""
-
-    async def test_a_refusal_of_the_worker_becomes_the_reason(self, parts: Parts) -> None:
-        parts.worker.trouble = [WorkerRefused("the answer does not fit the context (HTTP 422)")]
-        call = WORLD.call()
-        async with parts.running() as jobs:
-            await jobs.take(call)
-            await jobs.idle()
-        reason = "the answer does not fit the context (HTTP 422)"
-        assert parts.post.accepted[TaskKey.of(call)] == [Scored(*subject_named(call), None, reason)]
-
-    async def test_a_score_of_something_else_is_not_sent(self, parts: Parts) -> None:
-        class OtherSubject(Worker):
-            async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
-                [score] = (await super().score(job, subject))["scores"]
-                return {"scores": [{**score, "subject": "cd" * 32}]}
-
-        parts.worker = OtherSubject()
-        call = WORLD.call()
-        async with parts.running() as jobs:
-            await jobs.take(call)
-            await jobs.idle()
-        [scored] = parts.post.accepted[TaskKey.of(call)]
-        assert isinstance(scored, Scored)
-        assert scored.score is None
-        assert "scored cdcd" in scored.reason
-
-    async def test_a_subject_that_somebody_wrote_into_the_queue_ends_as_a_reason(self, parts: Parts) -> None:
-        call = WORLD.call(subject="nonsense")
-        await parts.queue.add(call)
-        async with parts.running() as jobs:
-            await parts.post.progress.wait()
-            await jobs.idle()
-        [scored] = parts.post.accepted[TaskKey.of(call)]
-        assert isinstance(scored, Scored)
-        assert (scored.subject, scored.score) == (NO_DIGEST, None)
-        assert "cannot be read" in scored.reason
-        assert parts.worker.scorings == 0
-
-    async def test_a_score_refused_for_good_is_not_sent_again(self, parts: Parts) -> None:
-        parts.post.say = lambda _: Settled("1", 400, "not a verifier of this round")
-        call = WORLD.call()
-        async with parts.running() as jobs:
-            await jobs.take(call)
-            await jobs.idle()
-        assert (len(parts.post.sent), parts.state(call)) == (1, TaskState.REFUSED)
-
-    async def test_the_log_says_which_is_which(self, parts: Parts) -> None:
-        job = WORLD.job()
-        with capture_logs() as logs:
-            async with parts.running() as jobs:
-                await jobs.take(job)
-                await jobs.take(WORLD.call(job, challenge=2))
-                await jobs.idle()
-        said = {entry["event"]: entry for entry in logs}
-        assert (said["took a job"]["role"], said["took a job"].get("challenge")) == ("executor", None)
-        assert said["took an answer to score"]["role"] == "verifier"
-        assert said["took an answer to score"]["challenge"] == 2
-        assert {"the dispatcher accepted the result", "the dispatcher accepted the score"} <= set(said)
 
 
 class TestCancel:
@@ -575,80 +329,3 @@ class TestRecovery:
             await jobs.take(WORLD.job())
             await jobs.idle()
         assert (parts.worker.runs, len(parts.post.sent)) == (1, 1)
-
-
-class Crash:
-    """Stops a process for good at its n-th call across a boundary, before or after the call has its effect."""
-
-    def __init__(self, at: int, *, after: bool) -> None:
-        self.left = at
-        self.after = after
-        self.happened = asyncio.Event()
-
-    def around(self, boundary: Any) -> Any:
-        """The same boundary, whose methods may never return."""
-        crash = self
-
-        class Fragile:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(boundary, name)
-
-                async def call(*arguments: Any) -> Any:
-                    crash.left -= 1
-                    if crash.left < 0 or (crash.left == 0 and not crash.after):
-                        await crash.die()
-                    outcome = await method(*arguments)
-                    if crash.left <= 0:
-                        await crash.die()
-                    return outcome
-
-                return call
-
-        return Fragile()
-
-    async def die(self) -> None:
-        self.happened.set()
-        await asyncio.Event().wait()
-
-
-STEPS = 13
-"""Calls across a boundary from the dispatch to the end: 2 to take it, 4 to recover, 7 to run, send and close it."""
-
-
-REQUESTS: dict[str, Callable[[], Request]] = {
-    "dispatch": WORLD.job,
-    "call": WORLD.call,
-    "call in a challenge": lambda: WORLD.call(challenge=1),
-    "call for a claim": lambda: WORLD.call(WORLD.job(claim=Claim(text="What is AI?"))),
-}
-
-
-@pytest.mark.parametrize("kind", REQUESTS)
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", range(1, STEPS + 1))
-async def test_a_crash_at_any_step_loses_nothing_and_accepts_one_answer(
-    at: int, after: bool, kind: str
-) -> None:
-    parts, crash, request = Parts(), Crash(at, after=after), REQUESTS[kind]()
-    store, queue, worker, post = map(crash.around, (parts.store, parts.queue, parts.worker, parts.post))
-    first = Jobs(store, queue, Workshop(worker, OPERATOR.address), post, parts.limits)
-    running, taking = asyncio.create_task(first.run()), asyncio.create_task(first.take(request))
-    await crash.happened.wait()
-    acknowledged = taking.done()
-    stored = parts.store.tasks.get(TaskKey.of(request))
-    work_before = parts.worker.runs + parts.worker.scorings
-    for process in (running, taking):
-        process.cancel()
-    await asyncio.wait([running, taking])
-
-    async with parts.running() as second:
-        if not acknowledged:
-            await second.take(request)
-        while parts.queue.pending or parts.queue.unread or not parts.post.accepted:
-            await asyncio.sleep(0)
-        await second.idle()
-    assert parts.state(request) is TaskState.ACCEPTED
-    accepted = parts.post.accepted[TaskKey.of(request)]
-    assert all(outcome == accepted[0] for outcome in accepted)
-    if stored is not None and stored.outcome is not None:
-        assert parts.worker.runs + parts.worker.scorings == work_before
