@@ -54,6 +54,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.writing: set[int] = set()
         self.waited: dict[int, int] = {}
         self.numbers = 0
+        self.longest = 0
 
     def submit(self, tasks: list[Task]) -> None:
         waiting = {self.request[job] for job in self.scheduler.positions()}
@@ -68,6 +69,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.tokens[task.job] = list(task.tokens)
             self.wanted[task.job], self.share[task.job] = task.wanted, task.share
             self.request[task.job] = tasks[0].job
+            self.longest = max(self.longest, len(task.tokens))
 
     def some_wait(self, tasks: list[Task]) -> bool:
         """Whether some wait for a prompt to be read, though slots may be free."""
@@ -160,6 +162,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         generates = self.share[job] is None
         if generates and data.draw(st.booleans()):
             self.tokens[job].append(4)
+            self.longest = max(self.longest, len(self.tokens[job]))
             self.writing.add(job)
             self.scheduler.write(job, 4)
         else:
@@ -182,6 +185,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         waiting = {self.request[job] for job in self.scheduler.positions()}
         assert len(waiting) <= 3
         assert len(waiting) <= 1 or self.scheduler.queued_tokens <= 100
+
+    @invariant()
+    def cells_are_never_over_capacity(self) -> None:
+        """A slot never holds more than the longest job: a pool of slots times the context is enough, whatever slots remember."""
+        if hasattr(self, "scheduler"):
+            assert max(map(len, self.content.values())) <= self.longest
 
     @invariant()
     def a_slot_is_idle_only_if_all_wait_for_a_prompt(self) -> None:
