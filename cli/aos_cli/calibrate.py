@@ -97,10 +97,10 @@ def _fits(context: int, tokens: int) -> None:
         raise CliError(f"the model was trained for {context} tokens: choose at most --tokens {room}")
 
 
-def _median(counts: list[int]) -> float:
+def _median(counts: list[int]) -> str:
     """About the middle one of distances that were counted in bins."""
     middle = bisect.bisect_left(list(itertools.accumulate(counts)), sum(counts) / 2)
-    return float(DISTANCE_EDGES[min(middle, len(DISTANCE_EDGES) - 1)])
+    return f"{DISTANCE_EDGES[middle - 1]:.2g}" if middle else f"below {DISTANCE_EDGES[0]:.2g}"
 
 
 def _show(console: Console, fitted: Calibration) -> None:
@@ -113,7 +113,7 @@ def _show(console: Console, fitted: Calibration) -> None:
         table.add_row(
             "honest" if sample.honest else "cheat",
             sample.name,
-            f"{_median(sample.distances):.2g}",
+            _median(sample.distances),
             f"{(total - sample.margins[0]) / total:.3%}",
         )
     console.print(table)
