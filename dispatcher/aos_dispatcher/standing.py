@@ -97,7 +97,7 @@ class Standing:
             "standing": "suspended" if operator.suspended_at else "good",
             "suspended_at": operator.suspended_at,
             "suspend_after": self._suspend_after,
-            "appeal": _appeal_state(operator, appeal),
+            "appeal": _appeal_state(operator, appeal, frauds),
             "frauds": [_shown(fraud, own) for fraud in frauds],
         }
 
@@ -132,10 +132,12 @@ async def _appeal(connection: AsyncConnection, address: str) -> str | None:
     return (await connection.execute(query)).scalar()
 
 
-def _appeal_state(operator: Row[Any], last: str | None) -> str:
+def _appeal_state(operator: Row[Any], last: str | None, frauds: Sequence[Row[Any]]) -> str:
+    """Say whether the operator may appeal: once, and against a finding about one result, which alone can be scored again."""
     if last == "open":
         return "open"
-    if operator.suspended_at is None:
+    about_one = [fraud for fraud in frauds if fraud.result is not None and fraud.withdrawn_at is None]
+    if operator.suspended_at is None or not about_one:
         return "none"
     return "available" if operator.appealed_at is None else "used"
 

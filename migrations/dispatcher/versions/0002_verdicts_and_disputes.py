@@ -21,6 +21,8 @@ def upgrade() -> None:
     for table, columns in _new_columns().items():
         for column in columns:
             op.add_column(table, column)
+    # What was completed before there were challenges cannot be challenged: its transcripts have nothing to score.
+    op.execute("update jobs set final_at = finished_at where status = 'completed'")
     op.drop_constraint("rounds_job_id_tag_key", "rounds")
     op.create_unique_constraint("rounds_job_id_tag_challenge_key", "rounds", ["job_id", "tag", "challenge"])
     op.drop_index(op.f("ix_jobs_user_id"), table_name="jobs")

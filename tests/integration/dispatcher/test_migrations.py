@@ -5,7 +5,7 @@ from typing import Any
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from aos_dispatcher.tables import Base
@@ -39,4 +39,27 @@ async def test_the_migrations_can_be_undone(new_database: Any) -> None:
 
     async with engine.begin() as connection:
         assert await connection.run_sync(down) == []
+    await engine.dispose()
+
+
+async def test_jobs_of_before_verification_are_final(new_database: Any) -> None:
+    engine = create_async_engine(database_url(await new_database("dispatcher")))
+
+    def move(connection: Connection, to: str) -> None:
+        config = alembic_config("dispatcher")
+        config.attributes["connection"] = connection
+        (command.downgrade if to == "0001" else command.upgrade)(config, to)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(move, "0001")
+        await connection.execute(text("insert into projects (id, private) values ('shop', false)"))
+        job = "insert into jobs (id, sequence, project_id, user_id, request, request_digest, receipt, seed, seed_proof, status, "
+        job += "clock, deadline, finished_at) values (:id, :n, 'shop', 'device', '{}', '', '', '', '', :status, '{}', now(), now())"
+        for n, status in enumerate(("completed", "failed"), start=1):
+            await connection.execute(text(job), {"id": status, "n": n, "status": status})
+        await connection.run_sync(move, "head")
+        rows = await connection.execute(
+            text("select id, final_at = finished_at as final, audit_ppm from jobs order by id")
+        )
+        assert [tuple(row) for row in rows] == [("completed", True, 0), ("failed", None, 0)]
     await engine.dispose()
