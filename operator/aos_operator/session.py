@@ -262,7 +262,7 @@ class Session:
         return JobCall(frame_id, dispatch)
 
     def _called(self, frame_id: str, param: JsonObject) -> Event:
-        call = parse_message(ScoreCall, {"subject": None, **param})  # `to_json` leaves out what is null
+        call = parse_message(ScoreCall, param)
         self._check_work(call)
         self._check_seed(call.job_id, call.job_seed, call.job_seed_proof)
         return JobCall(frame_id, call)

@@ -72,6 +72,4 @@ def _score(
         model=call.model,
     )
     signature = sign_typed(signer, domain, score_claim(unsigned, call.job.params.digest()))
-    # Not `to_json`, which leaves out what is null: the receiver wants these members there.
-    absent = {"subject_operator": scored.subject_operator, "score": scored.score}
-    return {**unsigned.to_json(), **absent, "signature": signature}
+    return {**unsigned.to_json(), "signature": signature}

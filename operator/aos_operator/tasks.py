@@ -137,8 +137,7 @@ def read_request(method: str, value: object) -> Request:
     """Read what a request's `to_json` gave. Raises `ValueError` (pydantic's `ValidationError` is one) for anything else."""
     if Method(method) is Method.DISPATCH:
         return Dispatch.model_validate(value)
-    # `to_json` leaves out a subject that is null.
-    return ScoreCall.model_validate({"subject": None, **value} if isinstance(value, dict) else value)
+    return ScoreCall.model_validate(value)
 
 
 def read_outcome(method: str, value: dict[str, Any]) -> Product:

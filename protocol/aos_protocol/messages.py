@@ -328,7 +328,7 @@ class ScoreCall(Message):
     range_start: int = Field(ge=0)
     range_end: int = Field(ge=0)
     model: ModelOffer
-    subject: str | None
+    subject: str | None = None
 
 
 class JobResult(Message):
@@ -370,8 +370,8 @@ class JobScore(Message):
     position: Position
     challenge: Challenged
     subject: Hex32
-    subject_operator: Address | None
-    score: dict[str, Any] | None
+    subject_operator: Address | None = None
+    score: dict[str, Any] | None = None
     reason: Text = Field(max_length=4096)
     vrf: Vrf
     clock: ClockMap

@@ -217,7 +217,7 @@ CALL: dict[str, Any] = {
     "user": "device", "seed": "5" * 64, "seed_proof": "6" * 162, "job_seed": "7" * 64, "job_seed_proof": "8" * 162,
     "tag": "suspicion", "position": "after", "challenge": 1, "signature": "0" * 130, "clock": {"1": "7"},
     "job_id": "a" * 64, "job": JOB, "sequence": 3, "request_digest": "b" * 64, "range_start": 0, "range_end": 600_000,
-    "model": {"name": "m.gguf", "sha256": "1" * 64}, "subject": None,
+    "model": {"name": "m.gguf", "sha256": "1" * 64},
 }  # fmt: skip
 
 
@@ -225,6 +225,7 @@ def test_a_call_for_a_score_names_both_seeds_and_its_challenge() -> None:
     call = parse_message(ScoreCall, CALL)
     assert (call.seed, call.job_seed, call.challenge, call.subject) == ("5" * 64, "7" * 64, 1, None)
     assert parse_message(ScoreCall, CALL | {"subject": "a frame"}).subject == "a frame"
+    assert parse_message(ScoreCall, call.to_json()) == call
 
 
 @pytest.mark.parametrize("member", CALL)
