@@ -125,7 +125,7 @@ async def test_a_verifier_that_cannot_score_is_replaced(network: Any) -> None:
     operators = await crew(network, 5)
     cannot = next(iter(operators.values()))
     cannot.score_reason = "the worker is out of memory"
-    for attempt in range(8):
+    for attempt in range(40):
         await network.finished(job_id := await network.submit(tag="suspicion", user=f"user {attempt}"))
         (round_,) = (await network.evidence(job_id))["rounds"]
         seat = {seat["operator"]: seat for seat in round_["committee"]}.get(cannot.signer.address)
@@ -135,7 +135,7 @@ async def test_a_verifier_that_cannot_score_is_replaced(network: Any) -> None:
             assert len(answered) >= 3
             assert await network.unpassed(job_id) == []
             return
-    pytest.fail("eight draws in a row did not make it a verifier")
+    pytest.fail("forty draws in a row did not make it a verifier")
 
 
 async def test_a_job_is_not_lost_when_nobody_can_score_it(network: Any) -> None:
@@ -299,3 +299,33 @@ async def test_a_calibration_stays_with_its_file(network: Any) -> None:
     await pin_model(database, "opml", other)
     await pin_model(database, "opml", MODEL)
     assert await calibrated(network) == []
+
+
+async def test_a_blind_verifier_whose_answer_is_in_takes_a_lost_executors_place(network: Any) -> None:
+    """Its result says `verifier`, as it was dispatched; from then on it is what the others score."""
+    operators = await crew(network, 6)
+    for operator in operators.values():
+        operator.answer = None
+    job_id = await network.submit(tag="malicious")
+    async with asyncio.timeout(10):
+        while not (committee := (await network.evidence(job_id))["rounds"][0]["committee"]):
+            await asyncio.sleep(0.01)
+    members = [operators[seat["operator"]] for seat in committee]
+    for member in members:
+        await member.wait(lambda member=member: bool(member.dispatched))
+    for operator in operators.values():
+        operator.answer = "my own words"
+    for member in members[1:]:
+        await member.send_result(member.dispatched[0])
+        await member.wait(lambda member=member: bool(member.replies))
+    await members[0].close()
+    detail = await network.finished(job_id)
+    assert (detail["status"], detail["verdict"]["outcome"]) == ("completed", "match")
+    rows = {row["operator"]: row for row in await network.results(job_id)}
+    promoted = rows[members[1].signer.address]
+    assert (promoted["role"], promoted["verdict"]) == ("executor", "match")
+    assert members[1].dispatched[0].role == "verifier"
+    assert members[1].called == []
+    subjects = {call.subject for member in members[2:] for call in member.called}
+    assert len(subjects) == 1
+    assert await network.unpassed(job_id) == []
