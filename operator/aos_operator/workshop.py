@@ -47,9 +47,8 @@ class Workshop:
     async def _score(self, call: ScoreCall) -> Scored:
         try:
             subject = await asyncio.to_thread(subject_of, call)
-        except (
-            ProtocolError
-        ) as error:  # it was checked when it was taken: somebody else wrote into the queue or the store
+        except ProtocolError as error:
+            # It was checked when it was taken: somebody else has written into the queue or the store since.
             _log.error("the stored subject of a call for a score cannot be read", reason=str(error))
             return _UNREADABLE.withdrawn(f"the subject cannot be read: {error}")
         try:
