@@ -68,6 +68,25 @@ class CommitteeLife(RuleBasedStateMachine):
     def refuses(self, name: str) -> None:
         self.seats.refused(name, "no")
 
+    @precondition(lambda self: self.closed is None)
+    @rule()
+    def restarts(self) -> None:
+        """Another process goes on with what the database has: seats with their states, and whose answers are in."""
+        old = self.seats
+        seats = [
+            Seat(
+                seat.member,
+                "verifier" if seat.state is SeatState.ASSIGNED else seat.role,
+                seat.state,
+                seat.reason,
+                executed=seat.executed,
+            )
+            for seat in old.seats
+        ]
+        self.seats = Committee(old.size, old.plan, seats, old.reserves, PATIENCE, DEADLINE)
+        roles = {seat.operator: seat.role for seat in old.seats if not seat.given_up}
+        assert {seat.operator: seat.role for seat in seats if not seat.given_up} == roles
+
     @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 50.0]))
     def passes(self, seconds: float) -> None:
         self.now += seconds
