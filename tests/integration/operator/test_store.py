@@ -7,9 +7,10 @@ from typing import Literal
 
 import pytest
 import pytest_asyncio
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aos_operator.errors import Refused, StoreUnavailable
@@ -19,6 +20,7 @@ from aos_operator.tables import Base
 from aos_operator.tasks import Outcome, Request, Scored, TaskKey, TaskState
 from aos_protocol.messages import ChatMessage, Claim, JobSpec, Params
 from aos_service.database import create_engine, database_url, migrate
+from aos_service.revisions import alembic_config
 from unit.operator.world import MODEL, OPERATOR, World
 
 WORLD = World()
@@ -250,6 +252,23 @@ async def test_tasks_of_an_older_version_are_dispatches(
     await store.take(WORLD.call(dispatch))
     assert len(await store.open_tasks(None, 10)) == 2
     await engine.dispose()
+
+
+async def test_an_older_version_gets_its_dispatches_back(engine: AsyncEngine) -> None:
+    dispatch, config = WORLD.job(), alembic_config("operator")
+    store = PostgresStore(engine, OPERATOR.address)
+    requests: list[Request] = [dispatch, WORLD.call(dispatch), WORLD.call(dispatch, challenge=1)]
+    for request in requests:
+        await store.take(request)
+
+    def downgrade(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "operator_0001")
+
+    async with engine.begin() as connection:
+        await connection.run_sync(downgrade)
+        rows = (await connection.execute(text("select job_id, dispatch from tasks"))).all()
+    assert [tuple(row) for row in rows] == [(dispatch.job_id, dispatch.to_json())]
 
 
 async def test_migrations_and_tables_are_the_same(engine: AsyncEngine) -> None:
