@@ -1,4 +1,4 @@
-"""Carries every task from its dispatch to its accepted result (or from a call to its accepted score), whatever stops or restarts in between.
+"""Carries every task from its request to its accepted result or score, whatever stops or restarts in between.
 
 1. `take`: the request goes into the store and the queue; only then is it acknowledged.
 2. The queue gives it to `_finish`, at once or after a restart.
