@@ -137,7 +137,7 @@ _HONEST: Final = (
     Case("alone", 300, setup(slots=1)),
     Case("batch of 16", 400),
     Case("batch of 16, verifier in chunks of 128", 200, verifier=setup(slots=1, rows=128)),
-    Case("2 threads", 200, setup(threads=2), setup(slots=1, threads=2)),
+    Case("2 threads", 150, setup(threads=2), setup(slots=1, threads=2)),
     Case("no flash attention", 300, setup(flash_attention=False)),
     Case("no flash attention in the verifier", 100, setup(), setup(slots=1, flash_attention=False)),
     Case("reused prefix", 200, reuse=True),

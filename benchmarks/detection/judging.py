@@ -24,6 +24,7 @@ _ALTERNATIVES: Final = (
     "weights Q4_0",
     "cache Q8_0",
     "cache Q4_0",
+    "prompt without its first half",
     "other seed",
     "temperature x 0.8",
 )

@@ -40,7 +40,7 @@ def calibrate(
 
     Verdicts need to know how far honest answers lie from the verifier's own numbers, which differs from model to model.
     This runs MODEL in nine honest ways (alone and side by side, other threads, flash attention on and off, reused prefixes, batches of
-    several sizes), then as cheats would: coarser weights made from it, quantised caches, another seed and another temperature.
+    several sizes), then as cheats would: coarser weights made from it, quantised caches, half a prompt, another seed and another temperature.
     Each answer is scored as a verifier would. The calibration holds what was measured, and is bound to the file's SHA-256; give it to the
     dispatcher with `dispatcher model pin`.
 

@@ -23,8 +23,8 @@ ALPHA: Final = 1e-6
 BETA: Final = 1e-3
 """Of verdicts: the chance to accuse an honest answer, and to pass a measured alternative."""
 
-POOL_TOKENS: Final = 2048
-"""The pooled test looks for the finest alternative that shows within so many tokens of an operator's answers."""
+POOL_TOKENS: Final = 1024
+"""The pooled test looks for the finest alternative that shows within so many tokens: finer ones resemble noise that was not measured."""
 
 _FEW: Final = 1.5
 """Honest surprisals may deviate by this times the most that was seen: few answers do not show the greatest deviation there is."""

@@ -2,7 +2,7 @@
 
 1. Prompts are drawn: openings that the model itself continues, and, if it has a chat template, questions.
 2. Every honest way runs its answers, and the verifier scores them, in other batches than they were made in.
-3. So does every alternative: coarser files of the same model, quantised caches, another seed, another temperature.
+3. So does every alternative: coarser files of the same model, quantised caches, half a prompt, another seed, another temperature.
 4. `aos_inference.calibrate.fit` makes the calibration of it all.
 """
 
@@ -72,6 +72,7 @@ def ways(model: Path, files: Mapping[str, Path], threads: int) -> list[Way]:
         *(Way(f"weights {kind}", False, replace(batched, model=file), alone) for kind, file in files.items()),
         Way("cache Q8_0", False, replace(batched, cache="Q8_0"), alone),
         Way("cache Q4_0", False, replace(batched, cache="Q4_0"), alone),
+        Way("shorter prompt", False, batched, alone, _shortened),
         Way("other seed", False, batched, alone, lambda trial: replace(trial, noise=bytes(32))),
         Way("temperature x 0.8", False, batched, alone, _colder),
     ]
@@ -81,13 +82,17 @@ def _reused(trial: Trial) -> Trial:
     return replace(trial, reused=len(trial.prompt) // 2)
 
 
+def _shortened(trial: Trial) -> Trial:
+    return replace(trial, prompt=trial.prompt[len(trial.prompt) // 2 :])
+
+
 def _colder(trial: Trial) -> Trial:
     return replace(trial, temperature=trial.temperature * 0.8)
 
 
-def draw_prompts(opened: Bench, count: int, seed: int = 0) -> list[tuple[int, ...]]:
+def draw_prompts(opened: Bench, count: int) -> list[tuple[int, ...]]:
     """Prompts in the model's own manner: openings that it continued by 8 to 40 tokens, and questions in its chat format."""
-    rng, model = random.Random(seed), opened.model
+    rng, model = random.Random(0), opened.model  # noqa: S311 (the same prompts each time, and no secret)
     begun = [_begun(rng, model) for _ in range(count)]
     grown = opened.answers(
         [Trial(start, 1.0, 1.0, rng.randbytes(32), "prompt", rng.randrange(8, 40)) for start in begun]
@@ -116,7 +121,7 @@ def _chats(rng: random.Random, model: Model, count: int) -> list[tuple[int, ...]
 
 def draw_trials(prompts: Sequence[tuple[int, ...]], tokens: int, way: str) -> list[Trial]:
     """A job for each prompt, with seeds of its own for each way."""
-    rng = random.Random(way)
+    rng = random.Random(way)  # noqa: S311 (as above)
     return [
         Trial(
             prompt,
