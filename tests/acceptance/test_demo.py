@@ -19,12 +19,19 @@ CHECKS = [
     "AOS-SEED-1",
     "AOS-TICKET-1",
     "AOS-COMMITTEE-1",
+    "AOS-ROLE-1",
+    "AOS-AUDIT-1",
     "AOS-RESULT-1",
+    "AOS-TRANSCRIPT-1",
+    "AOS-SCORE-1",
     "AOS-CLOCK-1",
     "AOS-MODEL-1",
     "AOS-COMPLETE-1",
+    "AOS-VERDICT-1",
+    "AOS-MATCH-1",
     "AOS-ANSWER-1",
     "AOS-FILE-1",
+    "AOS-CALIBRATION-1",
 ]
 
 
@@ -55,13 +62,48 @@ def test_the_demo_answers_checks_and_leaves_nothing_running(kept: Path) -> None:
         demo.read_until("submit")
         family = demo.family()
         assert demo.wait() == 0, demo.output
-    table = [line.split()[:2] for line in demo.lines if re.match("PASS|FAIL|SKIP", line)]
-    assert table == [["PASS", name] for name in CHECKS]
+    assert checks_of(demo) == {name: "PASS" for name in CHECKS}
     assert re.search(r"^0x\w{40}\n\w.{40,}", demo.output, re.MULTILINE)
+    assert re.search(
+        r"^the job, audited\n0x\w{40}  executor +\n0x\w{40}  verifier +match  .+\nverdict: match\. ",
+        demo.output,
+        re.MULTILINE,
+    )
+    assert re.search(r"^  model .* calibrated$", demo.output, re.MULTILINE)
     for phase in ("PostgreSQL", "worker", "dispatcher", "operators", "submit", "job", "check", "stop"):
         assert re.search(rf"^  {phase} +\d+\.\d s", demo.output, re.MULTILINE)
     assert demo.lines[-1].endswith(f"s in all; everything is stopped, its data is in {kept}")
     assert left_of(family) == []
+
+
+def checks_of(demo: Program) -> dict[str, str]:
+    """The table of checks: each check's status, in the table's order."""
+    rows = [line.split()[:2] for line in demo.lines if re.match("PASS|FAIL|SKIP", line)]
+    found = {name: status for status, name in rows}
+    assert (list(found), len(rows)) == (CHECKS, len(CHECKS))
+    return found
+
+
+def test_a_model_without_a_calibration_is_run_and_nothing_is_proven(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / demo_model.name
+    model.symlink_to(demo_model)
+    with Program("aos", "demo", "--model", str(model)) as demo:
+        assert demo.wait() == 1
+    checks = checks_of(demo)
+    assert {name for name, status in checks.items() if status == "SKIP"} == {
+        "AOS-MATCH-1",
+        "AOS-CALIBRATION-1",
+    }
+    assert {status for status in checks.values() if status != "SKIP"} == {"PASS"}
+    assert re.search(r"verifier +inconclusive +there is no calibration of model ", demo.output)
+    calibration = tmp_path / f"{demo_model.stem}.calibration.json"
+    assert (
+        f"{calibration} is missing, so every verdict will be inconclusive: move on like this, or stop and run "
+        f"aos calibrate {model}"
+    ) in demo.lines
+    assert demo.lines[-1] == "error: not every check passed: this answer is not verified"
 
 
 def test_up_goes_on_with_kept_data_until_a_part_ends(kept: Path) -> None:
