@@ -169,9 +169,10 @@ class LlamaCppServer(Http):
 
 
 @asynccontextmanager
-async def bare(setting: Setting) -> AsyncIterator[Bare]:
-    """The bare loop."""
-    async with _process([setting.python, str(_HERE / "bare.py"), *setting.arguments()]) as process:
+async def bare(setting: Setting, *, pool: bool) -> AsyncIterator[Bare]:
+    """The bare loop, whose sequences share one `pool` of cells or have a cache each."""
+    command = [setting.python, str(_HERE / "bare.py"), *setting.arguments(), *(["--pool"] if pool else [])]
+    async with _process(command) as process:
         yield Bare(process)
 
 

@@ -20,7 +20,8 @@ async def measure(options: Options, jobs: int) -> Table:
     async with AsyncExitStack() as stack:
         running: dict[str, contenders.Contender] = {
             _OURS: await stack.enter_async_context(contenders.worker(setting, contenders.Worker)),
-            "bare llama_decode": await stack.enter_async_context(contenders.bare(setting)),
+            "bare llama_decode": await stack.enter_async_context(contenders.bare(setting, pool=True)),
+            "bare, a cache each": await stack.enter_async_context(contenders.bare(setting, pool=False)),
             "xllamacpp Server": await stack.enter_async_context(contenders.xllamacpp(setting)),
             "llama_cpp.server": await stack.enter_async_context(contenders.llama_cpp_server(setting)),
         }

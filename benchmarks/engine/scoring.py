@@ -27,7 +27,9 @@ async def measure(options: Options, jobs: int) -> list[Table]:
         one, other = [
             await stack.enter_async_context(contenders.worker(setting, contenders.Worker)) for _ in range(2)
         ]
-        bench = _Bench(options, jobs, one, other, await stack.enter_async_context(contenders.bare(setting)))
+        bench = _Bench(
+            options, jobs, one, other, await stack.enter_async_context(contenders.bare(setting, pool=False))
+        )
         await one.generate(options.prompts(2, 0), 8)
         await other.generate(options.prompts(2, 0), 8)
         for number in range(options.rounds):
