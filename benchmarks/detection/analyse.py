@@ -62,14 +62,14 @@ def plots(study: Study) -> dict[str, str]:
         for one in study.all
     ]
     chosen = [one.case.name for one in study.cheats if one.tokens.shape[1] == LENGTHS[-1]]
-    repaired = {name: study.areas(name, "both") for name in chosen if "repaired" in name}
+    repaired = {name.partition(",")[0]: study.areas(name, "margins") for name in chosen if "repaired" in name}
     drawn = {name: study.areas(name, "both") for name in chosen if name in _DRAWN}
     title = "ROC area per job by tokens: "
     return {
         "distances.svg": ranges(
             "Fingerprint distance a token: median, 1st to 99th percentile", spread, 1e-4, 10.0
         ),
-        "repaired.svg": lines(f"{title}repaired fingerprints (margins alone)", LENGTHS, repaired, 0.5, 1.0),
+        "repaired.svg": lines(f"{title}fingerprints repaired, margins alone", LENGTHS, repaired, 0.5, 1.0),
         "draws.svg": lines(f"{title}true model, other draws", LENGTHS, drawn, 0.5, 1.0),
     }
 

@@ -49,6 +49,11 @@ class Statistics:
     fingerprints: NDArray[np.float64]
     margins: NDArray[np.float64]
 
+    @property
+    def both(self) -> NDArray[np.float64]:
+        """What a verdict looks at: either is enough."""
+        return np.maximum(self.fingerprints, self.margins)
+
 
 def joined(found: Sequence[Statistics]) -> Statistics:
     """Several cases' statistics side by side; all must have the same lengths."""

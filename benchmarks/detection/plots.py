@@ -6,7 +6,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH = 760
-_LEFT, _RIGHT, _ROW = 270, 20, 17
+_LEFT, _RIGHT, _ROW = 310, 20, 17
 _COLOURS = ("#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#5d6d7e", "#117a65", "#b03a8c")
 _STYLE = "text{font:12px sans-serif;fill:#222}.s{font-size:11px;fill:#555}.g{stroke:#ddd}.a{stroke:#888}"
 
