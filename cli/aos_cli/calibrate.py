@@ -44,7 +44,7 @@ def calibrate(
     Each answer is scored as a verifier would. The calibration holds what was measured, and is bound to the file's SHA-256; give it to the
     dispatcher with `dispatcher model pin`.
 
-    The demo model takes a minute or two; the time grows with the model and with --answers times --tokens (each is run some 15
+    The demo model takes a minute or two; the time grows with the model and with --answers times --tokens (each is run some 18
     times over). Coarser versions go to the folder for temporary files (TMPDIR), and away again. More answers find finer differences.
     """
     path = model.absolute()
