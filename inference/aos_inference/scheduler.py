@@ -33,8 +33,8 @@ _ROWS_AT_ONCE: Final = 4
 class Limits:
     """So many `requests` and `tokens` may wait. A batch has at most `rows`, of them `outputs` with logits (at least one a slot).
 
-    While a job writes, the others together read at most `beside` rows, and the batch has at most `untiled` (but at least one
-    a slot). While none does, several that read have at most `part` rows each.
+    While a job writes, a batch has at most `untiled` rows (but at least one a slot), and those who read have together at most `beside`,
+    unless they are more than those who write. While none does, several that read have at most `part` rows each.
     """
 
     slots: int
@@ -198,7 +198,9 @@ class Scheduler:
 
     def _shares(self, readers: list[_Held], writers: int) -> Iterator[tuple[_Slot, _Sequence, int]]:
         """Rows for each that reads beside writers: equal shares, and what one has no use for goes to the others."""
-        rows = min(self._limits.untiled - writers, self._limits.beside)
+        rows = self._limits.untiled - writers
+        if len(readers) <= writers:
+            rows = min(rows, self._limits.beside)
         rows -= (writers + rows) % _ROWS_AT_ONCE
         outputs = self._limits.outputs - writers
         readers = sorted(readers, key=lambda reader: reader[1].unfed)

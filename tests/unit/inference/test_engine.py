@@ -252,7 +252,7 @@ class TestScoring:
         model.open.set()
         await asyncio.gather(scoring, *writing)
         sizes = [sorted(batch.values()) for batch in model.batches[:5]]
-        assert sizes == [[1], [1, 1, 15, 15], [1, 1, 15, 15], [1, 1, 11, 11], [1, 1]]
+        assert sizes == [[1], [1, 1, 29, 29], [1, 1, 12, 12], [1, 1], [1, 1]]
 
     async def test_an_answer_that_does_not_fit_is_named(self, engine: Engine) -> None:
         fits = Claim(NAMES, [1] * 500, [1] * 12, params())

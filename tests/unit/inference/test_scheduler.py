@@ -116,17 +116,31 @@ def test_rows_beside_writers_come_in_fours() -> None:
 
 
 def test_reading_beside_writers_is_bounded_and_writers_never_wait() -> None:
-    scheduler = Scheduler(limits(slots=3, beside=11))
-    scheduler.submit([generation(1, 5)])
+    scheduler = Scheduler(limits(slots=4, beside=10))
+    for job in (1, 4):
+        scheduler.submit([generation(job, 5)])
     scheduler.plan()
     scheduler.write(1, 9)
+    scheduler.write(4, 9)
     scheduler.submit([generation(2, 100)])
     scheduler.submit([scoring(3, range(50), output=50)])
     for step in range(5):
-        sizes = rows(scheduler.plan())
-        assert sizes.pop(1) == 1, step
-        assert sorted(sizes.values()) == [5, 6], step
+        assert rows(scheduler.plan()) == {1: 1, 4: 1, 2: 5, 3: 5}, step
         scheduler.write(1, 9)
+        scheduler.write(4, 9)
+
+
+def test_readers_that_outnumber_writers_read_more() -> None:
+    """Otherwise a few that begin early write nearly alone, at nearly the cost of full batches."""
+    scheduler = Scheduler(limits(slots=3, beside=10, untiled=42))
+    scheduler.submit([generation(1, 5)])
+    scheduler.plan()
+    scheduler.write(1, 9)
+    for job in (2, 3):
+        scheduler.submit([generation(job, 100)])
+    sizes = rows(scheduler.plan())
+    assert sizes.pop(1) == 1
+    assert sorted(sizes.values()) == [19, 20]
 
 
 def test_alone_it_reads_as_much_as_a_batch_holds() -> None:

@@ -138,7 +138,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert sum(span.outputs for span in spans) <= self.limits.outputs
         if writers:
             readers = len(sizes) - len(writers)
-            assert sum(sizes.values()) - len(writers) <= max(self.limits.beside, readers)
+            assert readers > len(writers) or sum(sizes.values()) - len(writers) <= max(
+                self.limits.beside, readers
+            )
             assert sum(sizes.values()) <= max(self.limits.untiled, len(sizes))
         elif len(sizes) > 1:
             assert max(sizes.values()) <= self.limits.part
