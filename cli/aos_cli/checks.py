@@ -31,6 +31,7 @@ from aos_protocol.messages import Receipt, parse_message
 from aos_protocol.typed_data import Domain
 
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
+_DOCUMENT = "AOS-DOCUMENT-1"
 _UNPINNED = (
     "no address was given, so this is whoever the document names: give --dispatcher-address with the address of the "
     "dispatcher that you trust"
@@ -63,7 +64,7 @@ def check_job(document: JsonObject, expected: Expected) -> list[Check]:
         dispatcher = expected.dispatcher or named
         checks = check_evidence(document, dispatcher=dispatcher, job_id=expected.job_id)
     except ProtocolError as error:
-        return [Check("AOS-DOCUMENT-1", "FAIL", str(error))]
+        return [Check(_DOCUMENT, "FAIL", str(error))]
     table = [_check_pin(expected.dispatcher)]
     if expected.submission is not None:
         table.append(_check_request(document, expected.submission, expected))
@@ -77,6 +78,11 @@ def check_job(document: JsonObject, expected: Expected) -> list[Check]:
 def passed(checks: Sequence[Check]) -> bool:
     """True when every single check passed: a skipped one is no pass."""
     return bool(checks) and all(check.status == "PASS" for check in checks)
+
+
+def refused(checks: Sequence[Check]) -> bool:
+    """True when the document is none of this job and dispatcher at all: nothing in it says anything, then."""
+    return any(check.id == _DOCUMENT for check in checks)
 
 
 def table_of(checks: Sequence[Check]) -> Table:

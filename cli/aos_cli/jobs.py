@@ -23,7 +23,7 @@ from aos_cli.asking import (
     User,
     read_claim,
 )
-from aos_cli.checks import Expected, check_job, domain_of, passed, table_of
+from aos_cli.checks import Expected, check_job, domain_of, passed, refused, table_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
 from aos_cli.failures import BadAnswer
@@ -180,7 +180,7 @@ def verify(
 
     document, rows = call(target, fetch)
     checks = check_job(document, Expected(job_id, target.address, rows, model=model and model_file(model)))
-    looks = looks_of(document)
+    looks = [] if refused(checks) else looks_of(document)
     if as_json:
         table = [{"id": check.id, "status": check.status, "what": check.what} for check in checks]
         looked = [look.to_json() for look in looks]

@@ -11,8 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 _GONE_S = 20.0
+_ENDED = {"completed", "failed", "cancelled"}
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -124,6 +127,22 @@ class Network:
     ) -> subprocess.CompletedProcess[str]:
         """Run an `aos` command beside the network and return what it said."""
         return run_aos(*arguments, environment={"AOS_DATA": str(self.data)} | (environment or {}))
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the dispatcher's API answers to the project: a POST if there is a body."""
+        token = {"Authorization": f"Bearer {self.token}"}
+        method = "GET" if body is None else "POST"
+        answer = httpx.request(method, self.url + path, json=body, headers=token, trust_env=False, timeout=20)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def settled(self, job_id: str) -> dict[str, Any]:
+        """Wait until nobody works on any round of a job any more; its detail."""
+        while True:
+            detail: dict[str, Any] = self.ask("/api/job/detail", {"job_id": job_id})["result"]
+            if all(entry["status"] in _ENDED for entry in detail["rounds"]) and detail["status"] in _ENDED:
+                return detail
+            time.sleep(0.05)  # a job's end is for its project to ask for
 
 
 def run_aos(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

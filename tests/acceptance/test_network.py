@@ -10,6 +10,25 @@ import pytest
 
 from acceptance.processes import Network, run_aos
 
+CHECKS = [
+    "AOS-PIN-1",
+    "AOS-JOB-1",
+    "AOS-RECEIPT-1",
+    "AOS-SEED-1",
+    "AOS-TICKET-1",
+    "AOS-COMMITTEE-1",
+    "AOS-ROLE-1",
+    "AOS-AUDIT-1",
+    "AOS-RESULT-1",
+    "AOS-TRANSCRIPT-1",
+    "AOS-SCORE-1",
+    "AOS-CLOCK-1",
+    "AOS-MODEL-1",
+    "AOS-COMPLETE-1",
+    "AOS-VERDICT-1",
+    "AOS-MATCH-1",
+    "AOS-ANSWER-1",
+]
 STRANGER = "0x00000000000000000000000000000000000000AA"
 
 
@@ -18,17 +37,24 @@ def job_id(network: Network) -> str:
     """A completed job, as `aos submit` printed it."""
     submitted = network.aos("submit", "What is AI?", "--top-p", "0.5", "--max-tokens", "1024", "--wait")
     assert submitted.returncode == 0, submitted.stderr
-    job_id, operator, answer = submitted.stdout.split("\n", 2)
+    head, answer = submitted.stdout.split("\n\n", 1)
+    job_id, _, *rows = head.split("\n")
     assert re.fullmatch("[0-9a-f]{64}", job_id)
-    assert re.fullmatch("0x[0-9a-fA-F]{40}", operator)
-    assert len(answer.split()) > 5
-    assert re.fullmatch(r"number \d+, receipt signed by 0x\w{40}\n", submitted.stderr)
+    parsed = [re.fullmatch(r"(0x\w{40})  (\w+) +match +\d+ fingerprints are .*", row) for row in rows]
+    (executor, *verifiers) = [(row[1], row[2]) for row in parsed if row]
+    assert executor[1] == "executor"
+    assert {role for _, role in verifiers} == {"verifier"}
+    assert len(parsed) == 1 + len(verifiers) > 1
+    operator, text = answer.split("\n", 1)
+    assert operator == executor[0]
+    assert len(text.split()) > 5
+    assert re.fullmatch(r"number \d+, receipt signed by 0x\w{40}\nverdict: match\. .+\n", submitted.stderr)
     return job_id
 
 
 def test_up_says_what_runs_and_shows_a_new_token(network: Network) -> None:
     said = network.program.output
-    for part in ("PostgreSQL", "Valkey", "worker", "keys", "dispatcher", "operators"):
+    for part in ("PostgreSQL", "Valkey", "worker", "keys", "dispatcher", "model", "operators"):
         assert re.search(rf"^  {part} +\d+\.\d s", said, re.MULTILINE)
     assert f"token    {network.token}   (shown this once)" in said
 
@@ -54,9 +80,12 @@ def test_result_shows_the_answer(network: Network, job_id: str) -> None:
     assert rows[0]["operator"] in shown.stdout
 
 
-def test_detail_shows_the_request(network: Network, job_id: str) -> None:
-    detail = json.loads(network.aos("detail", job_id).stdout)
+def test_detail_shows_the_request_and_the_verdict(network: Network, job_id: str) -> None:
+    shown = network.aos("detail", job_id)
+    detail = json.loads(shown.stdout)
     assert (detail["status"], detail["job"]["prompt"]) == ("completed", "What is AI?")
+    assert (detail["verdict"]["outcome"], detail["verdict"]["level"]) == ("match", "fingerprint")
+    assert shown.stderr.startswith("verdict: match. The verifiers ran the same prompt and tokens ")
     assert detail["job"]["params"] == {"top_p": 0.5, "max_tokens": 1024}
 
 
@@ -65,8 +94,14 @@ def test_verify_passes_every_check(network: Network, job_id: str) -> None:
     table = json.loads(verified.stdout)
     assert verified.returncode == 0
     assert table["passed"] is True
-    assert [check["status"] for check in table["checks"]] == ["PASS"] * 11
-    assert network.aos("verify", job_id).stdout.count("PASS") == 11
+    assert [(check["id"], check["status"]) for check in table["checks"]] == [
+        (name, "PASS") for name in CHECKS
+    ]
+    (look,) = table["rounds"]
+    assert (look["round"], look["verdict"]) == ("the job, audited", "match")
+    shown = network.aos("verify", job_id).stdout
+    assert re.match(r"the job, audited\n0x\w{40}  executor +\n0x\w{40}  verifier  match  ", shown)
+    assert shown.count("PASS") == len(CHECKS)
 
 
 def test_verify_fails_for_a_dispatcher_that_was_not_expected(network: Network, job_id: str) -> None:
@@ -81,8 +116,9 @@ def test_a_dispatcher_known_by_its_url_only_verifies_nothing(
 ) -> None:
     verified = run_aos("verify", job_id, "--dispatcher", network.url)
     assert verified.returncode == 1
-    assert "SKIP  AOS-PIN-1        no address was given" in verified.stdout
-    assert verified.stdout.count("PASS") == 10
+    assert re.search("^SKIP  AOS-PIN-1 +no address was given", verified.stdout, re.MULTILINE)
+    assert verified.stdout.count("PASS") == len(CHECKS) - 1
+    assert verified.stdout.count("FAIL") == 0
 
 
 def test_submit_with_everything_named_needs_no_data_folder(network: Network, tmp_path: Path) -> None:
@@ -144,7 +180,7 @@ def test_a_second_up_on_the_same_data_is_refused(network: Network) -> None:
 
 def test_the_api_describes_itself(network: Network) -> None:
     paths = httpx.get(f"{network.url}/openapi.json").json()["paths"]
-    assert {"/api/job/submit", "/api/job/result", "/api/job/detail", "/api/job/evidence/{job_id}"} <= set(
-        paths
-    )
+    jobs = {"submit", "result", "detail", "verify", "challenge", "cancel", "evidence/{job_id}"}
+    operators = {"/api/operator/appeal", "/api/operator/standing/{address}"}
+    assert {f"/api/job/{name}" for name in jobs} | operators <= set(paths)
     assert httpx.get(f"{network.url}/docs").is_success

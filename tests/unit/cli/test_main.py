@@ -271,6 +271,14 @@ def test_what_is_no_evidence_has_no_looks(dispatcher: FakeDispatcher) -> None:
     assert (table["rounds"], [check["id"] for check in table["checks"]]) == ([], ["AOS-DOCUMENT-1"])
 
 
+def test_what_another_dispatcher_says_has_no_looks(dispatcher: FakeDispatcher) -> None:
+    """Its scores may be well signed, by operators of its own making."""
+    shown = runner.invoke(app, ["verify", JOB, *HERE[:2], "--dispatcher-address", NO_REGISTRY])
+    assert shown.exit_code == 1
+    assert shown.stdout.startswith("FAIL  AOS-DOCUMENT-1  ")
+    assert "verdict" not in shown.stdout
+
+
 def test_an_address_that_is_not_known_is_no_pass(dispatcher: FakeDispatcher) -> None:
     shown = runner.invoke(app, ["verify", JOB, *HERE[:2]])
     assert shown.exit_code == 1
