@@ -194,7 +194,8 @@ class RoundDriver:
         return round_.score_call_to(seat, subject, clock)
 
     async def _tell_cancelled(self, round_: ActiveRound) -> None:
-        what: JsonObject = {"job_id": round_.facts.job_id, "tag": round_.facts.tag}
+        facts = round_.facts
+        what: JsonObject = {"job_id": facts.job_id, "tag": facts.tag, "challenge": facts.challenge}
         for seat in round_.committee.seats:
             peer = self._hub.get(seat.operator)
             if peer is None or seat.state is not SeatState.ASSIGNED:

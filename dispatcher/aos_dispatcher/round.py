@@ -28,16 +28,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Subject:
-    """What verifiers score, by digest: an operator's answer, or the job's claim, which has neither operator nor frame.
-
-    `tokens` is how many positions a score has; None for a claim's text, which every verifier tokenises itself.
-    """
+    """What verifiers score, by digest: an operator's answer, or the job's claim, which has no operator, frame or transcript."""
 
     digest: str
     operator: str | None
     frame: str | None
     clock: Mapping[str, str]
-    tokens: int | None
+    transcript: Transcript | None
 
 
 @dataclass
@@ -74,8 +71,7 @@ class ActiveRound:
         if challenged is not None:
             return _subject_of(Answer(challenged, stored_result(challenged)))
         if claim is not None:
-            tokens = len(claim.output_tokens) if claim.output_tokens else None
-            return Subject(claim.digest(), None, None, {}, tokens)
+            return Subject(claim.digest(), None, None, {}, None)
         executor = self.committee.executor
         if executor is None or executor.state is not SeatState.ANSWERED:
             return None
@@ -149,9 +145,7 @@ class ActiveRound:
 def _subject_of(answer: Answer) -> Subject:
     said = answer.said
     transcript = Transcript.from_json(said.transcript)
-    return Subject(
-        transcript.commitment(), said.operator, answer.frame, said.clock, len(transcript.output_tokens)
-    )
+    return Subject(transcript.commitment(), said.operator, answer.frame, said.clock, transcript)
 
 
 def _merged(clock: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:

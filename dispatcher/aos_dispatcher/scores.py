@@ -7,16 +7,17 @@ import structlog
 from aos_dispatcher.committee import SeatState, Task
 from aos_dispatcher.desk import NEVER, NOT_NOW, Desk
 from aos_dispatcher.errors import LeaseLost, Refused
-from aos_dispatcher.facts import RoundFacts, RoundKey
+from aos_dispatcher.facts import RoundKey
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.metrics import SCORES_ACCEPTED
-from aos_dispatcher.round import ActiveRound, Subject, stored_score
+from aos_dispatcher.round import ActiveRound, stored_score
 from aos_dispatcher.rounds_store import RoundsStore
 from aos_dispatcher.verdicts import verdict_json
 from aos_protocol.errors import InvalidMessage, ProtocolError
+from aos_protocol.evidence_work import check_extent
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobScore, Message, parse_message
-from aos_protocol.score_document import Level, Score
+from aos_protocol.score_document import Score
 from aos_protocol.typed_data import Domain
 from aos_protocol.verdict import judge
 from aos_protocol.verification import check_score
@@ -75,7 +76,7 @@ class ScoreDesk:
             await self._desk.keep(frame, f"given up by its operator: {said.reason}")
             self._desk.give_up(round_, peer, said.reason)
             return
-        _check_extent(score, round_.facts, subject)
+        check_extent(score, round_.facts.request.job, subject.transcript)
         await self._store_score(round_, peer, frame, said, score)
 
     async def _store_score(
@@ -103,24 +104,6 @@ class ScoreDesk:
             operator=said.operator,
             verdict=verdict.outcome,
         )
-
-
-def _check_extent(score: Score, facts: RoundFacts, subject: Subject) -> None:
-    """Raise `InvalidMessage` unless a score covers all of its subject, at the level that the subject allows."""
-    if subject.tokens is not None and score.positions != subject.tokens:
-        raise InvalidMessage(f"the score covers {score.positions} of {subject.tokens} positions")
-    level = _level(facts, subject)
-    if score.level != level:
-        raise InvalidMessage(f"the score is at level {score.level}, where the subject allows {level}")
-
-
-def _level(facts: RoundFacts, subject: Subject) -> Level:
-    claim = facts.request.job.claim
-    if subject.operator is not None or (claim is not None and claim.fingerprints is not None):
-        return "fingerprint"
-    if facts.request.job.params.temperature == 0:
-        return "greedy"
-    return "seeded" if claim is not None and claim.seed is not None else "likelihood"
 
 
 def _content(said: JobScore) -> Message:

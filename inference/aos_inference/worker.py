@@ -204,11 +204,17 @@ class Worker:
     def _contradiction(self, said: Said, claim: Claim) -> Contradiction | None:
         if said.prompt_tokens != tuple(claim.prompt):
             return "prompt"
-        output = writing.Writing(self._vocabulary, claim.params, len(claim.prompt), self.engine.context)
-        text, finish = output.whole(claim.output)
-        if text != said.text:
-            return "text"
-        return None if finish == said.finish_reason else "end"
+        text, finish = self._written(claim, self.engine.context)
+        if (text, finish) == (said.text, said.finish_reason):
+            return None
+        # The prover's context may be shorter than ours, which it need not have meant ill.
+        if self._written(claim, len(claim.prompt) + len(claim.output)) == (said.text, said.finish_reason):
+            return "context"
+        return "text" if text != said.text else "end"
+
+    def _written(self, claim: Claim, context: int) -> tuple[str, FinishReason | None]:
+        output = writing.Writing(self._vocabulary, claim.params, len(claim.prompt), context)
+        return output.whole(claim.output)
 
 
 async def _texts(

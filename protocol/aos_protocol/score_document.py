@@ -10,7 +10,7 @@
     entropy, variance    the mean and variance that an honest answer's sum of surprisals has
     ambiguous   for a claimed text: the first position from which on it might have been other tokens
     contradiction    what of an answer is not what the model's vocabulary makes of it: its prompt's tokens ("prompt"), the text that its
-                tokens spell ("text"), or where and why it ends ("end")
+                tokens spell ("text"), where and why it ends ("end"), or an end for want of room that the verifier has ("context")
 
 Lists have one number for each output position, at most MAX_POSITIONS; numbers are rounded to 6 digits. `aos_protocol.scoring` defines them.
 """
@@ -29,7 +29,7 @@ MAX_POSITIONS: Final = 65_536
 """As many as a job may ask for."""
 
 Level = Literal["fingerprint", "seeded", "greedy", "likelihood"]
-Contradiction = Literal["prompt", "text", "end"]
+Contradiction = Literal["prompt", "text", "end", "context"]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Numbers = Annotated[list[Number], Field(max_length=MAX_POSITIONS)]
 Bounded = Annotated[list[Annotated[Number, Field(le=FORBIDDEN)]], Field(max_length=MAX_POSITIONS)]

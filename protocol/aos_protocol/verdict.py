@@ -26,7 +26,7 @@ from aos_protocol.scoring import FORBIDDEN
 
 Outcome = Literal["match", "mismatch", "inconclusive"]
 
-_CONTRADICTIONS: Final = {
+_CONTRADICTIONS: Final[dict[str | None, str]] = {
     "prompt": "the transcript's prompt is not the job's",
     "text": "the answer's text is not what its tokens spell",
     "end": "the answer does not end for the reason that it gives",
@@ -51,7 +51,7 @@ class Verdict:
 
 def judge(score: Score, calibration: Calibration | None) -> Verdict:
     """Weigh one verifier's score. Without a calibration of the score's model only a contradiction decides."""
-    if score.contradiction is not None:
+    if score.contradiction in _CONTRADICTIONS:
         return Verdict("mismatch", score.level, _CONTRADICTIONS[score.contradiction])
     if calibration is None or calibration.model != score.model:
         return Verdict("inconclusive", score.level, f"there is no calibration of model {score.model}")
@@ -62,6 +62,9 @@ def judge(score: Score, calibration: Calibration | None) -> Verdict:
             outcome="inconclusive",
             reason=f"{verdict.reason}; but the text can be tokenised otherwise from token {score.ambiguous} on",
         )
+    if verdict.outcome == "match" and score.contradiction == "context":
+        reason = f"{verdict.reason}; but it was cut short for want of room that its verifier would have had"
+        return replace(verdict, outcome="inconclusive", reason=reason)
     return verdict
 
 
@@ -169,15 +172,18 @@ def _by_likelihood(score: Score, calibration: Calibration) -> Verdict:
         where = score.surprisals.index(max(score.surprisals))
         reason = f"token {where} is one that the model cannot draw with these parameters"
         return Verdict("mismatch", "likelihood", reason, statistics)
-    if abs(z) > rule.limit:
-        than = "less" if z > 0 else "more"
+    # A surprisal has an exponential tail: one rare token among few exceeds a normal deviate by that much (Bernstein's inequality).
+    if abs(excess) > rule.limit * (spread + rule.limit / 2):
+        than = "less" if excess > 0 else "more"
         reason = f"the tokens are {than} likely than the model's own by {abs(z):.1f} standard deviations"
         return Verdict("mismatch", "likelihood", reason, statistics)
     if spread == 0:
         reason = "every token was the only one that the model could draw, so this proves nothing"
         return Verdict("inconclusive", "likelihood", reason, statistics)
-    power = (rule.limit + NormalDist().inv_cdf(1 - calibration.beta)) / rule.excess
-    needed = math.ceil(power * power * score.variance / score.positions)
+    power = (rule.limit + NormalDist().inv_cdf(1 - calibration.beta)) * spread / math.sqrt(score.positions)
+    # The length n at which n * rule.excess first exceeds power * sqrt(n) and the bound's own limit**2 / 2.
+    root = (power + math.sqrt(power * power + 2 * rule.excess * rule.limit**2)) / (2 * rule.excess)
+    needed = math.ceil(root * root)
     if score.positions >= needed:
         return Verdict(
             "match", "likelihood", f"{score.positions} tokens are as likely as the model's own", statistics

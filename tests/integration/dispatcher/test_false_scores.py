@@ -76,7 +76,7 @@ def other_numbers(**change: Any) -> Callable[[Change], Change]:
             resigned(
                 other_numbers(positions=1, distances=[0.0], margins=[0.0], surprisals=[0.0], winners=[4])
             ),
-            "covers 1 of 12 positions",
+            "1 positions are scored, of 12",
         ),
         (resigned(other_numbers(level="seeded", distances=None)), "level"),
         (resigned(lambda said: {"score": None}), "reason for having none"),

@@ -204,7 +204,7 @@ async def test_cancelling_tells_the_members_and_needs_the_token(network: Any) ->
     answer = await network.post("/api/job/cancel", {"job_id": job_id}, headers=bearer)
     assert answer.json() == {"code": 200, "result": "cancelled"}
     await operator.wait(lambda: bool(operator.cancelled))
-    assert operator.cancelled == [{"job_id": job_id, "tag": ""}]
+    assert operator.cancelled == [{"job_id": job_id, "tag": "", "challenge": 0}]
     assert (await network.detail(job_id))["status"] == "cancelled"
     again = await network.post("/api/job/cancel", {"job_id": job_id}, headers=bearer)
     assert again.json() == {"code": 200, "result": "cancelled"}

@@ -125,9 +125,12 @@ class TestTranscripts:
             item(given, answer=said | {"prompt_tokens": [256, *b"Ho"]}),
             item(given, answer=said | {"text": given["text"] + "!"}),
             item(given, answer=said | {"finish_reason": "eos"}),
-            item(given, **cut, answer=said | {"text": shorter}),
+            item(given, **cut, answer=said | {"text": shorter, "finish_reason": "eos"}),
+            item(given, **cut, answer=said | {"text": shorter, "finish_reason": "length"}),
+            item(given, **cut, answer=said | {"text": shorter + "!", "finish_reason": "length"}),
         )
-        assert [score.contradiction for score in found] == ["prompt", "text", "end", "end"]
+        expected = ["prompt", "text", "end", "end", "context", "text"]
+        assert [score.contradiction for score in found] == expected
         assert not any(any(score.margins or ()) for score in found)
 
     async def test_another_prompt_than_the_jobs_shows(self, client: httpx.AsyncClient) -> None:

@@ -61,6 +61,14 @@ def test_a_contradiction_decides_whatever_the_numbers(level: Level, what: Any, s
         assert said in verdict.reason
 
 
+@pytest.mark.parametrize(("distances", "outcome"), [(HONEST, "inconclusive"), (5.0, "mismatch")])
+def test_an_answer_cut_short_by_a_smaller_context_is_never_a_match(
+    distances: float, outcome: Outcome
+) -> None:
+    verdict = judge(score("fingerprint", 300, contradiction="context", distances=distances), CALIBRATION)
+    assert (verdict.outcome, "cut short" in verdict.reason) == (outcome, outcome == "inconclusive")
+
+
 @pytest.mark.parametrize(
     ("level", "positions", "reason"),
     [
