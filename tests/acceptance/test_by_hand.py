@@ -1,150 +1,17 @@
-"""The parts started one by one, with the commands and files of the guides: and killed in the middle of a job.
+"""The parts started one by one, and killed in the middle of a job: before its answer, and between answer and score."""
 
-The worker is stopped (SIGSTOP) for as long as a job is to last, so that nothing here depends on how quick a model is.
-"""
-
-import asyncio
-import os
-import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
-import yaml
 
-from acceptance.processes import command
-from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
-from aos_protocol.evidence import check_evidence
-from aos_protocol.identity import Signer
-from aos_service.child import Child
+from acceptance.parts import PUBLISHED, Parts, started
 
-PUBLISHED: dict[str, Any] = {
-    "from": "projectid",
-    "tag": "",
-    "user": "b77f1799de0148c07bc6ef630fb75ac267f31d147cd28797ad145afe72302632",
-    "job": {
-        "tag": "opml",
-        "prompt": "What is AI?",
-        "model": "llama-2-7b-chat.Q4_0.gguf",
-        "params": {"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024},
-    },
-    "verify": "4cc2e1f9-0ac2-4af6-98f8-b814917b49b0",
-}
-"""The published body of a submit, as it stands."""
-
-
-@dataclass
-class Parts:
-    """A network whose parts a test stops and starts itself."""
-
-    folder: Path
-    dispatcher_key: Signer
-    token: str
-    url: str
-    children: dict[str, Child] = field(default_factory=dict)
-    operators: dict[str, str] = field(default_factory=dict)  # address to the name of its part
-
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)
-
-    def start(self, name: str, *arguments: str, **environment: str) -> None:
-        child = Child(
-            name, command(*arguments), log=self.folder / f"{name}.log", environment=os.environ | environment
-        )
-        self.children[name] = child
-        child.start()
-
-    def start_dispatcher(self) -> None:
-        key = self.dispatcher_key.secret.hex()
-        self.start(
-            "dispatcher",
-            "dispatcher",
-            "run",
-            "-c",
-            str(self.folder / "dispatcher.yaml"),
-            AOS_DISPATCHER_KEY=key,
-        )
-
-    async def kill(self, name: str) -> None:
-        child = self.children[name]
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        assert await child.until_ended() == -signal.SIGKILL
-
-    def hold_worker(self, number: signal.Signals) -> None:
-        pid = self.children["worker"].pid
-        assert pid is not None
-        os.kill(pid, number)
-
-    async def ready(self, operators: int) -> None:
-        async def connected() -> bool:
-            try:
-                return (await client.get("/readyz")).json()["operators"] == operators
-            except httpx.TransportError:
-                return False
-
-        async with self.client() as client:
-            await self.children["dispatcher"].until_ready(connected, timeout_s=40)
-
-    async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        async with self.client() as client:
-            return await client.post(path, json=body)
-
-    async def submit(self) -> str:
-        answer = await self.post("/api/job/submit", PUBLISHED | {"verify": self.token})
-        assert answer.status_code == 200, answer.text
-        job_id: str = answer.json()["result"]
-        return job_id
-
-    async def evidence(self, job_id: str) -> dict[str, Any]:
-        async with self.client() as client:
-            document: dict[str, Any] = (await client.get(f"/api/job/evidence/{job_id}")).json()
-            return document
-
-    async def dispatched(self, job_id: str) -> list[str]:
-        """Wait until operators have the job; who has it."""
-        while (document := await self.evidence(job_id))["job"]["status"] == "created":
-            await asyncio.sleep(0.02)
-        return [seat["operator"] for seat in document["rounds"][0]["committee"]]
-
-    async def dispatched_with_reserves(self) -> tuple[str, list[str]]:
-        """Submit until a job is with some operators, but not with all: nobody else could replace one of all."""
-        members = list(self.operators)
-        while len(members) == len(self.operators):
-            job_id = await self.submit()
-            members = await self.dispatched(job_id)
-        return job_id, members
-
-    async def seat_of(self, job_id: str, operator: str) -> str:
-        """How an operator's seat on the job's committee ended."""
-        seats = (await self.evidence(job_id))["rounds"][0]["committee"]
-        state: str = next(seat["state"] for seat in seats if seat["operator"] == operator)
-        return state
-
-    async def completed(self, job_id: str) -> None:
-        """Wait for the job's end, which must be a good one, with evidence of all that happened."""
-        while (document := await self.evidence(job_id))["job"]["status"] in {"created", "dispatched"}:
-            await asyncio.sleep(0.05)
-        assert document["job"]["status"] == "completed", document["job"]["reason"]
-        checks = check_evidence(document, dispatcher=self.dispatcher_key.address, job_id=job_id)
-        bad = [check for check in checks if check.status != "PASS"]
-        assert bad == []
-
-
-async def run(*arguments: str, **environment: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command(*arguments), stdout=asyncio.subprocess.PIPE, env=os.environ | environment
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, arguments
-    return output.decode().strip()
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -154,74 +21,10 @@ async def parts(demo_model: Path) -> AsyncIterator[Parts]:
         folder.chmod(0o711)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))  # kept, so that a restarted dispatcher finds its port free
-        port = holder.getsockname()[1]
-        async with (
-            EmbeddedPostgres(folder / "postgres", durable=False) as postgres,
-            EmbeddedValkey(folder / "valkey", durable=False) as valkey,
-        ):
-            made = Parts(folder, Signer.generate(), "", f"http://127.0.0.1:{port}")
-            try:
-                await _start(made, postgres, valkey, port, demo_model)
-                yield made
-            finally:
-                for child in made.children.values():
-                    await child.stop()
+        async with started(folder, holder.getsockname()[1], demo_model) as network:
+            yield network
 
 
-async def _start(
-    made: Parts, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, port: int, model: Path
-) -> None:
-    folder, socket_path = made.folder, made.folder / "worker.sock"
-    served_as = PUBLISHED["job"]["model"]
-    made.start(
-        "worker", "inference-worker", "--model", str(model), "--name", served_as, "--uds", str(socket_path)
-    )
-    config = folder / "dispatcher.yaml"
-    settings = {
-        "database": {"url": postgres.url("dispatcher")},
-        "identity": {"signer_key": "${AOS_DISPATCHER_KEY}"},
-        "listen": {"port": port},
-        "dispatch": {"reassign_after": 1, "lease": 2},
-    }
-    config.write_text(yaml.safe_dump(settings))
-    key = {"AOS_DISPATCHER_KEY": made.dispatcher_key.secret.hex()}
-    await asyncio.gather(
-        run("dispatcher", "migrate", "-c", str(config), **key),
-        run("operator-runner", "-i", postgres.url("operators")),
-    )
-    made.start_dispatcher()
-    made.token = await run("dispatcher", "project", "create", PUBLISHED["from"], "-c", str(config), **key)
-    await asyncio.gather(*(_operator(made, n, postgres, valkey, port, config, key) for n in (1, 2, 3)))
-    await made.ready(3)
-
-
-async def _operator(
-    made: Parts,
-    number: int,
-    postgres: EmbeddedPostgres,
-    valkey: EmbeddedValkey,
-    port: int,
-    config: Path,
-    key: dict[str, str],
-) -> None:
-    signer, name = Signer.generate(), f"operator-{number}"
-    assert int(await run("dispatcher", "operator", "add", signer.address, "-c", str(config), **key)) >= 2
-    file = made.folder / f"{name}.yaml"
-    settings = {
-        "db": {"pg_db_url": postgres.url("operators"), "min_connect_pool": 1, "max_connect_pool": 3},
-        "queue": {"queue_url": valkey.url()},
-        "net": {
-            "dispatcher_url": f"ws://127.0.0.1:{port}/ws",
-            "worker_url": f"unix://{made.folder / 'worker.sock'}",
-        },
-        "node": {"signer_key": "${AOS_SIGNER_KEY}", "dispatcher_address": made.dispatcher_key.address},
-    }
-    file.write_text(yaml.safe_dump(settings))
-    made.operators[signer.address] = name
-    made.start(name, "operator-runner", "-c", str(file), AOS_SIGNER_KEY=signer.secret.hex())
-
-
-@pytest.mark.asyncio(loop_scope="module")
 async def test_the_published_bodies(parts: Parts) -> None:
     """The submit needs a token of this network's; everything else is posted as it was published."""
     assert (await parts.post("/api/job/submit", PUBLISHED)).status_code == 401
@@ -234,6 +37,7 @@ async def test_the_published_bodies(parts: Parts) -> None:
         assert answer.json() == {"code": 404, "message": f"there is no job {unknown['job_id']} here"}
 
     rows = (await parts.post("/api/job/result", {"job_id": job_id})).json()["result"]
+    assert sorted(row["role"] for row in rows)[:2] == ["executor", "verifier"]
     for row in rows:
         assert row["id"] == f"{row['operator']}_{job_id}_"
         assert {key: type(value) for key, value in row.items()}.items() >= {
@@ -256,54 +60,85 @@ async def test_the_published_bodies(parts: Parts) -> None:
             "vrf_verify_pubkey",
             "vrf_proof",
         ]
+        assert row["verdict"] == "match"
     detail = (await parts.post("/api/job/detail", {"job_id": job_id})).json()["result"]
     assert detail["job"] == PUBLISHED["job"]
     assert (detail["id"], detail["user"], detail["status"]) == (job_id, PUBLISHED["user"], "completed")
     assert {"job_type", "tag", "clock", "created_at"} <= set(detail)
+    (verified,) = (await parts.post("/api/job/verify", {"user": PUBLISHED["user"]})).json()["result"]
+    assert (verified["job_id"], verified["purpose"], verified["verdict"]) == (job_id, "audit", "match")
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_killed_operator_is_replaced(parts: Parts) -> None:
-    parts.hold_worker(signal.SIGSTOP)
-    try:
-        job_id, members = await parts.dispatched_with_reserves()
-        await parts.kill(parts.operators[members[0]])
-    finally:
-        parts.hold_worker(signal.SIGCONT)
+async def test_a_killed_executor_is_replaced(parts: Parts) -> None:
+    with parts.all_held():
+        job_id, (executor, following, *_) = await parts.dispatched_with_reserves()
+        await parts.kill_operator(executor)
     await parts.completed(job_id)
-    assert await parts.seat_of(job_id, members[0]) == "lost"
-    parts.children[parts.operators[members[0]]].start()
-    await parts.ready(3)
+    seats = await parts.seats(job_id)
+    assert seats[executor] == ("executor", "lost")
+    assert seats[following] == ("executor", "answered")
+    await parts.start_again(executor)
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_killed_dispatcher_goes_on_where_it_was(parts: Parts) -> None:
-    parts.hold_worker(signal.SIGSTOP)
-    try:
+async def test_who_died_between_execution_and_scoring_is_replaced_or_no_longer_needed(parts: Parts) -> None:
+    with parts.all_held():
+        job_id, (executor, verifier) = await parts.dispatched_with_reserves()
+        parts.release(executor)
+        await parts.answered(job_id, 1)
+        await parts.kill_operator(executor)
+        await parts.kill_operator(verifier)
+    await parts.completed(job_id)
+    (third,) = set(parts.operators) - {executor, verifier}
+    assert await parts.seats(job_id) == {
+        executor: ("executor", "answered"),
+        verifier: ("verifier", "lost"),
+        third: ("verifier", "answered"),
+    }
+    await parts.start_again(executor, verifier)
+
+
+async def test_an_operator_that_died_between_executing_and_scoring_goes_on(parts: Parts) -> None:
+    """Verifiers of a malicious user execute before they score; nobody can replace one of all operators."""
+    with parts.all_held():
+        job_id = await parts.submit(tag="malicious", user="mallory")
+        executor, died, other = await parts.dispatched(job_id)
+        parts.release(died, other)
+        await parts.answered(job_id, 2)
+        parts.hold(died)
+        parts.release(executor)
+        await parts.answered(job_id, 3)
+        await parts.kill_operator(died)
+    await parts.start_again(died)
+    await parts.completed(job_id)
+    assert await parts.seats(job_id) == {
+        executor: ("executor", "answered"),
+        died: ("verifier", "answered"),
+        other: ("verifier", "answered"),
+    }
+    assert len((await parts.evidence(job_id))["rounds"][0]["scores"]) == 2
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_a_killed_dispatcher_goes_on_where_it_was(parts: Parts, answers: int) -> None:
+    with parts.all_held():
         job_id = await parts.submit()
         members = await parts.dispatched(job_id)
+        parts.release(*members[:answers])
+        await parts.answered(job_id, answers)
         await parts.kill("dispatcher")
-    finally:
-        parts.hold_worker(signal.SIGCONT)
     parts.start_dispatcher()
     await parts.ready(3)
     await parts.completed(job_id)
-    seats = (await parts.evidence(job_id))["rounds"][0]["committee"]
-    assert [seat["operator"] for seat in seats][: len(members)] == members
+    assert list(await parts.seats(job_id))[: len(members)] == members
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_an_operator_that_died_with_its_dispatcher_is_replaced(parts: Parts) -> None:
-    parts.hold_worker(signal.SIGSTOP)
-    try:
+    with parts.all_held():
         job_id, members = await parts.dispatched_with_reserves()
         await parts.kill("dispatcher")
-        await parts.kill(parts.operators[members[0]])
-    finally:
-        parts.hold_worker(signal.SIGCONT)
+        await parts.kill_operator(members[0])
     parts.start_dispatcher()
     await parts.ready(2)
     await parts.completed(job_id)
-    assert await parts.seat_of(job_id, members[0]) == "lost"
-    parts.children[parts.operators[members[0]]].start()
-    await parts.ready(3)
+    assert (await parts.seats(job_id))[members[0]] == ("executor", "lost")
+    await parts.start_again(members[0])

@@ -1,52 +1,13 @@
-"""Disputed results on a running dispatcher: whole jobs by scripted operators, verdicts by hand."""
+"""Disputed results on a running dispatcher: whole jobs by scripted operators."""
 
 from typing import Any
 
 from sqlalchemy import text
 
-from aos_protocol.calibration import Calibration
 from aos_protocol.identity import Signer
-from aos_protocol.messages import JobResult
-from aos_protocol.score_document import Score
-from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import ChallengeClaim, Domain, sign_typed
-from aos_protocol.verdict import Verdict
 
 DOMAIN = Domain(0, "0x" + "0" * 40)
-FIRST_BAD = 1
-"""The step at which `bad_score` begins to differ."""
-
-
-def verdict(outcome: Any) -> Verdict:
-    """A verdict as a committee's scores would give it."""
-    return Verdict(
-        outcome=outcome,
-        level="fingerprint",
-        reason=f"a {outcome}",
-        statistics={"distance": 0.3},
-        tokens_needed=None,
-    )
-
-
-def bad_score(said: JobResult, *, first_bad: int = FIRST_BAD) -> Score:
-    """The score of an answer whose fingerprints are those of another model from step `first_bad` on."""
-    transcript = Transcript.from_json(said.transcript)
-    count = len(transcript.output_tokens)
-    return Score(
-        level="fingerprint",
-        subject=transcript.commitment(),
-        model=transcript.model,
-        engine="scripted",
-        positions=count,
-        distances=[0.001 if step < first_bad else 0.5 for step in range(count)],
-        margins=[0.0 if step < first_bad else 2.0 for step in range(count)],
-        surprisals=[1.0] * count,
-        winners=[
-            token if step < first_bad else token + 1 for step, token in enumerate(transcript.output_tokens)
-        ],
-        entropy=1.0,
-        variance=1.0,
-    )
 
 
 def signed_challenge(signer: Signer, result: str, reason: str, purpose: str, domain: Domain = DOMAIN) -> str:
@@ -92,42 +53,10 @@ class Dispute:
         body |= {"signature": signed_challenge(signer, **said)} | changes
         return await self.network.post("/api/operator/appeal", body)
 
-    async def decide(
-        self, verify_id: str, outcome: str | None, calibration: Calibration | None = None
-    ) -> str:
-        """Close a challenge's round as its committee's verdict would."""
-        dispatcher = self.network.dispatcher
-        scores = {Signer(bytes([n]) * 32).address: bad_score(await self.said()) for n in (7, 8, 9)}
-        async with dispatcher.database.begin() as connection:
-            await connection.execute(
-                text("update rounds set status = 'completed', finished_at = now() where id = :id"),
-                {"id": int(verify_id)},
-            )
-            decided: str = await dispatcher.challenges.decide(
-                connection, int(verify_id), verdict(outcome) if outcome else None, scores, calibration
-            )
-        return decided
-
-    async def challenged(self, outcome: str | None, calibration: Calibration | None = None) -> str:
-        """Challenge the result as its project, and let the committee find this."""
-        answer = await self.by_project()
-        assert answer.status_code == 200, answer.text
-        return await self.decide(answer.json()["result"]["verify_id"], outcome, calibration)
-
-    async def said(self) -> JobResult:
-        from aos_dispatcher.round import stored_result
-
-        return stored_result(
-            (await self.rows("select frame from results where id = :id", id=self.result))[0].frame
-        )
-
     async def rows(self, query: str, **parameters: Any) -> list[Any]:
         async with self.network.dispatcher.database.begin() as connection:
             ran = await connection.execute(text(query), parameters)
             return list(ran.all()) if ran.returns_rows else []
-
-    async def job(self) -> Any:
-        return (await self.rows("select * from jobs where id = :id", id=self.job_id))[0]
 
     async def standing(self, **options: Any) -> dict[str, Any]:
         answer = await self.network.client.get(
