@@ -126,7 +126,7 @@ async def test_a_killed_dispatcher_goes_on_where_it_was(parts: Parts, answers: i
         parts.release(*members[:answers])
         await parts.answered(job_id, answers)
         await parts.kill("dispatcher")
-    parts.start_dispatcher()
+    parts.start_dispatcher_again()
     await parts.ready(3)
     await parts.completed(job_id)
     assert list(await parts.seats(job_id))[: len(members)] == members
@@ -137,7 +137,7 @@ async def test_an_operator_that_died_with_its_dispatcher_is_replaced(parts: Part
         job_id, members = await parts.dispatched_with_reserves()
         await parts.kill("dispatcher")
         await parts.kill_operator(members[0])
-    parts.start_dispatcher()
+    parts.start_dispatcher_again()
     await parts.ready(2)
     await parts.completed(job_id)
     assert (await parts.seats(job_id))[members[0]] == ("executor", "lost")

@@ -1,0 +1,259 @@
+"""A network started part by part, with the commands and files of the guides, whose parts a test stops and starts itself.
+
+Every operator has a worker of its own. Workers are stopped (SIGSTOP) for as long as a step of a job is to last, so that nothing
+depends on how quick a model is.
+"""
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from acceptance.processes import command
+from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
+from aos_protocol.evidence import check_evidence
+from aos_protocol.identity import Signer
+from aos_service.child import Child
+
+PUBLISHED: dict[str, Any] = {
+    "from": "projectid",
+    "tag": "",
+    "user": "b77f1799de0148c07bc6ef630fb75ac267f31d147cd28797ad145afe72302632",
+    "job": {
+        "tag": "opml",
+        "prompt": "What is AI?",
+        "model": "llama-2-7b-chat.Q4_0.gguf",
+        "params": {"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024},
+    },
+    "verify": "4cc2e1f9-0ac2-4af6-98f8-b814917b49b0",
+}
+"""The published body of a submit, as it stands."""
+
+OPERATORS = (1, 2, 3)
+
+
+@dataclass
+class Parts:
+    """The parts of a network: its processes by name, and its operators' numbers by address."""
+
+    folder: Path
+    dispatcher_key: Signer
+    url: str
+    database: str
+    token: str = ""
+    children: dict[str, Child] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "dispatcher.yaml"
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)
+
+    def start(self, name: str, *arguments: str, **environment: str) -> None:
+        child = Child(
+            name, command(*arguments), log=self.folder / f"{name}.log", environment=os.environ | environment
+        )
+        self.children[name] = child
+        child.start()
+
+    def configure_dispatcher(self, reassign_after: float) -> None:
+        """Write the dispatcher's settings: how many seconds it waits for a member that is away."""
+        settings = {
+            "database": {"url": self.database},
+            "identity": {"signer_key": "${AOS_DISPATCHER_KEY}"},
+            "listen": {"port": httpx.URL(self.url).port},
+            "dispatch": {"reassign_after": reassign_after, "lease": 2},
+            "verification": {"audit_share": 1},
+        }
+        self.config.write_text(yaml.safe_dump(settings))
+
+    def start_dispatcher(self) -> None:
+        self.start("dispatcher", "dispatcher", "run", "-c", str(self.config), **self.secret())
+
+    def start_dispatcher_again(self) -> None:
+        """Start it with the patience that operators need to find it again: their pauses grow with the time that it was away."""
+        self.configure_dispatcher(8)
+        self.start_dispatcher()
+
+    def secret(self) -> dict[str, str]:
+        """The dispatcher's key, as its commands want it."""
+        return {"AOS_DISPATCHER_KEY": self.dispatcher_key.secret.hex()}
+
+    async def kill(self, name: str) -> None:
+        child = self.children[name]
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        assert await child.until_ended() == -signal.SIGKILL
+
+    async def kill_operator(self, address: str) -> None:
+        await self.kill(f"operator-{self.operators[address]}")
+
+    async def start_again(self, *addresses: str) -> None:
+        """Start killed operators, and wait until everybody is connected."""
+        for address in addresses:
+            self.children[f"operator-{self.operators[address]}"].start()
+        await self.ready(len(self.operators))
+
+    def signal_workers(self, number: signal.Signals, *addresses: str) -> None:
+        for address in addresses:
+            pid = self.children[f"worker-{self.operators[address]}"].pid
+            assert pid is not None
+            os.kill(pid, number)
+
+    def hold(self, *addresses: str) -> None:
+        """Stop the workers of these operators in the middle of whatever they do."""
+        self.signal_workers(signal.SIGSTOP, *addresses)
+
+    def release(self, *addresses: str) -> None:
+        self.signal_workers(signal.SIGCONT, *addresses)
+
+    @contextmanager
+    def all_held(self) -> Iterator[None]:
+        """Let no worker do anything meanwhile, unless it is released."""
+        self.hold(*self.operators)
+        try:
+            yield
+        finally:
+            self.release(*self.operators)
+
+    async def ready(self, operators: int) -> None:
+        async def connected() -> bool:
+            try:
+                return bool((await client.get("/readyz")).json()["operators"] == operators)
+            except httpx.TransportError:
+                return False
+
+        async with self.client() as client:
+            await self.children["dispatcher"].until_ready(connected, timeout_s=40)
+
+    async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        async with self.client() as client:
+            return await client.post(path, json=body)
+
+    async def submit(self, **other: str) -> str:
+        answer = await self.post("/api/job/submit", PUBLISHED | {"verify": self.token} | other)
+        assert answer.status_code == 200, answer.text
+        job_id: str = answer.json()["result"]
+        return job_id
+
+    async def evidence(self, job_id: str) -> dict[str, Any]:
+        async with self.client() as client:
+            document: dict[str, Any] = (await client.get(f"/api/job/evidence/{job_id}")).json()
+            return document
+
+    async def dispatched(self, job_id: str) -> list[str]:
+        """Wait until a committee has the job; its members, the executor first."""
+        while (document := await self.evidence(job_id))["job"]["status"] == "created":
+            await asyncio.sleep(0.02)
+        return [seat["operator"] for seat in document["rounds"][0]["committee"]]
+
+    async def dispatched_with_reserves(self) -> tuple[str, list[str]]:
+        """Submit until a job is with some operators, but not with all: nobody else could replace one of all."""
+        members = list(self.operators)
+        while len(members) == len(self.operators):
+            job_id = await self.submit()
+            members = await self.dispatched(job_id)
+        return job_id, members
+
+    async def answered(self, job_id: str, answers: int) -> None:
+        """Wait until the dispatcher has stored so many operators' own answers to a job."""
+        while len((await self.evidence(job_id))["rounds"][0]["results"]) < answers:
+            await asyncio.sleep(0.02)
+
+    async def seats(self, job_id: str) -> dict[str, tuple[str, str]]:
+        """Role and end of each seat on a job's committee, by operator."""
+        committee = (await self.evidence(job_id))["rounds"][0]["committee"]
+        return {seat["operator"]: (seat["role"], seat["state"]) for seat in committee}
+
+    async def completed(self, job_id: str) -> None:
+        """Wait for the job's end, which must be a good one, with evidence of all that happened and a match."""
+        while (document := await self.evidence(job_id))["job"]["status"] in {"created", "dispatched"}:
+            await asyncio.sleep(0.05)
+        assert document["job"]["status"] == "completed", document["job"]["reason"]
+        checks = check_evidence(document, dispatcher=self.dispatcher_key.address, job_id=job_id)
+        bad = [check for check in checks if check.status != "PASS"]
+        assert bad == [], bad
+        assert "AOS-MATCH-1" in {check.id for check in checks}
+
+
+async def run(*arguments: str, **environment: str) -> str:
+    """Run one of our commands to its good end; what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command(*arguments), stdout=asyncio.subprocess.PIPE, env=os.environ | environment
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, arguments
+    return output.decode().strip()
+
+
+@asynccontextmanager
+async def started(folder: Path, port: int, model: Path) -> AsyncIterator[Parts]:
+    """Databases, dispatcher, and three operators with their workers, all connected; nothing of it is left afterwards."""
+    async with (
+        EmbeddedPostgres(folder / "postgres", durable=False) as postgres,
+        EmbeddedValkey(folder / "valkey", durable=False) as valkey,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        parts = Parts(folder, Signer.generate(), url, postgres.url("dispatcher"))
+        try:
+            await _start(parts, postgres, model)
+            urls = {"pg_db_url": postgres.url("operators"), "queue_url": valkey.url()}
+            await asyncio.gather(*(_start_operator(parts, number, port, **urls) for number in OPERATORS))
+            await parts.ready(len(OPERATORS))
+            yield parts
+        finally:
+            await asyncio.gather(*(child.stop() for child in parts.children.values()))
+
+
+async def _start(parts: Parts, postgres: EmbeddedPostgres, model: Path) -> None:
+    name = PUBLISHED["job"]["model"]
+    for number in OPERATORS:
+        options = ("--name", name, "--threads", "1", "--uds", str(_socket(parts, number)))
+        parts.start(f"worker-{number}", "inference-worker", "--model", str(model), *options)
+    parts.configure_dispatcher(1)
+    here, secret = ("-c", str(parts.config)), parts.secret()
+    await asyncio.gather(
+        run("dispatcher", "migrate", *here, **secret),
+        run("operator-runner", "-i", postgres.url("operators")),
+    )
+    parts.start_dispatcher()
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    calibration = ("--calibration", str(model.with_suffix(".calibration.json")))
+    parts.token, _ = await asyncio.gather(
+        run("dispatcher", "project", "create", PUBLISHED["from"], *here, **secret),
+        run("dispatcher", "model", "pin", name, digest, *calibration, *here, **secret),
+    )
+
+
+async def _start_operator(parts: Parts, number: int, port: int, *, pg_db_url: str, queue_url: str) -> None:
+    signer, here = Signer.generate(), ("-c", str(parts.config))
+    added = await run("dispatcher", "operator", "add", signer.address, *here, **parts.secret())
+    assert int(added) >= 2
+    settings = {
+        "db": {"pg_db_url": pg_db_url, "min_connect_pool": 1, "max_connect_pool": 3},
+        "queue": {"queue_url": queue_url},
+        "net": {
+            "dispatcher_url": f"ws://127.0.0.1:{port}/ws",
+            "worker_url": f"unix://{_socket(parts, number)}",
+        },
+        "node": {"signer_key": "${AOS_SIGNER_KEY}", "dispatcher_address": parts.dispatcher_key.address},
+    }
+    file = parts.folder / f"operator-{number}.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    parts.operators[signer.address] = number
+    key = signer.secret.hex()
+    parts.start(f"operator-{number}", "operator-runner", "-c", str(file), AOS_SIGNER_KEY=key)
+
+
+def _socket(parts: Parts, number: int) -> Path:
+    return parts.folder / f"worker-{number}.sock"
