@@ -68,11 +68,32 @@ def test_every_answer_has_the_form_that_the_page_shows(outputs: list[str]) -> No
             assert form(json.loads(output)) == form(answer)
 
 
+def test_every_path_is_on_the_page_and_the_other_way_round(network: Network) -> None:
+    listed = set(re.findall(r"^\| `((?:GET|POST) /api/\S+)` \|", PAGE.read_text(), re.MULTILINE))
+    described = {
+        f"{method.upper()} {path}"
+        for path, methods in network.ask("/openapi.json")["paths"].items()
+        if path.startswith("/api/")
+        for method in methods
+    }
+    assert listed == described
+
+
+def test_every_request_of_the_page_is_made_by_an_example_or_by_the_command_that_it_names() -> None:
+    commands = "".join(command for command, _ in examples())
+    unused = {
+        path
+        for path in re.findall(r"^\| `(?:GET|POST) (/api/[\w/]+)", PAGE.read_text(), re.MULTILINE)
+        if path not in commands
+    }
+    assert unused == {"/api/operator/appeal"}, "only a suspended operator can appeal"
+
+
 def test_answers_without_chance_are_those_of_the_page(outputs: list[str]) -> None:
     same = [
         (output, answer) for output, (_, answer) in zip(outputs, examples(), strict=True) if is_fixed(answer)
     ]
-    assert len(same) == 3
+    assert len(same) == 4
     for output, answer in same:
         assert json.loads(output) == answer
     assert "the same\n" in outputs
