@@ -9,7 +9,6 @@ with plots in docs/images/ and numbers in benchmarks/detection/summary.json.
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 from aims import aim_table
 from cases import CASES
 from judging import LENGTHS
+from open_tables import accusation_table, caught_table, entropy_table, open_aim_table, same_table
 from plots import Range, lines, ranges
 from prompts import ROOT
-from records import read
+from records import Records, read
 from study import Study
 from tables import (
     area_table,
@@ -41,7 +41,6 @@ SUMMARY = ROOT / "benchmarks/detection/summary.json"
 COMMITTED = ROOT / "models/aos-demo-5m.F16.calibration.json"
 
 
-_TRUTHS = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
 _DRAWN = {
     "other seed",
     "temperature x 0.8",
@@ -74,8 +73,8 @@ def plots(study: Study) -> dict[str, str]:
     }
 
 
-def tables(study: Study, others: Sequence[Study]) -> dict[str, list[str]]:
-    """Every table of the page by its mark."""
+def tables(study: Study, others: Sequence[Study], opened: Study | None) -> dict[str, list[str]]:
+    """Every table of the page by its mark, as far as there are data."""
     committed = Calibration.from_json(json.loads(COMMITTED.read_text()))
     found = {
         "aims": aim_table(study.areas),
@@ -92,7 +91,24 @@ def tables(study: Study, others: Sequence[Study]) -> dict[str, list[str]]:
         "misses-committed": miss_table(study.all, committed, "fingerprint", 300),
         "pool": pool_table(study),
     }
-    return found | ({"others": other_models_table(others)} if others else {})
+    if others:
+        found["others"] = other_models_table(others)
+    if opened is not None:
+        found |= open_tables(study, opened, committed)
+    return found
+
+
+def open_tables(study: Study, opened: Study, committed: Calibration) -> dict[str, list[str]]:
+    """Those on open jobs."""
+    return {
+        "open-aims": open_aim_table(study, opened),
+        "open-entropy": entropy_table(study, opened),
+        "open-same": same_table(study, opened),
+        "open-areas": area_table(opened, "margins"),
+        "open-rates": accusation_table(opened, committed),
+        "open-misses": caught_table(opened, committed),
+        "open-pool": pool_table(opened),
+    }
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -105,8 +121,8 @@ def summary(study: Study) -> dict[str, Any]:
             "margins": [round(float(row.max()), 3) for row in study.own.margins],
         },
         "areas": {
-            one.case.name: {
-                kind: [round(area, 5) for area in study.areas(one.case.name, kind)]
+            one.case.label: {
+                kind: [round(area, 5) for area in study.areas(one.case.label, kind)]
                 for kind in ("fingerprints", "margins", "both")
             }
             for one in study.cheats
@@ -131,19 +147,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args(arguments)
-    everything = [one for case in CASES if (one := read(options.out, case)) is not None]
-    by_truth = {truth: [one for one in everything if one.case.truth == truth] for truth in _TRUTHS}
-    study, *others = (Study(cases) for cases in by_truth.values() if cases)
-    found = tables(study, others)
+    groups: dict[str, list[Records]] = {}
+    for case in CASES:
+        if (one := read(options.out, case)) is not None:
+            groups.setdefault(case.group, []).append(one)
+    studies = {group: Study(cases) for group, cases in groups.items()}
+    study, opened = studies.pop("F16"), studies.pop("open", None)
+    found = tables(study, list(studies.values()), opened)
     if not options.write:
         print("\n\n".join(f"## {name}\n\n" + "\n".join(rows) for name, rows in found.items()))
         return
     PAGE.write_text(fill(PAGE.read_text(), found))
-    SUMMARY.write_text(json.dumps(summary(study), indent=1) + "\n")
+    numbers = summary(study) | ({} if opened is None else {"open": summary(opened)})
+    SUMMARY.write_text(json.dumps(numbers, indent=1) + "\n")
     IMAGES.mkdir(exist_ok=True)
     for name, text in plots(study).items():
         (IMAGES / name).write_text(text)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,7 +2,8 @@
 """The cases of the study: which setup proves, which verifies, and what a cheat does in between.
 
 A cheat changes the trial that it runs (`twist`), or the answer after it (`forge`); `repair` is the setup that makes fingerprints
-anew, over the cheat's own tokens. `truth` names the pinned model: F16 for the main tables.
+anew, over the cheat's own tokens. `truth` names the pinned model: F16 for the main tables. `sampling` is every job's temperature and
+top_p, where they are not drawn.
 """
 
 import random
@@ -20,6 +21,8 @@ from aos_inference.trials import LIKELIEST_OTHER, Answer, Setup, Trial
 TOKENS: Final = 300
 EDITABLE: Final = 64
 """Single edits fall among the first 64 tokens, since the aim for edits is stated for 64."""
+OPEN: Final = (1.3, 1.0)
+"""Temperature and top_p at which the demo model has about 2 nats of entropy a token, as base models have in open-ended writing."""
 
 Twist = Callable[[random.Random, Trial, Model], Trial]
 Forge = Callable[[random.Random, Answer, Model], Answer]
@@ -50,7 +53,18 @@ class Case:
     sampled: bool = False
     reuse: bool = False
     elsewhere: bool = False
+    sampling: tuple[float, float] | None = None
     length: int = TOKENS
+
+    @property
+    def group(self) -> str:
+        """The study that the case is part of: one for each pinned model, and one of open jobs."""
+        return self.truth if self.sampling is None else "open"
+
+    @property
+    def label(self) -> str:
+        """The name without the group of cases that it belongs to."""
+        return self.name.rpartition(": ")[2]
 
 
 def draw_trial(case: Case, index: int, model: Model) -> tuple[Trial, Trial]:
@@ -58,7 +72,7 @@ def draw_trial(case: Case, index: int, model: Model) -> tuple[Trial, Trial]:
     rng = random.Random(f"{case.name} {index}")
     state = rng.getstate()
     prompt = draw_prompt(rng, model)
-    temperature, top_p = draw_params(rng, sampled=case.sampled)
+    temperature, top_p = case.sampling or draw_params(rng, sampled=case.sampled)
     trial = Trial(
         prompt, temperature, top_p, rng.randbytes(32), f"0x{rng.getrandbits(160):040x}", case.length
     )
@@ -214,4 +228,30 @@ def _of_other_models() -> tuple[Case, ...]:
     return tuple(cases)
 
 
-CASES: Final = (*(replace(case, honest=True) for case in _HONEST), *_CHEATS, *_of_other_models())
+def _open() -> tuple[Case, ...]:
+    """What is hardest to tell when the model is sure of its words, again where it is not."""
+    honest = (
+        Case("alone", 150, setup(slots=1)),
+        Case("batch of 16", 200),
+        Case("batch of 16, verifier in chunks of 128", 150, verifier=setup(slots=1, rows=128)),
+        Case("no flash attention", 100, setup(flash_attention=False)),
+        Case("AVX2 build", 100, elsewhere=True),
+    )
+    cheats = (
+        *(Case(f"weights {name}", 100, setup(name)) for name in ("Q8_0", "Q6_K")),
+        *(Case(f"weights {name}", 200, setup(name)) for name in ("Q4_K_M", "Q4_0")),
+        Case("other seed", 200, twist=_seed, length=64),
+        Case("temperature x 0.8", 200, twist=_temperature(0.8)),
+        Case("temperature x 0.9", 200, twist=_temperature(0.9)),
+        Case("1 token edited, the likeliest other", 200, twist=_edited(1), length=64),
+        *(
+            Case(f"weights {name}, repaired fingerprints", 200, setup(name), repair=setup())
+            for name in _WEIGHTS
+        ),
+        Case("cache Q4_0, repaired fingerprints", 200, setup(cache="Q4_0"), repair=setup()),
+    )
+    cases = (*(replace(case, honest=True) for case in honest), *cheats)
+    return tuple(replace(case, name=f"open: {case.name}", sampling=OPEN) for case in cases)
+
+
+CASES: Final = (*(replace(case, honest=True) for case in _HONEST), *_CHEATS, *_of_other_models(), *_open())

@@ -35,9 +35,7 @@ def fitted(cases: Sequence[Records]) -> Calibration:
     runs = [
         Run(one.case.name, one.case.honest, one.half(second=False).sampled().measured())
         for one in cases
-        if (one.case.honest and not one.case.elsewhere)
-        or one.case.name.partition(": ")[2] in _ALTERNATIVES
-        or one.case.name in _ALTERNATIVES
+        if (one.case.honest and not one.case.elsewhere) or one.case.label in _ALTERNATIVES
     ]
     return fit(MODEL, "study", runs)
 

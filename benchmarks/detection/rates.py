@@ -1,6 +1,7 @@
 """ROC areas, and rates with their confidence intervals."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,12 @@ def interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, f
     return low, high
 
 
+def proportion(hits: int, trials: int) -> str:
+    """A count as a rate, with its interval, for a table."""
+    low, high = interval(hits, trials)
+    return f"{hits} = {hits / trials:.2%} ({low:.2%} to {high:.2%})"
+
+
 def _at_most(hits: int, trials: int, rate: float) -> float:
     """The chance of at most so many hits."""
     logs = math.log(rate), math.log1p(-rate)
@@ -36,7 +43,7 @@ def _at_most(hits: int, trials: int, rate: float) -> float:
     return math.fsum(map(math.exp, terms))
 
 
-def _solve(rising, target: float) -> float:  # noqa: ANN001
+def _solve(rising: Callable[[float], float], target: float) -> float:
     """Where a rising function of a rate reaches the target."""
     low, high = 0.0, 1.0
     for _ in range(60):

@@ -8,7 +8,7 @@ from records import Records
 
 
 class Study:
-    """The cases of one pinned model, its calibration from the first half of the jobs, and the statistics of the second."""
+    """Cases of one pinned model, a calibration from the first half of the jobs, and the statistics of the second by cases' labels."""
 
     def __init__(self, cases: Sequence[Records]) -> None:
         self.all = cases
@@ -16,8 +16,8 @@ class Study:
         self.cases = [one.half(second=True) for one in cases]
         self.honest = [one for one in self.cases if one.case.honest]
         self.cheats = [one for one in self.cases if not one.case.honest]
-        self.found = {one.case.name: statistics(one, self.calibration) for one in self.cases}
-        self.own = joined([self.found[one.case.name] for one in self.honest])
+        self.found = {one.case.label: statistics(one, self.calibration) for one in self.cases}
+        self.own = joined([self.found[one.case.label] for one in self.honest])
 
     def areas(self, name: str, kind: str) -> list[float]:
         """The ROC areas of a case at every length that it has."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from judging import LENGTHS, differing, outcomes, pooled
 from numpy.typing import NDArray
-from rates import interval, roc_area
+from rates import proportion, roc_area
 from records import Records
 from study import Study
 
@@ -56,9 +56,9 @@ def area_table(study: Study, kind: str) -> list[str]:
     """ROC areas by length."""
     rows = [f"| cheat | jobs | {' | '.join(map(str, LENGTHS))} |", "|---|--:|" + "--:|" * len(LENGTHS)]
     for one in study.cheats:
-        areas = [_area(area) for area in study.areas(one.case.name, kind)]
+        areas = [_area(area) for area in study.areas(one.case.label, kind)]
         padded = areas + [""] * (len(LENGTHS) - len(areas))
-        rows.append(f"| {one.case.name} | {one.jobs} | {' | '.join(padded)} |")
+        rows.append(f"| {one.case.label} | {one.jobs} | {' | '.join(padded)} |")
     return rows
 
 
@@ -71,7 +71,7 @@ def differing_table(study: Study) -> list[str]:
     for one in study.cheats:
         cells = [cell for length in (64, 300) for cell in _differing_cells(study, one, length)]
         if any(cells):
-            rows.append(f"| {one.case.name} | {' | '.join(cells)} |")
+            rows.append(f"| {one.case.label} | {' | '.join(cells)} |")
     return rows
 
 
@@ -81,20 +81,20 @@ def sampling_table(study: Study) -> list[str]:
         "| cheat | temperature, top_p | jobs | entropy, nats a token | same tokens at 64 | AUC | same tokens at 300 | AUC |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for one in (one for one in study.cheats if one.case.name in _BY_SAMPLING):
+    for one in (one for one in study.cheats if one.case.label in _BY_SAMPLING):
         for params in ((1.0, 1.0), (0.8, 0.95), (0.7, 1.0), (0.0, 1.0)):
             which = (one.temperature == params[0]) & (one.top_p == params[1])
             if which.any():
                 cells = [cell for length in (64, 300) for cell in _same_cells(study, one, which, length)]
                 rows.append(
-                    f"| {one.case.name} | {params[0]}, {params[1]} | {which.sum()} | {one.entropies[which].mean():.2f} | {' | '.join(cells)} |"
+                    f"| {one.case.label} | {params[0]}, {params[1]} | {which.sum()} | {one.entropies[which].mean():.2f} | {' | '.join(cells)} |"
                 )
     return rows
 
 
 def _same_cells(study: Study, one: Records, which: NDArray[np.bool_], length: int) -> tuple[str, str]:
     place = LENGTHS.index(length)
-    area = roc_area(study.own.margins[place], study.found[one.case.name].margins[place][which])
+    area = roc_area(study.own.margins[place], study.found[one.case.label].margins[place][which])
     return f"{(~differing(one, length)[which]).mean():.0%}", _area(area)
 
 
@@ -104,7 +104,7 @@ def _differing_cells(study: Study, one: Records, length: int) -> tuple[str, str]
     place, which = LENGTHS.index(length), differing(one, length)
     if not which.any():
         return "0%", ""
-    area = roc_area(study.own.margins[place], study.found[one.case.name].margins[place][which])
+    area = roc_area(study.own.margins[place], study.found[one.case.label].margins[place][which])
     return f"{which.mean():.0%}", _area(area)
 
 
@@ -120,7 +120,7 @@ def rate_table(cases: Sequence[Records], calibration: Calibration) -> list[str]:
             counts = sum((outcomes(one, calibration, length, level) for one in honest), start=Counter[str]())
             jobs = counts.total()
             rows.append(
-                f"| {level} | {length} | {jobs} | {counts['mismatch']} | {_rate(counts['mismatch'], jobs)}"
+                f"| {level} | {length} | {jobs} | {counts['mismatch']} | {proportion(counts['mismatch'], jobs)}"
                 f" | {counts['match'] / jobs:.1%} | {counts['inconclusive'] / jobs:.1%} |"
             )
     return rows
@@ -138,8 +138,8 @@ def miss_table(cases: Sequence[Records], calibration: Calibration, level: Level,
             continue
         found = outcomes(kept, calibration, length, level)
         rows.append(
-            f"| {one.case.name} | {kept.jobs} | {found['mismatch'] / kept.jobs:.1%}"
-            f" | {_rate(found['match'], kept.jobs)} | {found['inconclusive'] / kept.jobs:.1%} |"
+            f"| {one.case.label} | {kept.jobs} | {found['mismatch'] / kept.jobs:.1%}"
+            f" | {proportion(found['match'], kept.jobs)} | {found['inconclusive'] / kept.jobs:.1%} |"
         )
     return rows
 
@@ -150,13 +150,13 @@ def pool_table(study: Study) -> list[str]:
         f"| operators that answer by | accused of {OPERATORS} (95% interval) | tokens until then: median | 90% | most |",
         "|---|---|--:|--:|--:|",
     ]
-    repaired = [[one] for one in study.cheats if "repaired" in one.case.name]
+    repaired = [[one] for one in study.cheats if "repaired" in one.case.label]
     for group in ([one for one in study.honest if one.tokens.shape[1] == LENGTHS[-1]], *repaired):
         ends = pooled(group, study.calibration, OPERATORS, POOL_MOST)
         told = sorted(end.tokens for end in ends if end.decision == "cheating")
-        name = group[0].case.name if len(group) == 1 else f"every honest case, to {POOL_MOST:,} tokens each"
+        name = group[0].case.label if len(group) == 1 else f"every honest case, to {POOL_MOST:,} tokens each"
         spread = [f"{np.quantile(told, share):,.0f}" for share in (0.5, 0.9, 1.0)] if told else ["", "", ""]
-        rows.append(f"| {name} | {_rate(len(told), OPERATORS)} | {' | '.join(spread)} |")
+        rows.append(f"| {name} | {proportion(len(told), OPERATORS)} | {' | '.join(spread)} |")
     return rows
 
 
@@ -171,24 +171,19 @@ def other_models_table(others: Sequence[Study]) -> list[str]:
         honest = sum((outcomes(one, study.calibration, 300) for one in study.honest), start=Counter[str]())
         usual = np.median(np.concatenate([one.distances.ravel() for one in study.honest]))
         for one in study.cheats:
-            areas = study.areas(one.case.name, "both")
+            areas = study.areas(one.case.label, "both")
             picked = [_area(areas[LENGTHS.index(length)]) for length in (1, 2, 16, 64)]
             rows.append(
-                f"| {truth} | {honest.total()} | {usual:.4f} | {_rate(honest['mismatch'], honest.total())}"
-                f" | {one.case.name.partition(': ')[2]} | {one.jobs} | {' | '.join(picked)} |"
+                f"| {truth} | {honest.total()} | {usual:.4f} | {proportion(honest['mismatch'], honest.total())}"
+                f" | {one.case.label} | {one.jobs} | {' | '.join(picked)} |"
             )
     return rows
 
 
 def _marked(one: Records) -> str:
-    return f"**{one.case.name}**" if one.case.honest else one.case.name
+    return f"**{one.case.label}**" if one.case.honest else one.case.label
 
 
 def _area(area: float) -> str:
     """Four digits, and never a 1 that is none."""
     return "1" if area == 1 else f"{min(area, 0.9999):.4f}"
-
-
-def _rate(hits: int, trials: int) -> str:
-    low, high = interval(hits, trials)
-    return f"{hits} = {hits / trials:.2%} ({low:.2%} to {high:.2%})"
