@@ -141,6 +141,7 @@ download() {
   echo "$name, licence: $licence"
   is_complete "$FOLDER/$name.part" "$size" "$digest" || fetch "$BASE_URL/$path" "$FOLDER/$name.part"
   admit "$FOLDER/$name.part" "$FOLDER/$name" "$size" "$digest"
+  echo "Next: aos calibrate $FOLDER/$name   (until then verdicts on its answers are inconclusive)"
 }
 
 case "${1:-}" in
