@@ -51,9 +51,10 @@ def entropy_table(usual: Study, opened: Study) -> list[str]:
 
 
 def same_table(usual: Study, opened: Study) -> list[str]:
-    """How many cheats' answers are token for token the honest ones."""
+    """How many cheats' answers are token for token the honest ones, and how sure the model was in them."""
     rows = [
-        "| cheat | usual: entropy, nats a token | same tokens at 64 | at 300 | open: entropy | same tokens at 64 | at 300 |",
+        "| cheat | usual: entropy, nats a token | same at 64 tokens (their entropy) | at 300"
+        " | open: entropy | same at 64 tokens (their entropy) | at 300 |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     known = {one.case.label: one for one in usual.cheats}
@@ -64,11 +65,14 @@ def same_table(usual: Study, opened: Study) -> list[str]:
 
 
 def _same_cells(one: Records) -> list[str]:
-    shares = [
-        f"{(~differing(one, length)).mean():.0%}" if length <= one.tokens.shape[1] else ""
-        for length in (64, 300)
-    ]
+    lengths = (64, 300)
+    shares = [_same_cell(one, length) if length <= one.tokens.shape[1] else "" for length in lengths]
     return [f"{one.entropies.mean():.2f}", *shares]
+
+
+def _same_cell(one: Records, length: int) -> str:
+    same = ~differing(one, length)
+    return f"{same.mean():.0%} ({one.entropies[same, :length].mean():.2f})" if same.any() else "0%"
 
 
 def accusation_table(opened: Study, committed: Calibration) -> list[str]:
