@@ -89,7 +89,12 @@ class RoundDriver:
             return None
         snapshot = await self._operators.snapshot()
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
-        peers = [peer for peer in peers if peer.address not in barred]
+        claim = facts.request.job.claim
+        peers = [
+            peer
+            for peer in peers
+            if peer.address not in barred and not (claim and claim.made_by(peer.address))
+        ]
         draw_clock = await self._clock.tick(facts.clock)
         draw = await hold_draw(peers, facts, snapshot, draw_clock, self._settings.draw_timeout)
         if not draw.members:

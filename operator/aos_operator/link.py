@@ -25,6 +25,7 @@ CLOSE_REPLACED = 4001
 """The dispatcher's close code when a newer connection of the same operator took this one's place."""
 
 _HANDSHAKE_S = 15.0
+_PAUSE_LIMIT_S = 8.0
 _STABLE_S = 10.0
 _AT_ONCE = 64
 
@@ -81,7 +82,7 @@ class Link:
         about, since then something is set up wrongly; later ones are only logged. Raises `Replaced` at any time.
         """
         async with asyncio.TaskGroup() as answers:
-            backoff = Backoff()
+            backoff = Backoff(limit=_PAUSE_LIMIT_S)
             while True:
                 try:
                     await self._connect(answers, backoff)

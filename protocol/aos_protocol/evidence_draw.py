@@ -68,6 +68,10 @@ def _check_committee(view: RoundView) -> None:
 def _check_place(view: RoundView) -> None:
     """Raise unless tag and position are the request's, or those that a tagged job of its user has brought."""
     document, rounds = view.document, view.evidence.rounds
+    claim = view.request.job.claim
+    for elector in document.electorate or []:
+        if claim is not None and claim.made_by(elector.operator):
+            raise InvalidEvidence(f"{elector.operator} was asked to judge a claim of its own")
     if sum((other.tag, other.challenge) == (document.tag, document.challenge) for other in rounds) > 1:
         raise InvalidEvidence("a job has two rounds under one tag")
     if sum(not other.challenge and other.position != "before" for other in rounds) != 1:

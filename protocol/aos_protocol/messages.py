@@ -139,6 +139,10 @@ class Claim(Message):
             raise ValueError(str(error)) from None
         return self
 
+    def made_by(self, operator: str) -> bool:
+        """Whether this operator is named as the prover, who does not judge."""
+        return self.prover is not None and self.prover.lower() == operator.lower()
+
     def digest(self) -> str:
         """Return the SHA-256 hex of the claim's canonical JSON, which scores name as their subject."""
         return digest(self.to_json())

@@ -131,7 +131,9 @@ def _by_fingerprints(score: Score, calibration: Calibration) -> Verdict:
     if excluded >= enough and tokens <= 0 and apart <= 0:
         reason = f"{score.positions} fingerprints are this model's, and its tokens are drawn as the seed prescribes"
         return Verdict("match", "fingerprint", reason, statistics)
-    return _undecided(score, statistics, _longer(score.positions, max(enough - excluded, 0.0), calibration))
+    if excluded >= enough:  # a number that an alternative makes a little likelier; only others outweigh it
+        return _undecided(score, statistics, score.positions + calibration.margins.tokens())
+    return _undecided(score, statistics, _longer(score.positions, enough - excluded, calibration))
 
 
 def _longer(positions: int, missing: float, calibration: Calibration) -> int:
@@ -203,10 +205,10 @@ def _badly_drawn(score: Score, calibration: Calibration) -> str:
     margins = score.margins or []
     bad = int(calibration.margins.by_position(margins).argmax())
     rule = "is not the likeliest one" if score.level == "greedy" else "is not what the seed prescribes"
-    return (
-        f"token {bad} {rule} ({margins[bad]:.3g} logits behind, {score.winners[bad]} wins);"
-        f" the margins are likest to: {calibration.margins.nearest(margins)}"
-    )
+    said = f"token {bad} {rule} ({margins[bad]:.3g} logits behind, {score.winners[bad]} wins)"
+    if sum(margin > 0 for margin in margins) == 1:
+        return f"{said}, and all others are"
+    return f"{said}; the margins are likest to: {calibration.margins.nearest(margins)}"
 
 
 def _undecided(score: Score, statistics: dict[str, float], needed: int) -> Verdict:

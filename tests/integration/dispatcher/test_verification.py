@@ -121,6 +121,17 @@ async def test_a_claim_is_scored_and_nobody_executes(network: Any, level: str) -
     assert [check for check in left if not check.startswith("AOS-MATCH-1 SKIP the claim")] == []
 
 
+async def test_whoever_made_a_claim_does_not_judge_it(network: Any) -> None:
+    operators = await crew(network, 4)
+    prover = next(iter(operators))
+    job = network.body()["job"] | {"claim": {**CLAIMS["seeded"], "prover": prover.lower()}}
+    await network.finished(job_id := await network.submit(tag="suspicion", job=job))
+    scorers = {row["operator"] for row in await network.results(job_id)}
+    assert scorers == operators.keys() - {prover}
+    left = await network.unpassed(job_id)
+    assert [check for check in left if not check.startswith("AOS-MATCH-1 SKIP the claim")] == []
+
+
 async def test_a_verifier_that_cannot_score_is_replaced(network: Any) -> None:
     operators = await crew(network, 5)
     cannot = next(iter(operators.values()))

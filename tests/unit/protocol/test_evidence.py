@@ -9,7 +9,7 @@ import pytest
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.evidence import Check, answers, check_evidence, scores
 from aos_protocol.identity import Signer
-from support.evidence import CLAIM, DISPATCHER, FINGERPRINTED, SEEDED, Story, honest_evidence
+from support.evidence import CLAIM, DISPATCHER, FINGERPRINTED, SEEDED, Actor, Story, honest, honest_evidence
 
 JOB = ["AOS-JOB-1", "AOS-RECEIPT-1", "AOS-SEED-1"]
 DRAW = ["AOS-TICKET-1", "AOS-COMMITTEE-1", "AOS-ROLE-1"]
@@ -105,6 +105,14 @@ def test_a_claim_is_scored_and_not_executed(claim: dict[str, Any], level: str, t
     assert passing(story) == [*JOB, *DRAW, *audit, *SCORE, *REST, *VERDICT, *MATCH]
     assert story.rounds[0]["verdict"]["level"] == level
     assert {seat["role"] for seat in story.rounds[0]["committee"]} == {"verifier"}
+
+
+def test_a_claim_s_prover_among_its_judges_is_found() -> None:
+    prover = Actor(2, honest).signer.address
+    story = told(Story("suspicion", claim=SEEDED | {"prover": prover.lower()}), Story.own)
+    found = failing(story.document())
+    assert prover in {elector["operator"] for elector in story.rounds[0]["electorate"]}
+    assert [what for what in found.values() if "asked to judge a claim of its own" in what] != []
 
 
 def test_a_claim_that_is_too_short_for_its_level_is_skipped() -> None:

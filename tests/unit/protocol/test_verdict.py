@@ -272,3 +272,20 @@ def test_tokens_that_anybody_would_guess_are_inconclusive_at_any_length(level: L
     easy = score(level, 50).model_copy(update={"surprisals": [0.0] * 50, "entropy": 0.0, "variance": 0.0})
     verdict = judge(easy, CALIBRATION)
     assert (verdict.outcome, verdict.tokens_needed) == ("inconclusive", None)
+
+
+def test_a_close_call_that_many_fingerprints_do_not_outweigh_needs_more_tokens() -> None:
+    close = score("fingerprint", 60).model_copy(update={"margins": once(60, 9, 0.2)})
+    verdict = judge(close, CALIBRATION)
+    assert verdict.statistics["margin_evidence"] > 0
+    assert verdict.outcome == "inconclusive"
+    assert verdict.tokens_needed == 60 + CALIBRATION.margins.tokens()
+
+
+def test_one_odd_token_is_told_from_many() -> None:
+    one = judge(score("fingerprint", 60, margins=once(60, 9, 9.0)), CALIBRATION)
+    many = judge(score("fingerprint", 60, margins=9.0), CALIBRATION)
+    assert one.reason.startswith(
+        "token 9 is not what the seed prescribes (9 logits behind, 7 wins), and all others are"
+    )
+    assert "the margins are likest to: " in many.reason
