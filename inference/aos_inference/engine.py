@@ -17,7 +17,7 @@ import structlog
 
 from aos_inference.errors import EngineFailed, EngineStopping, PromptTooLong, RequestError, UnusableLogits
 from aos_inference.jobs import Claim, Event, Generation, Job, Logits, Queued, Scoring, Step
-from aos_inference.scheduler import Limits, Scheduler, Span
+from aos_inference.scheduler import Cut, Limits, Scheduler, Span
 from aos_inference.writing import Vocabulary
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Params
@@ -171,20 +171,22 @@ class Engine:
     # From here on: the engine's thread.
 
     def _run(self) -> None:
-        while spans := self._next_batch():
+        while batch := self._next_batch():
+            cuts, spans = batch
+            for slot, length in cuts:
+                self._backend.keep(slot, length)
             events = self._perform(spans)
             if events:
                 self._loop.call_soon_threadsafe(_post, events)
 
-    def _next_batch(self) -> tuple[Span, ...]:
-        """Wait for work; nothing when the engine is to stop."""
+    def _next_batch(self) -> tuple[tuple[Cut, ...], tuple[Span, ...]] | None:
+        """Wait for work; None when the engine is to stop."""
         with self._changed:
             while self._refusal is None:
-                spans = self._scheduler.plan()
-                if spans:
-                    return spans
+                if spans := self._scheduler.plan():
+                    return self._scheduler.shed(), spans
                 self._changed.wait()
-            return ()
+            return None
 
     def _perform(self, spans: tuple[Span, ...]) -> list[tuple[Job, Event]]:
         logits = self._decode(spans)

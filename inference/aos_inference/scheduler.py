@@ -7,7 +7,7 @@ prompt and every later token, and never grows. Whatever is not writing is *readi
 One batch serves all: a row for every job that writes, and beside these a bounded number, so that they never stall, shared out
 equally among those that read. While nobody writes, readers take turns at parts that llama.cpp computes fastest. So a short prompt does
 not wait for a long one. A slot remembers what it was fed: a job takes the free slot that agrees with it longest and reads only
-what follows.
+what follows. While others run, idle slots together remember only so many tokens, for llama.cpp looks at all of them in every step.
 
 Jobs come in requests and wait in a bounded queue. They are admitted in rounds: a request's first job belongs to the next
 round, its second to the one after that, so that a large request does not keep others waiting. Scoring passes with the same
@@ -18,7 +18,7 @@ number of times in a row.
 from bisect import insort
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from aos_inference.errors import QueueFull
 
@@ -34,7 +34,8 @@ class Limits:
     """So many `requests` and `tokens` may wait. A batch has at most `rows`, of them `outputs` with logits (at least one a slot).
 
     While a job writes, a batch has at most `untiled` rows (but at least one a slot), and those who read have together at most `beside`,
-    unless they are more than those who write. While none does, several that read have at most `part` rows each.
+    unless they are more than those who write. While none does, several that read have at most `part` rows each. Slots that nobody
+    holds remember together at most `idle` tokens while somebody runs.
     """
 
     slots: int
@@ -47,6 +48,9 @@ class Limits:
     part: int = 64
     untiled: int = 63
     beside: int = 32
+    # Each 512 tokens that lie idle make a step of 8 jobs up to 2% longer and reading up to 4% on a model of 1.1B parameters (8% and 9% on
+    # one of 4.5M, the worst case).
+    idle: int = 512
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,13 @@ class Span:
     outputs: int
     first: bool
     last: bool
+
+
+class Cut(NamedTuple):
+    """A slot is to forget all but its first `length` tokens."""
+
+    slot: int
+    length: int
 
 
 @dataclass(eq=False)
@@ -183,6 +194,24 @@ class Scheduler:
         else:
             self._release(slot, spoilt)
         self._admit()
+
+    def shed(self) -> tuple[Cut, ...]:
+        """What idle slots must forget before the next batch: whoever was released first forgets first, and each from its end.
+
+        Nothing while nobody runs, for then it costs nothing. The caller is trusted to do it.
+        """
+        if not self._resident:
+            return ()
+        left, cuts = self._limits.idle, []
+        idle = (slot for slot in self._slots if slot.holder is None and slot.cached)
+        for slot in sorted(idle, key=lambda slot: slot.released, reverse=True):
+            kept = min(len(slot.cached), left)
+            if kept < len(slot.cached):
+                kept = kept if self._trims else 0
+                del slot.cached[kept:]
+                cuts.append(Cut(slot.number, kept))
+            left -= kept
+        return tuple(cuts)
 
     def plan(self) -> tuple[Span, ...]:
         """The next batch, largest spans first; empty when there is nothing to do. The caller is trusted to run it."""

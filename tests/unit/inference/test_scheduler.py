@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aos_inference.errors import QueueFull
-from aos_inference.scheduler import Limits, Scheduler, Span, Task
+from aos_inference.scheduler import Cut, Limits, Scheduler, Span, Task
 
 
 def limits(slots: int = 2, requests: int = 8, **others: int) -> Limits:
@@ -298,6 +298,54 @@ class TestPrefixes:
         scheduler.remove(2)
         scheduler.submit([Task(3, range(11), 10)])
         assert scheduler.plan()[0].start == 0
+
+
+class TestIdle:
+    def left(self, lengths: Sequence[int], *, idle: int, trims: bool = True) -> Scheduler:
+        """Slots 0, 1, ... were left in this order with so many tokens; one more is free."""
+        scheduler = Scheduler(limits(slots=len(lengths) + 1, idle=idle, rows=1000, part=1000), trims=trims)
+        for job, length in enumerate(lengths):
+            scheduler.submit([generation(job, length)])
+        scheduler.plan()
+        for job in range(len(lengths)):
+            scheduler.remove(job)
+        return scheduler
+
+    def test_who_was_left_first_forgets_first_and_from_its_end(self) -> None:
+        scheduler = self.left([100, 50, 30], idle=60)
+        scheduler.submit([generation(9, 10)])
+        assert scheduler.shed() == (Cut(1, 30), Cut(0, 0))
+        assert scheduler.shed() == ()
+
+    def test_what_is_left_can_be_used(self) -> None:
+        scheduler = self.left([100, 50, 30], idle=60)
+        scheduler.submit([generation(9, 10)])
+        scheduler.shed()
+        scheduler.submit([generation(1, 50)])
+        assert [(span.slot, span.start) for span in scheduler.plan() if span.job == 1] == [(1, 30)]
+
+    def test_a_memory_that_cannot_be_cut_goes_whole(self) -> None:
+        scheduler = self.left([20, 50, 30], idle=60, trims=False)
+        scheduler.submit([generation(9, 10)])
+        assert scheduler.shed() == (Cut(1, 0),)
+
+    def test_nothing_is_forgotten_while_nobody_runs(self) -> None:
+        """So a conversation that has the worker for itself is never read again."""
+        scheduler = self.left([1000], idle=60)
+        assert scheduler.shed() == ()
+        scheduler.submit([Task(1, generation(0, 1000).tokens, 999)])
+        assert scheduler.shed() == ()
+        assert scheduler.plan()[0].start == 999
+
+    def test_followers_find_the_prompt_whole(self) -> None:
+        scheduler = Scheduler(limits(slots=2, idle=10, rows=1000))
+        scheduler.submit([scoring(job, range(500), output=5) for job in range(3)])
+        starts = []
+        while spans := scheduler.plan():
+            assert scheduler.shed() == ()
+            starts += [span.start for span in spans]
+            scheduler.remove(spans[0].job)
+        assert starts == [0, 499, 499]
 
 
 class TestSharing:

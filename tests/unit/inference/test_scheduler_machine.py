@@ -28,10 +28,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         part=st.integers(1, 8),
         untiled=st.integers(4, 20),
         beside=st.integers(1, 8),
+        idle=st.integers(0, 60),
         trims=st.booleans(),
     )
     def begin(
-        self, slots: int, rows: int, outputs: int, part: int, untiled: int, beside: int, trims: bool
+        self,
+        slots: int,
+        rows: int,
+        outputs: int,
+        part: int,
+        untiled: int,
+        beside: int,
+        idle: int,
+        trims: bool,
     ) -> None:
         self.limits = Limits(
             slots,
@@ -42,6 +51,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             part=part,
             untiled=min(untiled, rows),
             beside=beside,
+            idle=idle,
         )
         self.trims = trims
         self.scheduler = Scheduler(self.limits, trims=trims)
@@ -111,6 +121,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         resident = set(self.tokens) - set(self.scheduler.positions())
         spans = self.scheduler.plan()
+        self.forget(spans, resident)
         self.check_budgets(spans)
         self.check_turns(resident, {span.job for span in spans})
         for span in spans:
@@ -128,6 +139,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         for job in resident:
             self.waited[job] = 0 if job in served else self.waited.get(job, 0) + 1
             assert self.waited[job] < self.limits.slots
+
+    def forget(self, spans: tuple[Span, ...], resident: set[int]) -> None:
+        """What idle slots keep fits the bound while somebody runs, and no more is forgotten than that takes."""
+        idle = set(self.content) - {span.slot for span in spans} - set(self.at.values())
+        held = sum(len(self.content[slot]) for slot in idle)
+        cuts = self.scheduler.shed()
+        assert resident or not cuts
+        for slot, length in cuts:
+            assert slot in idle
+            assert length < len(self.content[slot])
+            assert self.trims or length == 0
+            del self.content[slot][length:]
+        kept = sum(len(self.content[slot]) for slot in idle)
+        if resident and resident <= {
+            *self.at,
+            *(span.job for span in spans),
+        }:  # all slots that are held are known
+            assert kept <= self.limits.idle
+            assert kept == min(held, self.limits.idle) or not self.trims
+        assert self.scheduler.shed() == ()
 
     def check_budgets(self, spans: tuple[Span, ...]) -> None:
         assert len({span.slot for span in spans}) == len(spans)
