@@ -432,6 +432,13 @@ class TestFailing:
         assert not engine.alive
 
 
+async def test_idle_slots_forget_what_exceeds_the_bound() -> None:
+    """The stand-in has cells for one job and the bound: it would notice two whole ones."""
+    async with running(ByteModel(cells=60 + 20), context=60, idle=20) as engine:
+        for first in (65, 66, 67):
+            assert await outcome(engine, [first] * 50, params())
+
+
 class Spoilt(ByteModel):
     """After token 66 a slot's logits are unusable, until it forgets it."""
 
