@@ -25,6 +25,11 @@ section() {
   fi
 }
 
+# Files are run side by side, each process with servers of its own; a Redis that was named is flushed, so there it is one at a time.
+processors=$(nproc)
+side_by_side=(-n $((processors < 4 ? processors : 4)) --dist loadfile)
+[[ -z "${AOS_TEST_REDIS_URL:-}" ]] || side_by_side=()
+
 scripts/setup.sh dev
 export PATH="$PWD/.venv/bin:$PATH"
 
@@ -35,8 +40,8 @@ else
   section lint ruff check .
   section types mypy
   section imports lint-imports
-  section unit python -m pytest tests/unit
-  section integration python -m pytest tests/integration
+  section unit python -m pytest "${side_by_side[@]}" tests/unit
+  section integration python -m pytest "${side_by_side[@]}" tests/integration
   section acceptance python -m pytest tests/acceptance
 fi
 

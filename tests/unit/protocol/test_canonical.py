@@ -103,7 +103,7 @@ def nested(levels: int) -> str:
         {b"bytes": 1},
         b"bytes",
         {"a": {1, 2}},
-        object(),
+        pytest.param(object(), id="object"),
     ],
     ids=repr,
 )
