@@ -18,14 +18,15 @@ from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
 from aos_dispatcher.operators import Operators
 from aos_dispatcher.projects import Projects
-from aos_dispatcher.results import ResultDesk
+from aos_dispatcher.results import ResultIntake
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
-from aos_dispatcher.scores import ScoreDesk
+from aos_dispatcher.scores import ScoreIntake
 from aos_dispatcher.settings import DispatcherSettings
 from aos_dispatcher.standing import Standing
 from aos_dispatcher.views import Views
 from aos_protocol.identity import Signer
+from aos_protocol.messages import JobResult, JobScore
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def assemble(settings: DispatcherSettings, database: Database, signer: Signer) -
     driver = RoundDriver(store, closing, hub, operators=operators, clock=clock, settings=settings.dispatch)
     desk = Desk(store, driver.active)
     methods = {
-        "job_result": ResultDesk(store, desk, domain).accept,
-        "job_score": ScoreDesk(store, desk, domain).accept,
+        "job_result": ResultIntake(store, desk, domain, JobResult).accept,
+        "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
     }
     return Dispatcher(
         settings=settings,
