@@ -23,6 +23,28 @@ def command(name: str, *arguments: str) -> list[str]:
     return [str(SCRIPTS / name), *arguments]
 
 
+CHECKS = [
+    "AOS-PIN-1",
+    "AOS-JOB-1",
+    "AOS-RECEIPT-1",
+    "AOS-SEED-1",
+    "AOS-TICKET-1",
+    "AOS-COMMITTEE-1",
+    "AOS-ROLE-1",
+    "AOS-AUDIT-1",
+    "AOS-RESULT-1",
+    "AOS-TRANSCRIPT-1",
+    "AOS-SCORE-1",
+    "AOS-CLOCK-1",
+    "AOS-MODEL-1",
+    "AOS-COMPLETE-1",
+    "AOS-VERDICT-1",
+    "AOS-MATCH-1",
+    "AOS-ANSWER-1",
+]
+"""What `aos verify` checks of an audited job that nobody disputes, in order."""
+
+
 class Program:
     """One of our commands running in a process group of its own; its lines can be waited for.
 

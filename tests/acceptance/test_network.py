@@ -8,27 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from acceptance.processes import Network, run_aos
+from acceptance.processes import CHECKS, Network, run_aos
 
-CHECKS = [
-    "AOS-PIN-1",
-    "AOS-JOB-1",
-    "AOS-RECEIPT-1",
-    "AOS-SEED-1",
-    "AOS-TICKET-1",
-    "AOS-COMMITTEE-1",
-    "AOS-ROLE-1",
-    "AOS-AUDIT-1",
-    "AOS-RESULT-1",
-    "AOS-TRANSCRIPT-1",
-    "AOS-SCORE-1",
-    "AOS-CLOCK-1",
-    "AOS-MODEL-1",
-    "AOS-COMPLETE-1",
-    "AOS-VERDICT-1",
-    "AOS-MATCH-1",
-    "AOS-ANSWER-1",
-]
 STRANGER = "0x00000000000000000000000000000000000000AA"
 
 
