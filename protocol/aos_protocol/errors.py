@@ -48,6 +48,14 @@ class InvalidMessage(ProtocolError):
     """The message lacks a field or holds a wrong one; correct the field and send it again."""
 
 
+class InvalidAttestation(ProtocolError):
+    """The attestation does not prove what it must; ask the enclave for a fresh one, and compare its build with the policy."""
+
+
+class NotSealed(ProtocolError):
+    """The sealed message cannot be opened; seal it again to a keyset that was just attested."""
+
+
 class InvalidEvidence(ProtocolError):
     """The evidence document cannot be read; fetch it again from the dispatcher and check its version."""
 

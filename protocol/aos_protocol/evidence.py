@@ -23,6 +23,8 @@ of every round, as far as they apply to it:
 | AOS-CHALLENGE-1 | (challenge) its seed is the dispatcher's VRF output on job id and number, its subject is a result of this job, an operator that asked for it signed that, and no party was asked to judge; (mismatch) there is such a challenge |
 | AOS-RESULT-1 | every result is in a frame of its operator, with an EIP-712 signature over all that it binds |
 | AOS-TRANSCRIPT-1 | every answer was sampled with the job's seed, has fingerprints in its operator's name, and its commitment is signed |
+| AOS-ENCLAVE-1 | (tee) every answer is signed with the key of the keyset that comes with it, for this model; the operator signed that, too |
+| AOS-ATTEST-1 | (tee) by the policy that was given here, that keyset is an enclave's: attested on the job's seed, by a trusted build under a trusted root |
 | AOS-SCORE-1 | every score is in a frame of a verifier of this committee, with an EIP-712 signature, of the whole of what was to be scored |
 | AOS-CLOCK-1 | tickets follow the draw, the dispatch follows the tickets, results follow the dispatch, scores follow what they score, and the end follows all; a verifier that executes did so before it scored, unseeing; the dispatcher's clocks have nothing of operators that these did not sign |
 | AOS-MODEL-1 | every result and score was made with the model file that the round names |
@@ -33,16 +35,18 @@ and of each answer, or of the claim:
 
 | id | what holds when it passes |
 | --- | --- |
-| AOS-MATCH-1 | verifiers found it to be the model's. It fails on a mismatch, and is skipped when nobody scored it or the scores do not decide |
+| AOS-MATCH-1 | (not sealed) verifiers found it to be the model's. It fails on a mismatch, and is skipped when nobody scored it or the scores do not decide |
 """
 
 from collections.abc import Iterator
 
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.canonical import digest
 from aos_protocol.errors import InvalidEvidence, InvalidMessage
 from aos_protocol.evidence_challenge import challenge_checks
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_draw import draw_checks
+from aos_protocol.evidence_enclave import enclave_checks
 from aos_protocol.evidence_verdict import match_checks, verdict_checks
 from aos_protocol.evidence_view import Check, Planned, RoundView, domain_of, open_any
 from aos_protocol.evidence_work import work_checks
@@ -53,8 +57,10 @@ from aos_protocol.verification import check_job_id, check_receipt, check_seed
 __all__ = ["Check", "answers", "check_evidence", "round_views", "scores"]
 
 
-def check_evidence(document: object, *, dispatcher: str, job_id: str) -> list[Check]:
-    """Check a document against the dispatcher and the job that the caller expects.
+def check_evidence(
+    document: object, *, dispatcher: str, job_id: str, policy: AttestationPolicy | None = None
+) -> list[Check]:
+    """Check a document against the dispatcher and the job that the caller expects, and enclaves against the caller's policy.
 
     Raises `InvalidEvidence` when it is not an evidence document of that job and dispatcher at all.
     """
@@ -70,6 +76,7 @@ def check_evidence(document: object, *, dispatcher: str, job_id: str) -> list[Ch
         planned_here = (
             *draw_checks(view),
             *work_checks(view),
+            *enclave_checks(view, policy),
             *verdict_checks(view),
             *challenge_checks(view),
         )

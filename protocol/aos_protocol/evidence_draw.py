@@ -72,6 +72,12 @@ def _check_place(view: RoundView) -> None:
     for elector in document.electorate or []:
         if claim is not None and claim.made_by(elector.operator):
             raise InvalidEvidence(f"{elector.operator} was asked to judge a claim of its own")
+        if view.request.job.sealed and elector.operator not in view.request.job.sealed.operators:
+            raise InvalidEvidence(
+                f"{elector.operator} was asked, and the prompt is not sealed to its enclave"
+            )
+    if view.sealed and document.tag:
+        raise InvalidEvidence("a sealed prompt cannot be verified under a tag")
     if sum((other.tag, other.challenge) == (document.tag, document.challenge) for other in rounds) > 1:
         raise InvalidEvidence("a job has two rounds under one tag")
     if sum(not other.challenge and other.position != "before" for other in rounds) != 1:

@@ -61,7 +61,7 @@ def judged(views: Sequence[RoundView]) -> list[Judged]:
     """
     standing: dict[tuple[str, str | None], Judged] = {}
     for view in views:
-        if view.undrawn or not view.has_subject:
+        if view.undrawn or view.sealed or not view.has_subject:
             continue
         key = (view.subject.digest, view.subject.operator)
         before = standing.get(key)
@@ -73,7 +73,12 @@ def judged(views: Sequence[RoundView]) -> list[Judged]:
 
 
 def match_checks(views: Sequence[RoundView]) -> Iterator[Check]:
-    """Say of each answer, or of the claim, whether verifiers found it to be the model's: could not check is no failure."""
+    """Say of each answer, or of the claim, whether verifiers found it to be the model's: could not check is no failure.
+
+    Nothing is said of a sealed answer, which nobody but its project can read: its enclave's attestation stands for it.
+    """
+    if any(view.sealed for view in views):
+        return
     try:
         things = judged(views)
     except (ProtocolError, KeyError) as error:

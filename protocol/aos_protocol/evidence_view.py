@@ -110,6 +110,11 @@ class RoundView:
         return not self.document.challenge and self.request.job.claim is None
 
     @property
+    def sealed(self) -> bool:
+        """True when only enclaves could read the prompt, and only the project can read the answer: nobody verifies it, then."""
+        return self.request.job.sealed is not None
+
+    @property
     def status(self) -> str:
         """How far the round is: a job ends with its own round, others have a status of their own."""
         return self.evidence.job.status if self.is_own else self.document.status
@@ -137,7 +142,8 @@ class RoundView:
     def audited(self) -> bool:
         """True when the job's seed chose it, though untagged, to be verified."""
         share = self.evidence.policy.audit_ppm
-        return not self.document.tag and sortition.audited(bytes.fromhex(self.evidence.seed.value), share)
+        untagged = not self.document.tag and not self.sealed
+        return untagged and sortition.audited(bytes.fromhex(self.evidence.seed.value), share)
 
     @property
     def minimum(self) -> int:
@@ -165,7 +171,7 @@ class RoundView:
     @cached_property
     def members(self) -> list[Member]:
         """The committee as the draw made it, before anybody was replaced."""
-        return sortition.committee(self.ranking, self.minimum)
+        return sortition.committee(self.ranking, self.minimum, alone=self.sealed)
 
     @cached_property
     def results(self) -> list[JobResult]:

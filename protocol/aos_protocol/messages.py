@@ -5,6 +5,8 @@ and types of the published fields are kept; fields of ours stand beside them. `d
 tells in which order the messages travel.
 """
 
+import base64
+import binascii
 import hashlib
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -59,7 +61,18 @@ def _clock(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _base64(text: str) -> str:
+    try:
+        decoded = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64 (RFC 4648, section 4)") from None
+    if base64.b64encode(decoded).decode() != text:
+        raise ValueError("is not the one base64 form of its bytes")
+    return text
+
+
 Text = Annotated[str, AfterValidator(_storable)]
+Base64 = Annotated[str, AfterValidator(_base64)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_storable)]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Hex64 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
@@ -148,26 +161,62 @@ class Claim(Message):
         return digest(self.to_json())
 
 
+class SealedBox(Message):
+    """A prompt encrypted to one enclave: which operator it is behind, its keyset's digest, and the HPKE message."""
+
+    operator: Address
+    keyset: Hex32
+    box: Annotated[Base64, StringConstraints(min_length=1, max_length=1 << 20)]
+
+
+class Sealed(Message):
+    """A prompt that only enclaves can read, and the key to which they encrypt the answer (`aos_protocol.sealing`).
+
+    `suite` are the code points of RFC 9180: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM. `reply_key` is an X25519
+    public key, made for this job alone. Any enclave that a box is for may run the job.
+    """
+
+    suite: Literal["0x0020-0x0001-0x0002"]
+    reply_key: Hex32
+    boxes: list[SealedBox] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({box.keyset for box in self.boxes}) != len(self.boxes):
+            raise ValueError("two boxes are for the same keyset")
+        return self
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """The operators that have an enclave which can read it."""
+        return frozenset(box.operator for box in self.boxes)
+
+
 class JobSpec(Message):
-    """What to run: a raw `prompt`, or chat `messages` in its place. With a `claim`, nothing is run: the claim is scored."""
+    """What to run: a raw `prompt`, chat `messages` or a `sealed` prompt. With a `claim`, nothing is run: the claim is scored."""
 
     tag: WorkerType
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)] | None = None
+    sealed: Sealed | None = None
     model: ShortText
     params: Params = Params()
     claim: Claim | None = None
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of prompt and messages")
+        if sum(given is not None for given in (self.prompt, self.messages, self.sealed)) != 1:
+            raise ValueError("give exactly one of prompt, messages and sealed")
+        if self.sealed is not None and (self.tag != "tee" or self.claim is not None):
+            raise ValueError("a sealed prompt needs job type tee, and allows no claim")
         return self
 
     def prompt_bytes(self) -> bytes:
-        """Return what stands for the prompt wherever it is hashed: its UTF-8, or the messages' RFC 8785 JSON."""
+        """Return what stands for the prompt wherever it is hashed: its UTF-8, else RFC 8785 JSON of messages or the sealed form."""
         if self.prompt is not None:
             return self.prompt.encode()
+        if self.sealed is not None:
+            return canonical(self.sealed.to_json())
         turns: JsonValue = [turn.model_dump() for turn in self.messages or []]
         return canonical(turns)
 
@@ -250,11 +299,19 @@ class Draw(Message):
 
 
 class Reply(Message):
-    """The `result` of every reply; a draw's has the `ticket` besides, `connect`'s is a `Welcome`."""
+    """The `result` of every reply; a draw's has the `ticket` besides, `attest`'s the `attestation`, `connect`'s is a `Welcome`."""
 
     code: int
     message: Text = Field(max_length=4096)
     ticket: dict[str, Any] | None = None
+    attestation: dict[str, Any] | None = None
+
+
+class Attest(Message):
+    """`attest`: a dispatcher's call for a fresh attestation of the enclave behind an operator, on somebody's nonce."""
+
+    model: ShortText
+    nonce: Hex32
 
 
 class Vrf(Message):
@@ -338,7 +395,9 @@ class ScoreCall(Message):
 class JobResult(Message):
     """`job_result`: a signed answer, or with a `reason` and an empty result, why there is none.
 
-    `signature` is the EIP-712 signature over `typed_data.ResultClaim`; `transcript` is absent without an answer.
+    `signature` is the EIP-712 signature over `typed_data.ResultClaim`; `transcript` is absent without an answer. An answer to a `tee`
+    job has an `enclave` statement (`attestation.statement.EnclaveStatement`). One to a sealed prompt has no transcript, and its
+    `result` is the sealed answer in base64.
     """
 
     user: ShortText
@@ -354,6 +413,7 @@ class JobResult(Message):
     role: Role
     model: ModelOffer
     transcript: dict[str, Any] | None = None
+    enclave: dict[str, Any] | None = None
 
     @property
     def answered(self) -> bool:

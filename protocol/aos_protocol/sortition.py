@@ -123,13 +123,14 @@ def rank(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(eligible, key=lambda c: (Fraction(c.value, c.threshold), c.operator))
 
 
-def committee(ranking: Sequence[Candidate], minimum: int) -> list[Member]:
+def committee(ranking: Sequence[Candidate], minimum: int, *, alone: bool = False) -> list[Member]:
     """Return the committee of a draw, in order; `ranking` comes from `rank`.
 
     Selected candidates always precede the others in a ranking, so the committee is its head, and
-    `ranking[len(committee):]` are the reserves, in the order in which they replace lost members.
+    `ranking[len(committee):]` are the reserves, in the order in which they replace lost members. A sealed prompt has
+    its executor `alone`: nobody else could read what there is to score.
     """
-    size = max(minimum, sum(candidate.selected for candidate in ranking))
+    size = 1 if alone else max(minimum, sum(candidate.selected for candidate in ranking))
     return [Member(candidate, filled=not candidate.selected) for candidate in ranking[:size]]
 
 

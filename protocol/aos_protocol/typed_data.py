@@ -89,6 +89,35 @@ class ResultClaim:
 
 
 @dataclass(frozen=True)
+class ExecutionClaim:
+    """What an enclave signs about an answer: all that a result binds of it and that stays the same however often it is sent.
+
+    `answer` is the SHA-256 of the result's text, `transcript` the commitment (zeros for a sealed answer, which has it inside).
+    Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    job_id: str
+    operator: str
+    answer: str
+    transcript: str
+    model: str
+    params: str
+
+    primary_type: ClassVar[str] = "Execution"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("jobId", "bytes32", "job_id"),
+        ("operator", "address", "operator"),
+        ("answer", "bytes32", "answer"),
+        ("transcript", "bytes32", "transcript"),
+        ("model", "bytes32", "model"),
+        ("params", "bytes32", "params"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
 class ScoreClaim:
     """What a verifier signs about a score; digests are 64 hex digits (zeros: there is no score).
 
@@ -172,7 +201,7 @@ class ReceiptClaim:
         _check(self)
 
 
-SignedClaim: TypeAlias = ResultClaim | ScoreClaim | ChallengeClaim | ReceiptClaim
+SignedClaim: TypeAlias = ResultClaim | ExecutionClaim | ScoreClaim | ChallengeClaim | ReceiptClaim
 
 
 def typed_digest(typed_data: dict[str, Any]) -> bytes:

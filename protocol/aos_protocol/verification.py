@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aos_protocol import sortition, vrf
+from aos_protocol.attestation.statement import EnclaveStatement, check_statement, statement_digest
 from aos_protocol.canonical import JsonValue, digest
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import (
+    InvalidAttestation,
     InvalidClock,
     InvalidMessage,
     InvalidProof,
@@ -117,17 +119,20 @@ def result_claim(result: JobResult, params_digest: str, transcript: Transcript |
         params=params_digest,
         vrf_proof=result.vrf.proof_digest(),
         clock=digest(dict(result.clock)),
-        attestation=NO_DIGEST,
+        attestation=statement_digest(result.enclave),
     )
 
 
-def check_result(result: JobResult, terms: Terms, ticket: Ticket, role: str, domain: Domain) -> None:
-    """Verify a result against the terms of its round, the operator's ticket and its role.
+def check_result(
+    result: JobResult, terms: Terms, ticket: Ticket, role: str, domain: Domain
+) -> EnclaveStatement | None:
+    """Verify a result against the terms of its round, the operator's ticket and its role; return its enclave's statement, if any.
 
     1. It speaks of this job, round, role and model.  2. It carries the ticket that was drawn.
     3. Its clock dominates the dispatch.  4. Its transcript has the model and parameters of the job.
-    5. Its operator signed all of that.  Its frame's signature and its place on the committee are the
-    caller's to check. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript` or `InvalidSignature`.
+    5. Its operator signed all of that.  6. An answer to a `tee` job is signed with the key of the keyset that comes with it.
+    Its frame's signature, its place on the committee, and whether the keyset is an enclave's (`attestation.appraisal`), are the
+    caller's to check. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript`, `InvalidSignature` or `InvalidAttestation`.
     """
     expected = (terms.job_id, terms.tag, terms.position, terms.user, role, ticket.operator)
     if (result.job_id, result.tag, result.position, result.user, result.role, result.operator) != expected:
@@ -148,15 +153,32 @@ def check_result(result: JobResult, terms: Terms, ticket: Ticket, role: str, dom
     signer = recover_typed(domain, claim, result.signature)
     if signer != result.operator:
         raise InvalidSignature(f"the result is signed by {signer}, not by its operator {result.operator}")
+    return _checked_statement(result, terms, claim, domain)
+
+
+def _checked_statement(
+    result: JobResult, terms: Terms, claim: ResultClaim, domain: Domain
+) -> EnclaveStatement | None:
+    if terms.job.tag != "tee" or not result.answered:
+        if result.enclave is not None:
+            raise InvalidAttestation("only an answer to a tee job has an enclave's statement")
+        return None
+    if result.enclave is None:
+        raise InvalidAttestation("an answer to a tee job must come with its enclave's statement")
+    return check_statement(result, claim.params, claim.transcript, domain)
 
 
 def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:
     if result.transcript is None:
-        if result.answered:
+        if result.answered and terms.job.sealed is None:
             raise InvalidTranscript("an answer must come with its transcript")
         return None
     if not result.answered:
         raise InvalidTranscript("a refusal cannot have a transcript")
+    if terms.job.sealed is not None:
+        raise InvalidTranscript(
+            "the transcript of an answer to a sealed prompt belongs inside the sealed answer"
+        )
     transcript = Transcript.from_json(result.transcript)
     if transcript.model != terms.model_sha256:
         raise InvalidTranscript(

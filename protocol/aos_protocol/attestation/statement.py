@@ -1,0 +1,144 @@
+"""What an enclave says: its keyset, the attestation that binds it, and what it signs of each answer.
+
+Hardware signs few bytes, so these are the same for every kind of enclave: the 32-byte digest of the keyset, and the 32-byte
+nonce of whoever asks. Nitro documents have fields for both (`user_data`, `nonce`) and for the result key (`public_key`); a TDX quote
+or an SEV-SNP report has both, one after the other, as its 64 bytes of report data.
+"""
+
+import base64
+import hashlib
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from aos_protocol.canonical import digest
+from aos_protocol.errors import InvalidAttestation, InvalidKey
+from aos_protocol.identity import address_of
+from aos_protocol.messages import (
+    NO_DIGEST,
+    Base64,
+    Hex32,
+    JobResult,
+    Message,
+    ModelOffer,
+    PublicKey,
+    ShortText,
+    Signature,
+    parse_message,
+)
+from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed
+
+Kind = Literal["nitro", "tdx", "sev-snp", "simulated"]
+"""What vouches for an enclave. `simulated` vouches for nothing: it has the form of Nitro's, under a root that anybody can make."""
+
+KEYSET_VERSION: Final = "aos-keyset/1"
+_MOST_DOCUMENT: Final = 64 << 10
+
+
+class Keyset(Message):
+    """The keys that an enclave made when it started, what it runs, and until when they hold; times are Unix seconds.
+
+    `result_key` signs results (secp256k1, compressed), `encryption_key` is what prompts are sealed to (X25519). `build` is what the
+    enclave calls itself; what counts is what its hardware measured.
+    """
+
+    version: Literal["aos-keyset/1"]
+    kind: Kind
+    result_key: PublicKey
+    encryption_key: Hex32
+    model: ModelOffer
+    build: ShortText
+    created_at: int = Field(ge=0, lt=2**53)
+    expires_at: int = Field(ge=0, lt=2**53)
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Self:
+        if self.expires_at <= self.created_at:
+            raise ValueError("the keyset expires before it is made")
+        return self
+
+    def digest(self) -> str:
+        """Return the SHA-256 hex of the keyset's RFC 8785 JSON, which attestations bind."""
+        return digest(self.to_json())
+
+    @property
+    def address(self) -> str:
+        """The EIP-55 address of the result key. Raises `InvalidKey` when it is no point of the curve."""
+        return address_of(bytes.fromhex(self.result_key))
+
+
+class Attestation(Message):
+    """A signed document of an enclave's hardware, the keyset that it binds, and when it was made (Unix seconds).
+
+    `document` is a COSE_Sign1 (nitro, simulated), a quote (tdx) or a report (sev-snp). `collateral` is what its vendor says of the hardware:
+    of TDX, what a PCCS gives; of SEV-SNP, the certificates `vcek`, `ask` and `ark` in PEM.
+    """
+
+    kind: Kind
+    document: Annotated[Base64, StringConstraints(min_length=1, max_length=_MOST_DOCUMENT)]
+    keyset: Keyset
+    issued_at: int = Field(ge=0, lt=2**53)
+    collateral: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if self.keyset.kind != self.kind:
+            raise ValueError(f"the keyset is of kind {self.keyset.kind}, the attestation of {self.kind}")
+        return self
+
+    def document_bytes(self) -> bytes:
+        """Return the document as the hardware made it."""
+        return base64.b64decode(self.document)
+
+
+class EnclaveStatement(Message):
+    """An enclave's word on one answer: its signature over `ExecutionClaim`, and an attestation whose nonce is the job's seed."""
+
+    attestation: Attestation
+    signature: Signature
+
+
+def report_data(keyset_digest: str, nonce: str) -> bytes:
+    """Return the 64 bytes that a quote or report binds: the keyset's digest, then the nonce, both 64 hex digits."""
+    return bytes.fromhex(keyset_digest) + bytes.fromhex(nonce)
+
+
+def statement_digest(statement: dict[str, Any] | None) -> str:
+    """Return what an operator's signature covers of the enclave's statement: SHA-256 hex of its RFC 8785 JSON, zeros without one."""
+    return NO_DIGEST if statement is None else digest(statement)
+
+
+def execution_claim(result: JobResult, params_digest: str, commitment: str) -> ExecutionClaim:
+    """Return what the enclave's EIP-712 signature on this result must cover; `commitment` is its transcript's, zeros if sealed."""
+    return ExecutionClaim(
+        job_id=result.job_id,
+        operator=result.operator,
+        answer=hashlib.sha256(result.result.encode()).hexdigest(),
+        transcript=commitment,
+        model=result.model.sha256,
+        params=params_digest,
+    )
+
+
+def check_statement(
+    result: JobResult, params_digest: str, commitment: str, domain: Domain
+) -> EnclaveStatement:
+    """Verify that an answer is signed with the key of the keyset that comes with it, made for this model; return the statement.
+
+    Whether that keyset is an enclave's is for `appraisal.appraise` to say. Raises `InvalidMessage`, `InvalidSignature` or `InvalidAttestation`.
+    """
+    statement = parse_message(EnclaveStatement, result.enclave)
+    keyset = statement.attestation.keyset
+    if keyset.model.sha256 != result.model.sha256:
+        raise InvalidAttestation(
+            f"the enclave's keyset is for model {keyset.model.sha256}, not {result.model.sha256}"
+        )
+    claim = execution_claim(result, params_digest, commitment)
+    signer = recover_typed(domain, claim, statement.signature)
+    try:
+        address = keyset.address
+    except InvalidKey as error:
+        raise InvalidAttestation(f"the keyset's result key is unusable: {error}") from None
+    if signer != address:
+        raise InvalidAttestation(f"the answer is signed by {signer}, not by the enclave's key, {address}")
+    return statement

@@ -1,0 +1,21 @@
+"""Verifying tdx evidence."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aos_protocol.errors import InvalidAttestation
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a verified quote says; measurements by name in hex, and the 64 bytes that it binds."""
+
+    measurements: Mapping[str, str]
+    debug: bool
+    report_data: bytes
+
+
+def verify(document: bytes, collateral: dict[str, Any] | None, *, at: int, tcb: Collection[str]) -> Quote:
+    """Verify a quote with collateral at `at` (Unix seconds). Raises `InvalidAttestation`."""
+    raise InvalidAttestation("not verified yet")
