@@ -2,7 +2,8 @@
 
 The suite is DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM, from `cryptography`. What a message belongs to stands in HPKE's `info`,
 so that a box opens nowhere else: a prompt's names the keyset, model, parameters and the key that the answer goes to, which nobody
-on the way can exchange; an answer's names the job's seed, the operator and the enclave's keyset. Lengths are not hidden.
+on the way can exchange; an answer's names the job's seed, the operator, the enclave's keyset, and the sealed prompt that it answers: a host
+could otherwise seal a prompt of its own to the same reply key, and pass on the answer to that. Lengths are not hidden.
 """
 
 import base64
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from aos_protocol.attestation.statement import Keyset
-from aos_protocol.canonical import JsonValue, canonical, parse
+from aos_protocol.canonical import JsonValue, canonical, digest, parse
 from aos_protocol.errors import NotCanonical, NotSealed
 from aos_protocol.messages import Params, Sealed, SealedBox
 
@@ -95,14 +96,22 @@ def open_prompt(
     return _json_object(key.open(box.box, _prompt_info(keyset, model, params, sealed.reply_key)))
 
 
-def seal_answer(answer: dict[str, Any], reply_key: str, seed: str, prover: str, keyset: str) -> str:
-    """Seal an enclave's whole answer to the job's reply key; returns base64. Raises `NotSealed` for an unusable key."""
-    return _seal(canonical(answer), reply_key, _answer_info(seed, prover, keyset))
+def seal_answer(answer: dict[str, Any], sealed: Sealed, seed: str, prover: str, keyset: str) -> str:
+    """Seal an enclave's whole answer to the reply key of the sealed prompt that it opened; returns base64.
+
+    Raises `NotSealed` for an unusable key, and `NotCanonical` for an answer without an RFC 8785 form.
+    """
+    return _seal(canonical(answer), sealed.reply_key, _answer_info(sealed, seed, prover, keyset))
 
 
-def open_answer(key: SealingKey, box: str, seed: str, prover: str, keyset: str) -> dict[str, JsonValue]:
-    """Return the answer that the enclave with this keyset sealed for the job with this seed. Raises `NotSealed`."""
-    return _json_object(key.open(box, _answer_info(seed, prover, keyset)))
+def open_answer(
+    key: SealingKey, box: str, sealed: Sealed, seed: str, prover: str, keyset: str
+) -> dict[str, JsonValue]:
+    """Return what the enclave with this keyset answered to exactly this sealed prompt, for the job with this seed.
+
+    Raises `NotSealed`.
+    """
+    return _json_object(key.open(box, _answer_info(sealed, seed, prover, keyset)))
 
 
 def _seal(text: bytes, public: str, info: bytes) -> str:
@@ -125,8 +134,16 @@ def _prompt_info(keyset: str, model: str, params: Params, reply_key: str) -> byt
     )
 
 
-def _answer_info(seed: str, prover: str, keyset: str) -> bytes:
-    return canonical({"use": "aos-answer/1", "keyset": keyset, "prover": prover, "seed": seed})
+def _answer_info(sealed: Sealed, seed: str, prover: str, keyset: str) -> bytes:
+    return canonical(
+        {
+            "use": "aos-answer/1",
+            "keyset": keyset,
+            "prompt": digest(sealed.to_json()),
+            "prover": prover,
+            "seed": seed,
+        }
+    )
 
 
 def _json_object(text: bytes) -> dict[str, JsonValue]:
