@@ -96,7 +96,7 @@ def open_prompt(
     return _json_object(key.open(box.box, _prompt_info(keyset, model, params, sealed.reply_key)))
 
 
-def seal_answer(answer: dict[str, Any], sealed: Sealed, seed: str, prover: str, keyset: str) -> str:
+def seal_answer(answer: dict[str, Any], sealed: Sealed, *, seed: str, prover: str, keyset: str) -> str:
     """Seal an enclave's whole answer to the reply key of the sealed prompt that it opened; returns base64.
 
     Raises `NotSealed` for an unusable key, and `NotCanonical` for an answer without an RFC 8785 form.
@@ -105,7 +105,7 @@ def seal_answer(answer: dict[str, Any], sealed: Sealed, seed: str, prover: str, 
 
 
 def open_answer(
-    key: SealingKey, box: str, sealed: Sealed, seed: str, prover: str, keyset: str
+    key: SealingKey, box: str, sealed: Sealed, *, seed: str, prover: str, keyset: str
 ) -> dict[str, JsonValue]:
     """Return what the enclave with this keyset answered to exactly this sealed prompt, for the job with this seed.
 
