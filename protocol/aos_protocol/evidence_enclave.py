@@ -7,8 +7,9 @@ from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import EnclaveStatement
 from aos_protocol.errors import InvalidAttestation, ProtocolError
 from aos_protocol.evidence_view import Planned, RoundView
-from aos_protocol.messages import parse_message
-from aos_protocol.verification import check_result
+from aos_protocol.messages import NO_DIGEST, JobResult, parse_message
+from aos_protocol.transcript import Transcript
+from aos_protocol.verification import check_enclave
 
 _NO_POLICY = "no attestation policy was given to hold the enclave against: give one with --policy"
 
@@ -18,15 +19,16 @@ def enclave_checks(view: RoundView, policy: AttestationPolicy | None) -> Iterato
     if view.request.job.tag != "tee" or not view.executes:
         return
     unanswered = view.undrawn or ("" if view.document.results else "there is no result")
-    count = len(view.document.results)
+    kinds = _kinds(view)
     yield Planned(
         "AOS-ENCLAVE-1",
         unanswered,
-        f"answers are signed with the keys of the keysets that come with them: {count}",
+        f"answers are signed with the keys of the keysets that come with them, of kind {kinds}",
         lambda: _check_statements(view),
     )
-    missing = unanswered or ("" if policy is not None else _NO_POLICY)
-    yield Planned("AOS-ATTEST-1", missing, _what(view), lambda: appraisals(view, policy))
+    missing = unanswered or ("" if policy is not None else f"{_NO_POLICY}; it says that it is {kinds}")
+    what = f"the policy trusts the enclaves that answered, of kind {kinds}"
+    yield Planned("AOS-ATTEST-1", missing, what, lambda: appraisals(view, policy))
 
 
 def appraisals(view: RoundView, policy: AttestationPolicy | None) -> list[Appraisal]:
@@ -39,21 +41,29 @@ def appraisals(view: RoundView, policy: AttestationPolicy | None) -> list[Apprai
     ]
 
 
+def _answers(view: RoundView) -> list[JobResult]:
+    return [result for result in view.results if result.answered]
+
+
 def _statements(view: RoundView) -> list[EnclaveStatement]:
-    return [parse_message(EnclaveStatement, result.enclave) for result in view.results]
+    return [parse_message(EnclaveStatement, result.enclave) for result in _answers(view)]
 
 
 def _check_statements(view: RoundView) -> None:
     terms = view.terms()
-    for result in view.results:
-        check_result(result, terms, view.tickets[result.operator][0], result.role, view.domain)
+    for result in _answers(view):
+        check_enclave(result, terms, _commitment(result), view.domain)
 
 
-def _what(view: RoundView) -> str:
+def _commitment(result: JobResult) -> str:
+    return Transcript.from_json(result.transcript).commitment() if result.transcript else NO_DIGEST
+
+
+def _kinds(view: RoundView) -> str:
+    """Say what the enclaves call themselves; simulated ones are shouted about, whether or not there is a policy."""
     try:
         kinds = {statement.attestation.kind for statement in _statements(view)}
     except ProtocolError:
         kinds = set()
-    said = ", ".join(sorted(kinds)) or "unknown"
     warning = " (SIMULATED: this proves nothing about hardware)" if "simulated" in kinds else ""
-    return f"the policy trusts the enclaves that answered, of kind {said}{warning}"
+    return (", ".join(sorted(kinds)) or "unknown") + warning

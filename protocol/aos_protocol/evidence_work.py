@@ -17,7 +17,7 @@ from aos_protocol.messages import JobResult, JobScore, JobSpec, Role
 from aos_protocol.score_document import Level, Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import recover_typed
-from aos_protocol.verification import check_result, check_score, result_claim
+from aos_protocol.verification import check_score, check_work, result_claim
 
 _DISPATCHER = 1
 
@@ -120,7 +120,7 @@ def _check_results(view: RoundView) -> None:
         if result.operator not in seats or result.operator not in view.tickets:
             raise InvalidEvidence(f"{result.operator} has a result, but no seat and ticket")
         role = _signed_role(view, seats[result.operator], result)
-        check_result(result, terms, view.tickets[result.operator][0], role, view.domain)
+        check_work(result, terms, view.tickets[result.operator][0], role, view.domain)
 
 
 def _signed_role(view: RoundView, seat: SeatDocument, result: JobResult) -> Role:

@@ -191,6 +191,10 @@ class Sealed(Message):
         """The operators that have an enclave which can read it."""
         return frozenset(box.operator for box in self.boxes)
 
+    def has_box(self, operator: str, keyset: str) -> bool:
+        """Whether the enclave with this keyset (its digest) can read it, behind this operator."""
+        return any((box.operator, box.keyset) == (operator, keyset) for box in self.boxes)
+
 
 class JobSpec(Message):
     """What to run: a raw `prompt`, chat `messages` or a `sealed` prompt. With a `claim`, nothing is run: the claim is scored."""
@@ -223,6 +227,10 @@ class JobSpec(Message):
     def prompt_hash(self) -> str:
         """Return the SHA-512 hex of `prompt_bytes`, as `vrf_prompt_hash` shows it."""
         return hashlib.sha512(self.prompt_bytes()).hexdigest()
+
+    def prompt_digest(self) -> str:
+        """Return the SHA-256 hex of `prompt_bytes`, which an enclave's signature covers."""
+        return hashlib.sha256(self.prompt_bytes()).hexdigest()
 
 
 class SubmitRequest(Message):

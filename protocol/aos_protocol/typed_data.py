@@ -90,14 +90,17 @@ class ResultClaim:
 
 @dataclass(frozen=True)
 class ExecutionClaim:
-    """What an enclave signs about an answer: all that a result binds of it and that stays the same however often it is sent.
+    """What an enclave signs about an answer: what it was asked, and all of the answer that stays the same however often it is sent.
 
-    `answer` is the SHA-256 of the result's text, `transcript` the commitment (zeros for a sealed answer, which has it inside).
-    Raises InvalidMessage or InvalidAddress for a malformed field.
+    `prompt` is `JobSpec.prompt_digest`, `seed` the job's, `answer` the SHA-256 of the result's text, `transcript` the commitment
+    (zeros for a sealed answer, which has it inside). Without prompt and seed, a host could have another prompt run, or try seeds
+    until it likes an answer, and pass that on for this job. Raises InvalidMessage or InvalidAddress for a malformed field.
     """
 
     job_id: str
     operator: str
+    prompt: str
+    seed: str
     answer: str
     transcript: str
     model: str
@@ -107,6 +110,8 @@ class ExecutionClaim:
     fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("jobId", "bytes32", "job_id"),
         ("operator", "address", "operator"),
+        ("prompt", "bytes32", "prompt"),
+        ("seed", "bytes32", "seed"),
         ("answer", "bytes32", "answer"),
         ("transcript", "bytes32", "transcript"),
         ("model", "bytes32", "model"),

@@ -128,11 +128,19 @@ def check_result(
 ) -> EnclaveStatement | None:
     """Verify a result against the terms of its round, the operator's ticket and its role; return its enclave's statement, if any.
 
-    1. It speaks of this job, round, role and model.  2. It carries the ticket that was drawn.
-    3. Its clock dominates the dispatch.  4. Its transcript has the model and parameters of the job.
-    5. Its operator signed all of that.  6. An answer to a `tee` job is signed with the key of the keyset that comes with it.
-    Its frame's signature, its place on the committee, and whether the keyset is an enclave's (`attestation.appraisal`), are the
-    caller's to check. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript`, `InvalidSignature` or `InvalidAttestation`.
+    It makes the checks of `check_work`, then those of `check_enclave`, and raises what they raise. The result's frame, its place
+    on the committee, and whether the keyset is an enclave's (`attestation.appraisal`), are the caller's to check.
+    """
+    return check_enclave(result, terms, check_work(result, terms, ticket, role, domain), domain)
+
+
+def check_work(result: JobResult, terms: Terms, ticket: Ticket, role: str, domain: Domain) -> str:
+    """Verify what the operator says in a result; return the commitment that it signed, zeros without a transcript.
+
+    1. It speaks of this job, round, role and model.  2. It carries the ticket that was drawn.  3. Its clock dominates the dispatch.
+    4. Its transcript has the model, parameters and seed of the job.  5. Only an answer to a `tee` job has an enclave's statement.
+    6. Its operator signed all of that. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript`, `InvalidSignature` or
+    `InvalidAttestation`.
     """
     expected = (terms.job_id, terms.tag, terms.position, terms.user, role, ticket.operator)
     if (result.job_id, result.tag, result.position, result.user, result.role, result.operator) != expected:
@@ -149,23 +157,31 @@ def check_result(
         result.clock, terms.dispatch_clock, "the result's clock does not dominate its dispatch's"
     )
     transcript = _checked_transcript(result, terms)
+    if result.enclave is not None and not _is_enclaves(result, terms):
+        raise InvalidAttestation("only an answer to a tee job has an enclave's statement")
     claim = result_claim(result, terms.job.params.digest(), transcript)
     signer = recover_typed(domain, claim, result.signature)
     if signer != result.operator:
         raise InvalidSignature(f"the result is signed by {signer}, not by its operator {result.operator}")
-    return _checked_statement(result, terms, claim, domain)
+    return claim.transcript
 
 
-def _checked_statement(
-    result: JobResult, terms: Terms, claim: ResultClaim, domain: Domain
+def check_enclave(
+    result: JobResult, terms: Terms, commitment: str, domain: Domain
 ) -> EnclaveStatement | None:
-    if terms.job.tag != "tee" or not result.answered:
-        if result.enclave is not None:
-            raise InvalidAttestation("only an answer to a tee job has an enclave's statement")
+    """Verify what the enclave says of an answer to a `tee` job, and return it; None of other results, which have none.
+
+    `commitment` is what `check_work` returned. Raises as `attestation.statement.check_statement` does.
+    """
+    if not _is_enclaves(result, terms):
         return None
     if result.enclave is None:
         raise InvalidAttestation("an answer to a tee job must come with its enclave's statement")
-    return check_statement(result, claim.params, claim.transcript, domain)
+    return check_statement(result, terms.job, terms.seed, commitment, domain)
+
+
+def _is_enclaves(result: JobResult, terms: Terms) -> bool:
+    return terms.job.tag == "tee" and result.answered
 
 
 def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:

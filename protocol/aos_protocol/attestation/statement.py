@@ -19,6 +19,7 @@ from aos_protocol.messages import (
     Base64,
     Hex32,
     JobResult,
+    JobSpec,
     Message,
     ModelOffer,
     PublicKey,
@@ -108,32 +109,43 @@ def statement_digest(statement: dict[str, Any] | None) -> str:
     return NO_DIGEST if statement is None else digest(statement)
 
 
-def execution_claim(result: JobResult, params_digest: str, commitment: str) -> ExecutionClaim:
-    """Return what the enclave's EIP-712 signature on this result must cover; `commitment` is its transcript's, zeros if sealed."""
+def execution_claim(result: JobResult, job: JobSpec, seed: str, commitment: str) -> ExecutionClaim:
+    """Return what the enclave's EIP-712 signature on this result to a job must cover.
+
+    `seed` is the job's, `commitment` the transcript's, zeros if the answer is sealed.
+    """
     return ExecutionClaim(
         job_id=result.job_id,
         operator=result.operator,
+        prompt=job.prompt_digest(),
+        seed=seed,
         answer=hashlib.sha256(result.result.encode()).hexdigest(),
         transcript=commitment,
         model=result.model.sha256,
-        params=params_digest,
+        params=job.params.digest(),
     )
 
 
 def check_statement(
-    result: JobResult, params_digest: str, commitment: str, domain: Domain
+    result: JobResult, job: JobSpec, seed: str, commitment: str, domain: Domain
 ) -> EnclaveStatement:
-    """Verify that an answer is signed with the key of the keyset that comes with it, made for this model; return the statement.
+    """Verify that an answer to this job, with this seed, is signed with the key of the keyset that comes with it; return the statement.
 
-    Whether that keyset is an enclave's is for `appraisal.appraise` to say. Raises `InvalidMessage`, `InvalidSignature` or `InvalidAttestation`.
+    1. The keyset is for the result's model.  2. A sealed prompt has a box for it, and for this operator.  3. Its key has signed
+    `execution_claim`, whose `commitment` is the transcript's, zeros of a sealed answer. Whether that keyset is an enclave's is for `appraisal.appraise` to say. Raises `InvalidMessage`, `InvalidSignature` or `InvalidAttestation`.
     """
     statement = parse_message(EnclaveStatement, result.enclave)
     keyset = statement.attestation.keyset
-    if keyset.model.sha256 != result.model.sha256:
+    if keyset.model != result.model:
+        own, wanted = keyset.model, result.model
         raise InvalidAttestation(
-            f"the enclave's keyset is for model {keyset.model.sha256}, not {result.model.sha256}"
+            f"the enclave's keyset is for model {own.name} {own.sha256}, not {wanted.name} {wanted.sha256}"
         )
-    claim = execution_claim(result, params_digest, commitment)
+    if job.sealed is not None and not job.sealed.has_box(result.operator, keyset.digest()):
+        raise InvalidAttestation(
+            f"the prompt was not sealed to keyset {keyset.digest()}, with which {result.operator} answers"
+        )
+    claim = execution_claim(result, job, seed, commitment)
     signer = recover_typed(domain, claim, statement.signature)
     try:
         address = keyset.address
