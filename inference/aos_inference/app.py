@@ -2,7 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from aos_inference.errors import InvalidField, MalformedBody, QueueFull, RequestError
-from aos_inference.intake import MAX_BODY, MAX_SCORE_BODY, Intake
+from aos_inference.intake import MAX_SCORE_BODY, Intake
 from aos_inference.schemas import (
     Answer,
     GenerateRequest,
@@ -30,11 +30,12 @@ _Body = TypeVar("_Body", bound=BaseModel)
 router = APIRouter()
 
 
-def create_app(worker: Worker) -> FastAPI:
-    """The ASGI application around a worker whose engine runs."""
+def create_app(worker: Worker, *routers: APIRouter) -> FastAPI:
+    """The ASGI application around a worker whose engine runs, with what `routers` add."""
     app = _WorkerApp(title="AOS inference worker", description="One GGUF model, checkable sampling.")
     app.state.worker, app.state.intake = worker, Intake()
-    app.include_router(router)
+    for each in (router, *routers):
+        app.include_router(each)
     app.exception_handler(RequestError)(_render_error)
     app.exception_handler(HTTPException)(_render_http_error)
     app.exception_handler(Exception)(_render_crash)
@@ -48,8 +49,9 @@ async def the_worker(request: Request) -> Worker:
 
 
 async def generate_body(request: Request) -> GenerateRequest:
-    """The body of a generation. Raises what `_checked` raises."""
-    return await _checked(request, GenerateRequest, MAX_BODY)
+    """The body of a generation, of the class that the worker takes. Raises what `_checked` raises."""
+    worker = await the_worker(request)
+    return await _checked(request, worker.asked, worker.most_asked)
 
 
 async def score_body(request: Request) -> ScoreRequest:
@@ -135,17 +137,30 @@ def _problem(status: int, message: str, headers: Any = None) -> Response:  # noq
 
 
 class _WorkerApp(FastAPI):
-    """FastAPI reads bodies on its own terms; here `_checked` does, so their schemas are added by hand."""
+    """FastAPI reads bodies on its own terms; here `_checked` does, and each worker has its own: their schemas are added by hand."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             schema = super().openapi()
-            for path, kind in (("/v1/generate", GenerateRequest), ("/v1/score", ScoreRequest)):
-                body = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-                schema["components"]["schemas"] |= body.pop("$defs") | {kind.__name__: body}
-                reference = {"$ref": f"#/components/schemas/{kind.__name__}"}
-                schema["paths"][path]["post"]["requestBody"] = {
-                    "required": True,
-                    "content": {"application/json": {"schema": reference}},
-                }
+            worker: Worker = self.state.worker
+            bodies = (
+                ("/v1/generate", worker.asked, worker.answers),
+                ("/v1/score", ScoreRequest, (ScoreAnswer,)),
+            )
+            for path, asked, answers in bodies:
+                post = schema["paths"][path]["post"]
+                post["requestBody"] = {"required": True, "content": _content(schema, "validation", asked)}
+                post["responses"]["200"]["content"] = _content(schema, "serialization", *answers)
         return super().openapi()
+
+
+def _content(
+    schema: dict[str, Any], mode: Literal["validation", "serialization"], *kinds: type[BaseModel]
+) -> dict[str, Any]:
+    """One of these bodies, whose schemas are put beside the others."""
+    references = []
+    for kind in kinds:
+        body = kind.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+        schema["components"]["schemas"] |= body.pop("$defs", {}) | {kind.__name__: body}
+        references.append({"$ref": f"#/components/schemas/{kind.__name__}"})
+    return {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}

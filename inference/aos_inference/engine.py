@@ -62,6 +62,7 @@ class Engine:
         self._changed = threading.Condition()
         self._jobs: dict[int, Job] = {}
         self._numbers = count()
+        self._steps = 0
         self._refusal: type[RequestError] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -90,13 +91,19 @@ class Engine:
         """Refuse new jobs, fail the present ones with EngineStopping, and let the thread end after its step."""
         self._refuse(EngineStopping)
 
+    @property
+    def steps(self) -> int:
+        """Batches that have been computed since the start: while jobs are active and this stands still, the engine computes, or hangs."""
+        return self._steps
+
     @contextmanager
     def generate(
-        self, prompt: Sequence[int], params: Params, seed: bytes, prover: str
+        self, prompt: Sequence[int], params: Params, seed: bytes, prover: str, *, private: bool = False
     ) -> Iterator[AsyncIterator[Step | Queued]]:
         """Submit a prompt; give its steps, the last of which has `finish`, after its places in the queue, if it must wait.
 
-        `seed` is the job's (32 bytes), `prover` whose fingerprints these will be. Leaving the context cancels the job.
+        `seed` is the job's (32 bytes), `prover` whose fingerprints these will be. A `private` prompt neither uses nor leaves anything in a
+        slot's memory, so that the time of other jobs tells nothing of it. Leaving the context cancels the job.
         Raises PromptTooLong, QueueFull, EngineStopping and EngineFailed at once; the steps raise UnusableLogits and the last two.
         """
         if len(prompt) >= self.context:
@@ -104,7 +111,9 @@ class Engine:
                 f"The prompt has {len(prompt):,} tokens; the context of {self.context:,} leaves no room to answer. "
                 "Shorten the prompt."
             )
-        job = Generation(next(self._numbers), prompt, params, seed, prover, self._vocabulary, self.context)
+        job = Generation(
+            next(self._numbers), prompt, params, seed, prover, self._vocabulary, self.context, private
+        )
         with self._submitted([job]):
             yield _steps(job)
 
@@ -209,7 +218,9 @@ class Engine:
                 (span.slot, token, span.start + place, place >= silent)
                 for place, token in enumerate(span.tokens)
             )
-        return self._backend.decode(rows)
+        logits = self._backend.decode(rows)
+        self._steps += 1
+        return logits
 
     def _advance(self, job: Job, logits: Logits) -> list[tuple[Job, Event]]:
         """Let the job make of its logits what it wants; remove it when it is done or has failed."""

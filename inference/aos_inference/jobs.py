@@ -75,6 +75,7 @@ class Generation:
     prover: str
     vocabulary: Vocabulary
     context: int
+    private: bool = False
     output: list[int] = field(default_factory=list)
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     position: int = 0
@@ -86,7 +87,7 @@ class Generation:
 
     def task(self) -> Task:
         """The prompt, with logits after its last token."""
-        return Task(self.number, self.prompt, len(self.prompt) - 1)
+        return Task(self.number, self.prompt, len(self.prompt) - 1, private=self.private)
 
     def advance(self, logits: Logits) -> Step:
         """Draw from logits of shape (1, vocabulary). Raises UnusableLogits."""

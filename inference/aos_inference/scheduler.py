@@ -57,13 +57,15 @@ class Limits:
 class Task:
     """A job to submit: `tokens` to feed, of which those from index `wanted` on (at least the last) want logits.
 
-    `share` marks a scoring pass whose prompt others may have, too: theirs is equal.
+    `share` marks a scoring pass whose prompt others may have, too: theirs is equal. A `private` job reads all of its tokens, whatever
+    its slot remembers, and leaves nothing there: otherwise the time that jobs take would tell who else asked what.
     """
 
     job: int
     tokens: Sequence[int]
     wanted: int
     share: Hashable = None
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class _Sequence:
     share: Hashable
     request: int
     round: int
+    private: bool
     fed: int = 0
     served: int = 0
     started: bool = False
@@ -171,7 +174,13 @@ class Scheduler:
         self._requests += 1
         for later, task in enumerate(tasks, 1):
             sequence = _Sequence(
-                task.job, list(task.tokens), task.wanted, task.share, self._requests, self._round + later
+                task.job,
+                list(task.tokens),
+                task.wanted,
+                task.share,
+                self._requests,
+                self._round + later,
+                task.private,
             )
             insort(self._waiting, sequence, key=lambda each: each.order)
         self._admit()
@@ -300,6 +309,8 @@ class Scheduler:
 
     def _agreement(self, slot: _Slot, sequence: _Sequence) -> int:
         """Tokens of the sequence that the slot holds and that need not be fed again."""
+        if sequence.private:
+            return 0
         most = min(len(slot.cached), sequence.wanted)
         pairs = zip(slot.cached, sequence.tokens, strict=False)
         agreed = next((place for place, (old, new) in enumerate(pairs) if old != new or place == most), most)
@@ -310,7 +321,7 @@ class Scheduler:
         self._releases += 1
         slot.holder, slot.released = None, self._releases
         if sequence.started:
-            slot.cached = [] if spoilt else sequence.tokens[: sequence.fed]
+            slot.cached = [] if spoilt or sequence.private else sequence.tokens[: sequence.fed]
 
     @staticmethod
     def _holder(slot: _Slot) -> _Sequence:

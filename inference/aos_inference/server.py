@@ -5,11 +5,13 @@ import os
 import signal
 import socket
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 import uvicorn
+from fastapi import APIRouter
 
 from aos_inference.app import create_app
 from aos_inference.errors import AddressInUse
@@ -75,6 +77,8 @@ def describe(listener: socket.socket) -> str:
     """Where a client reaches the socket: a URL, or the path of a unix socket."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
+    if listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        return f"vsock port {listener.getsockname()[1]}"  # its own CID is for its host to say
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
@@ -82,10 +86,10 @@ def describe(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """uvicorn, with its engine stopped a grace period after it was told to go down."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, routers: Sequence[APIRouter]) -> None:
         super().__init__(
             uvicorn.Config(
-                create_app(worker),
+                create_app(worker, *routers),
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -108,12 +112,12 @@ class _Server(uvicorn.Server):
         self._worker.engine.stop()
 
 
-async def serve(worker: Worker, listener: socket.socket) -> None:
-    """Serve on the socket until SIGINT or SIGTERM, with a few seconds for running jobs.
+async def serve(worker: Worker, listener: socket.socket, *routers: APIRouter) -> None:
+    """Serve on the socket until SIGINT or SIGTERM, with a few seconds for running jobs; `routers` add to the worker's API.
 
     Raises what the engine failed with, once the server is down: the process must end and be started again.
     """
-    server = _Server(worker)
+    server = _Server(worker, routers)
     # Also before uvicorn listens to signals, and after: it raises the signal once more when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)

@@ -5,13 +5,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import structlog
+from pydantic import BaseModel
 
 from aos_inference import chat, claims, writing
 from aos_inference.engine import Engine
 from aos_inference.errors import InvalidField, UnknownModel
+from aos_inference.intake import MAX_BODY
 from aos_inference.jobs import Claim, Names, Queued, Step
 from aos_inference.schemas import (
     Answer,
@@ -37,12 +39,13 @@ class Vocabulary(chat.Vocabulary, claims.Vocabulary, writing.Vocabulary, Protoco
 
 @dataclass
 class Generation:
-    """One request under way: what it needs, and what has come of it."""
+    """One request under way: what it needs, and what has come of it. A `private` one shares no slot's memory with others."""
 
     prompt: Sequence[int]
     params: Params
     seed: bytes
     prover: str
+    private: bool = False
     output: list[int] = field(default_factory=list)
     fingerprints: bytearray = field(default_factory=bytearray)
     text: str = ""
@@ -57,7 +60,14 @@ class Generation:
 
 
 class Worker:
-    """Serves `card`'s model with `engine`; without a chat format it takes prompts only."""
+    """Serves `card`'s model with `engine`; without a chat format it takes prompts only.
+
+    `asked` is what a generation's body must be, of at most `most_asked` bytes, and `answers` what may come of it.
+    """
+
+    asked: ClassVar[type[GenerateRequest]] = GenerateRequest
+    most_asked: ClassVar[int] = MAX_BODY
+    answers: ClassVar[tuple[type[BaseModel], ...]] = (Answer,)
 
     def __init__(
         self, card: ModelCard, engine: Engine, vocabulary: Vocabulary, chat_format: chat.ChatFormat | None
@@ -103,7 +113,7 @@ class Worker:
         """
         started = time.monotonic()
         job = generation
-        with self.engine.generate(job.prompt, job.params, job.seed, job.prover) as steps:
+        with self.engine.generate(job.prompt, job.params, job.seed, job.prover, private=job.private) as steps:
             try:
                 yield _texts(generation, steps)
             finally:
@@ -115,14 +125,18 @@ class Worker:
                     seconds=round(time.monotonic() - started, 3),
                 )
 
-    async def complete(self, generation: Generation) -> Answer:
+    async def complete(self, generation: Generation) -> BaseModel:
         """Generate to the end. Raises what `Engine.generate` raises."""
         with self.run(generation) as texts:
             async for _ in texts:
                 pass
         return await asyncio.to_thread(self.answer, generation)
 
-    def answer(self, generation: Generation) -> Answer:
+    def answer(self, generation: Generation) -> BaseModel:
+        """What is sent once a generation has finished: one of `answers`. Takes a while, hence is called in a thread."""
+        return self.plain_answer(generation)
+
+    def plain_answer(self, generation: Generation) -> Answer:
         """The answer to a generation that has finished."""
         if generation.finish is None:
             raise RuntimeError("the generation has not finished")

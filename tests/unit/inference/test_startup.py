@@ -9,7 +9,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from aos_inference import main, memory
+from aos_inference import loading, main, memory
 from aos_inference.errors import ContextTooLarge
 from aos_inference.progress import Progress
 
@@ -25,21 +25,21 @@ def test_memory_is_what_linux_says_is_available(tmp_path: Path) -> None:
 
 def test_caches_that_do_not_fit_are_refused_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 2 * 2**30)
-    main._check_memory(2 * 2**30, context=4096, slots=8)
+    loading._check_memory(2 * 2**30, context=4096, slots=8)
     with pytest.raises(
         ContextTooLarge, match=r"need 8\.0 GiB .* 2\.0 GiB are free\. Give --context 1024 or less"
     ):
-        main._check_memory(8 * 2**30, context=4096, slots=8)
+        loading._check_memory(8 * 2**30, context=4096, slots=8)
     monkeypatch.setattr(memory, "available", lambda: None)
-    main._check_memory(2**60, context=4096, slots=8)
+    loading._check_memory(2**60, context=4096, slots=8)
 
 
 def test_the_context_is_the_models_within_reason() -> None:
-    assert main._context_length(None, trained=1024) == 1024
-    assert main._context_length(None, trained=131_072) == 4096
-    assert main._context_length(100_000, trained=131_072) == 100_000
+    assert loading._context_length(None, trained=1024) == 1024
+    assert loading._context_length(None, trained=131_072) == 4096
+    assert loading._context_length(100_000, trained=131_072) == 100_000
     with pytest.raises(ContextTooLarge, match="1,025 exceeds the 1,024"):
-        main._context_length(1025, trained=1024)
+        loading._context_length(1025, trained=1024)
 
 
 @pytest.mark.parametrize(("mebibytes", "threads"), [(1, 1), (300, 2), (100_000, 4)])
@@ -50,7 +50,7 @@ def test_threads_grow_with_the_model(
     model = tmp_path / "model.gguf"
     with model.open("wb") as file:
         file.truncate(mebibytes * 2**20)
-    assert main._threads(model) == threads
+    assert loading._threads(model) == threads
 
 
 class Clock:

@@ -1,0 +1,118 @@
+"""Makes a model file ready to serve: hashed, loaded, with caches that fit and an engine around it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+
+from aos_inference import digest, memory
+from aos_inference.chat import ChatFormat
+from aos_inference.engine import Engine
+from aos_inference.errors import ContextTooLarge, InvalidField
+from aos_inference.options import ServeOptions
+from aos_inference.progress import Progress
+from aos_inference.scheduler import Limits
+from aos_inference.schemas import ModelCard
+
+if TYPE_CHECKING:
+    from aos_inference import llama
+
+_DEFAULT_CONTEXT: Final = 4096
+_QUEUE_PER_SLOT: Final = 8
+_MOST_QUEUED_TOKENS: Final = 2**20
+"""Tokens that may wait, unless the slots alone hold more: token ids take 8 bytes each."""
+_BYTES_PER_THREAD: Final = 256 * 2**20
+
+_log = structlog.get_logger(__name__)
+
+
+class Loaded(NamedTuple):
+    """What a `worker.Worker` is made of, in its order."""
+
+    card: ModelCard
+    engine: Engine
+    vocabulary: "llama.Model"
+    chat_format: ChatFormat | None
+
+
+@contextmanager
+def loaded(options: ServeOptions) -> Iterator[Loaded]:
+    """Load a model that `gguf.check` has let pass; it is freed on leaving.
+
+    When serving failed it is not: the engine's thread may still be computing, and the process must end anyway.
+    Raises StartupError.
+    """
+    # OpenMP's threads otherwise spin while they wait for each other: where another process wants the processors
+    # too, a token then takes up to a hundred times as long. OpenMP reads this when llama.cpp is loaded, below.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Python's own handler would raise inside llama.cpp's callbacks, where exceptions get lost.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from aos_inference import llama
+
+    path, slots = options.path, options.slots
+    sha256 = digest.of_file(path, digest.cache_folder(), Progress(f"Hashing {path.name}"))
+    model = llama.Model(path, Progress(f"Loading {path.name}"))
+    length = _context_length(options.context, model.trained_context)
+    _check_memory(model.cache_bytes(length, slots, options.cache_type), length, slots)
+    threads = options.threads or _threads(path)
+    backend = llama.Context(model, length, slots, threads, cache_type=options.cache_type)
+    _log.info("loaded", context=length, slots=slots, threads=threads, cache_type=options.cache_type)
+    card = ModelCard(
+        name=options.name,
+        sha256=sha256,
+        size=path.stat().st_size,
+        context=length,
+        vocabulary=model.vocabulary,
+        engine=llama.engine_name(),
+    )
+    limits = Limits(
+        slots=slots,
+        requests=_QUEUE_PER_SLOT * slots,
+        tokens=max(_MOST_QUEUED_TOKENS, length * slots),
+        rows=backend.rows,
+        outputs=backend.outputs,
+    )
+    yield Loaded(card, Engine(backend, model, length, limits), model, _chat_format(model))
+    backend.close()
+    model.close()
+
+
+def _threads(path: Path) -> int:
+    """As many as the model's size is worth: a small one loses more by handing over than it gains."""
+    return min(len(os.sched_getaffinity(0)), 1 + path.stat().st_size // _BYTES_PER_THREAD)
+
+
+def _context_length(asked: int | None, trained: int) -> int:
+    if asked is None:
+        return min(trained, _DEFAULT_CONTEXT)
+    if asked > trained:
+        raise ContextTooLarge(
+            f"--context {asked:,} exceeds the {trained:,} tokens that the model was trained for."
+        )
+    return asked
+
+
+def _check_memory(needed: int, context: int, slots: int) -> None:
+    """Refuse caches that the machine cannot hold: Linux would grant them and kill the process later."""
+    available = memory.available()
+    if available is not None and needed > available:
+        fitting = context * available // needed
+        raise ContextTooLarge(
+            f"{slots} slots of {context:,} tokens need {needed / 2**30:.1f} GiB beside the model, and "
+            f"{available / 2**30:.1f} GiB are free. Give --context {fitting} or less, or fewer --slots."
+        )
+
+
+def _chat_format(model: "llama.Model") -> ChatFormat | None:
+    """The model's chat format; None, with a word in the log, if it has none that works."""
+    if model.chat_template is None:
+        return None
+    try:
+        return ChatFormat(model.chat_template, model)
+    except InvalidField as error:
+        _log.warning("chat is off", reason=str(error))
+        return None
