@@ -30,3 +30,7 @@ class MigrationError(DatabaseError):
 
 class ChildError(ServiceError):
     """A child process did not start, or ended too soon; the message ends with the tail of its log."""
+
+
+class WorkerUrlError(ServiceError, ValueError):
+    """A worker's URL cannot be used; the message says what it must be. (A `ValueError`, so that settings show it at its line.)"""
