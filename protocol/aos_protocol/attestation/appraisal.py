@@ -1,5 +1,6 @@
 """Appraising an attestation by a policy (RFC 9334, section 7.1): every step fails closed, with what is wrong."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,8 @@ from aos_protocol.messages import Hex32, Message, ShortText
 
 SKEW_S: Final = 60
 """By how much the clocks of enclave and verifier may differ, in seconds."""
+
+_NONCE: Final = re.compile("[0-9a-f]{64}")
 
 
 class Appraisal(Message):
@@ -50,14 +53,17 @@ def appraise(
 
     1. The policy trusts enclaves of this kind for this model.  2. Hardware under a trusted root has signed the document, at its time.
     3. It binds nonce, keyset and result key.  4. The build is one of the policy's, and not in debug mode unless that allows it.
-    5. The keyset is for the policy's model file, and holds at that time.  6. It is young enough at `now` (Unix seconds); None, for
-    an auditor, leaves its age aside. Raises `InvalidAttestation` with the first that fails.
+    5. The keyset is for this model and the policy's file of it, and holds at that time.  6. At `now` (Unix seconds) it is young enough and
+    its keyset still holds; None, for an auditor, leaves that aside. Raises `InvalidAttestation` with the first that fails.
+
+    Nitro's hardware signs the time. That of a TDX quote or SEV-SNP report is its sender's word: what bounds it is `now`, and the nonce,
+    which nobody knew before it was asked. An auditor without `now` learns that such a document was good at the time it states.
     """
     wanted = _wanted(attestation, policy, model)
     claims = _signed(attestation, wanted)
     _check_bindings(attestation, claims, nonce)
     build = _build(attestation.kind, claims, wanted)
-    _check_keyset(attestation, wanted)
+    _check_keyset(attestation, wanted, model)
     if now is not None:
         _check_age(attestation, wanted, now)
     return Appraisal(
@@ -110,6 +116,8 @@ def _signed(attestation: Attestation, wanted: ModelPolicy) -> Claims:
 
 def _check_bindings(attestation: Attestation, claims: Claims, nonce: str) -> None:
     keyset = attestation.keyset
+    if _NONCE.fullmatch(nonce) is None:
+        raise InvalidAttestation("a nonce has 64 hex digits: nothing is proven on another one")
     if claims.nonce != bytes.fromhex(nonce):
         said = claims.nonce.hex() if claims.nonce is not None else "none"
         raise InvalidAttestation(
@@ -128,26 +136,32 @@ def _check_bindings(attestation: Attestation, claims: Claims, nonce: str) -> Non
 def _build(kind: Kind, claims: Claims, wanted: ModelPolicy) -> Build:
     trusted = wanted.trusted(kind)
     builds = trusted.builds if trusted else []
-    for build in builds:
-        if all(claims.measurements.get(name) == value for name, value in build.measurements.items()):
-            if claims.debug and not build.allow_debug:
-                raise InvalidAttestation(
-                    f"the enclave runs {build.name} in debug mode, so its host can read it"
-                )
+    matching = [build for build in builds if _measures(build, claims)]
+    for build in matching:
+        if build.allow_debug or not claims.debug:
             return build
     if claims.debug:
-        raise InvalidAttestation("the enclave runs in debug mode, so its host can read it")
+        what = matching[0].name if matching else "an unknown build"
+        raise InvalidAttestation(f"the enclave runs {what} in debug mode, so its host can read it")
     names = sorted(set[str]().union(*(build.measurements for build in builds)))
     said = ", ".join(f"{name} {claims.measurements.get(name, 'missing')}" for name in names)
     raise InvalidAttestation(f"the enclave runs no build that the policy trusts: {said}")
 
 
-def _check_keyset(attestation: Attestation, wanted: ModelPolicy) -> None:
+def _measures(build: Build, claims: Claims) -> bool:
+    return all(claims.measurements.get(name) == value for name, value in build.measurements.items())
+
+
+def _check_keyset(attestation: Attestation, wanted: ModelPolicy, model: str) -> None:
     keyset, at = attestation.keyset, attestation.issued_at
+    if keyset.model.name != model:
+        raise InvalidAttestation(f"the enclave's keyset is for model {keyset.model.name}, not {model}")
     if wanted.sha256 is not None and keyset.model.sha256 != wanted.sha256:
         raise InvalidAttestation(f"the enclave runs model {keyset.model.sha256}, not {wanted.sha256}")
     if not keyset.created_at - SKEW_S <= at < keyset.expires_at:
-        raise InvalidAttestation("the keyset does not hold at the time of the attestation")
+        raise InvalidAttestation(
+            f"the keyset holds from {keyset.created_at} to {keyset.expires_at}, not at {at}, when this was made"
+        )
 
 
 def _check_age(attestation: Attestation, wanted: ModelPolicy, now: int) -> None:
@@ -156,3 +170,6 @@ def _check_age(attestation: Attestation, wanted: ModelPolicy, now: int) -> None:
         raise InvalidAttestation(f"it is dated {-age} s ahead: set the clocks of enclave and verifier right")
     if age > wanted.maximum_age:
         raise InvalidAttestation(f"it is {age} s old, and the policy allows {wanted.maximum_age}")
+    over = now - attestation.keyset.expires_at
+    if over >= SKEW_S:
+        raise InvalidAttestation(f"its keyset expired {over} s ago: ask the enclave for its present one")

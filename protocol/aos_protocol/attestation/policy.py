@@ -19,7 +19,19 @@ _NEEDED: Final[dict[Kind, frozenset[str]]] = {
     "tdx": frozenset({"mr_td", "rt_mr1", "rt_mr2"}),
     "sev-snp": frozenset({"measurement"}),
 }
-_PINNED: Final[dict[Kind, bool]] = {"nitro": True, "tdx": False, "sev-snp": True, "simulated": True}
+_REGISTER_BYTES: Final = 48
+"""All measurements that a build needs are SHA-384."""
+
+Tcb = Literal[
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+]
+"""What Intel says of a TDX platform's patches; one whose keys are revoked cannot be trusted by any policy."""
+_UP_TO_DATE: Final[list[Tcb]] = ["UpToDate"]
 
 Measurement = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){8,64}$")]
 Named = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
@@ -29,7 +41,8 @@ class Build(Message):
     """One build that is trusted: every measurement that is named here must be as it is here (hex).
 
     Nitro measures `pcr0` and up, TDX `mr_td`, `rt_mr0` to `rt_mr3`, `mr_config_id` and others, SEV-SNP `measurement`. A build in debug mode,
-    whose memory its host can read, is refused unless `allow_debug`.
+    whose memory its host can read, is refused unless `allow_debug`. Nitro's registers are zero in debug mode whatever runs, so that a
+    build of zeros stands for every image there is, and needs `allow_debug`.
     """
 
     name: ShortText
@@ -42,7 +55,15 @@ class Trusted(Message):
 
     builds: list[Build] = Field(min_length=1, max_length=64)
     roots: list[Hex32] = Field(default_factory=list, max_length=8)
-    tcb: list[ShortText] = Field(default_factory=lambda: ["UpToDate"], min_length=1, max_length=8)
+    tcb: list[Tcb] = Field(default_factory=lambda: list(_UP_TO_DATE), min_length=1, max_length=8)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [build.name for build in self.builds]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two builds are called {twice}, and appraisals name builds: rename one")
+        return self
 
 
 class ModelPolicy(Message):
@@ -66,11 +87,11 @@ class ModelPolicy(Message):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        kinds = [kind for kind in _NEEDED if self.trusted(kind) is not None]
-        if not kinds:
+        given = {kind: trusted for kind in _NEEDED if (trusted := self.trusted(kind)) is not None}
+        if not given:
             raise ValueError(f"names no kind of enclave; give at least one of {', '.join(_NEEDED)}")
-        for kind in kinds:
-            _check_kind(kind, self.trusted(kind))
+        for kind, trusted in given.items():
+            _check_kind(kind, trusted)
         return self
 
     def roots(self, kind: Kind) -> list[str]:
@@ -101,12 +122,29 @@ class AttestationPolicy(Message):
         return digest(self.to_json())
 
 
-def _check_kind(kind: Kind, trusted: Trusted | None) -> None:
-    for build in trusted.builds if trusted else []:
-        missing = _NEEDED[kind] - build.measurements.keys()
-        if missing:
-            raise ValueError(f"{kind} build {build.name!r} lacks {', '.join(sorted(missing))}")
-    if trusted and trusted.roots and not _PINNED[kind]:
-        raise ValueError(f"{kind} has no roots to choose: its verifier has Intel's built in")
-    if trusted and not trusted.roots and kind in {"simulated", "sev-snp"}:
+def _check_kind(kind: Kind, trusted: Trusted) -> None:
+    """Raise `ValueError` for what an entry of this kind lacks, or says to no effect."""
+    for build in trusted.builds:
+        _check_build(kind, build)
+    if trusted.roots and kind == "tdx":
+        raise ValueError("tdx has no roots to choose: its verifier has Intel's built in")
+    if not trusted.roots and kind in {"simulated", "sev-snp"}:
         raise ValueError(f"{kind} needs roots: the SHA-256 of each root certificate that is trusted")
+    if kind != "tdx" and trusted.tcb != _UP_TO_DATE:
+        raise ValueError(f"{kind} has no tcb to choose: only tdx has one")
+
+
+def _check_build(kind: Kind, build: Build) -> None:
+    needed = _NEEDED[kind]
+    missing = needed - build.measurements.keys()
+    if missing:
+        raise ValueError(f"{kind} build {build.name!r} lacks {', '.join(sorted(missing))}")
+    for name in sorted(needed):
+        if len(build.measurements[name]) != 2 * _REGISTER_BYTES:
+            raise ValueError(f"{kind} build {build.name!r}: {name} has {2 * _REGISTER_BYTES} hex digits")
+    zero = not any(int(build.measurements[name], 16) for name in needed)
+    if zero and kind in {"nitro", "simulated"} and not build.allow_debug:
+        raise ValueError(
+            f"{kind} build {build.name!r} is what every enclave in debug mode measures: give its true "
+            "registers, or write allow_debug: true"
+        )

@@ -35,6 +35,9 @@ Kind = Literal["nitro", "tdx", "sev-snp", "simulated"]
 KEYSET_VERSION: Final = "aos-keyset/1"
 _MOST_DOCUMENT: Final = 64 << 10
 
+Seconds = Annotated[int, Field(ge=0, lt=253_402_300_800)]
+"""Unix seconds of a year that calendars can write, which is below 10000."""
+
 
 class Keyset(Message):
     """The keys that an enclave made when it started, what it runs, and until when they hold; times are Unix seconds.
@@ -49,8 +52,8 @@ class Keyset(Message):
     encryption_key: Hex32
     model: ModelOffer
     build: ShortText
-    created_at: int = Field(ge=0, lt=2**53)
-    expires_at: int = Field(ge=0, lt=2**53)
+    created_at: Seconds
+    expires_at: Seconds
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
@@ -78,7 +81,7 @@ class Attestation(Message):
     kind: Kind
     document: Annotated[Base64, StringConstraints(min_length=1, max_length=_MOST_DOCUMENT)]
     keyset: Keyset
-    issued_at: int = Field(ge=0, lt=2**53)
+    issued_at: Seconds
     collateral: dict[str, Any] | None = None
 
     @model_validator(mode="after")
