@@ -55,7 +55,12 @@ async def submit(service: Service, body: Body, idempotency_key: IdempotencyKey =
     token = body.pop("verify", None)
     request = _parse(SubmitRequest, body)
     await service.projects.authorise(token if isinstance(token, str) else None, request.project)
+    if request.tag and request.job.sealed is not None:
+        raise Unprocessable(
+            "tag: nobody could verify a sealed prompt, so it cannot have one; send the prompt unsealed, or without a tag"
+        )
     sha256 = await _known_model(service, request)
+    service.enclaves.admit(request.job, sha256)
     try:
         receipt = await service.jobs.submit(request, body, sha256, idempotency_key)
     except NotCanonical as error:

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from aos_dispatcher import api, disputes_api
+from aos_dispatcher import api, attestation_api, disputes_api
 from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.openapi import describe
@@ -35,6 +35,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
     app.include_router(api.router)
     app.include_router(disputes_api.router)
+    app.include_router(attestation_api.router)
     app.add_api_route("/healthz", healthz, tags=["service"])
     app.add_api_route("/readyz", readyz, tags=["service"], response_model=None)
     app.add_api_route("/metrics", metrics, tags=["service"], response_model=None)

@@ -237,6 +237,10 @@ class Challenges:
                 raise Conflict(
                     f"the result was looked at again already: {earlier.purpose} {earlier.number} was {earlier.status}"
                 )
+        if case.job.request["job"].get("sealed") is not None:
+            raise Unprocessable(
+                "the prompt is sealed: only the enclave could read what there is to score, and its attestation stands for the answer"
+            )
         if case.said.transcript is None:
             raise Unprocessable(
                 "the result has no transcript, so there is nothing that could be scored again"

@@ -173,7 +173,7 @@ class Committee:
         for seat in self._open():
             self._watch(seat, now, seat.operator in connected)
         while self.reserves and len(self.seats) - self._given_up() < self.size:
-            self.seats.append(Seat(Member(self.reserves.pop(0), filled=True), "verifier"))
+            self.seats.append(Seat(_replacing(self.reserves.pop(0)), "verifier"))
         if now >= self.deadline and not any(seat.receiving for seat in self._open()):
             self._run_out()
         self._appoint()
@@ -227,7 +227,7 @@ class Committee:
             self._settle(seat.operator, SeatState.LOST, "no answer by the deadline")
         if self._given_up():
             late = "the deadline came before it could be asked"
-            members = [Member(candidate, filled=True) for candidate in self.reserves]
+            members = map(_replacing, self.reserves)
             self.seats += [Seat(member, "verifier", SeatState.LOST, late) for member in members]
             self.reserves = []
 
@@ -260,3 +260,8 @@ class Committee:
         gone = [f"{seat.operator} {seat.state}: {seat.reason}" for seat in self.seats if seat.reason]
         needed = self.plan.needed
         return "; ".join([f"nobody is left to ask: {answers} of {needed} needed answers came", *gone])
+
+
+def _replacing(candidate: Candidate) -> Member:
+    """Return a reserve as a member; a draw that seats one member only has reserves that were selected, too."""
+    return Member(candidate, filled=not candidate.selected)

@@ -77,7 +77,7 @@ async def hold_draw(
     asked = (_ask(peer, call, patience) for peer, call in zip(peers, calls, strict=True))
     answers = list(await asyncio.gather(*asked))
     ranking = sortition.rank(answer.candidate for answer in answers if answer.candidate)
-    return DrawResult(answers, ranking, sortition.committee(ranking, facts.minimum))
+    return DrawResult(answers, ranking, sortition.committee(ranking, facts.minimum, alone=facts.alone))
 
 
 async def _ask(peer: Peer, call: Draw, patience: float) -> Answer:

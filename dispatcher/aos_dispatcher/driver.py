@@ -85,16 +85,13 @@ class RoundDriver:
         peers = self._hub.serving(facts.request.job.tag, facts.model)
         if time.monotonic() >= facts.deadline:
             why = f"no operator that serves {facts.model.name} and may be asked took the job in time"
+            if facts.readers is not None:
+                why += f": its prompt is sealed to enclaves of {', '.join(sorted(facts.readers))}"
             await self._end(facts, End("failed", why, await self._clock.tick(facts.clock), verified=False))
             return None
         snapshot = await self._operators.snapshot()
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
-        claim = facts.request.job.claim
-        peers = [
-            peer
-            for peer in peers
-            if peer.address not in barred and not (claim and claim.made_by(peer.address))
-        ]
+        peers = [peer for peer in peers if peer.address not in barred and facts.may_ask(peer.address)]
         draw_clock = await self._clock.tick(facts.clock)
         draw = await hold_draw(peers, facts, snapshot, draw_clock, self._settings.draw_timeout)
         if not draw.members:

@@ -66,6 +66,13 @@ class Unavailable(ApiError):
     retry_after = 2
 
 
+class Busy(ApiError):
+    """Too many ask for attestations at the same time; try again."""
+
+    status = 503
+    retry_after = 1
+
+
 class DispatcherError(Exception):
     """Base of what ends or stops a dispatcher's own work; the message says what to do."""
 

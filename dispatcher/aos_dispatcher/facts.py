@@ -91,6 +91,24 @@ class RoundFacts:
         return self.challenge == 0 and self.request.job.claim is None
 
     @property
+    def readers(self) -> frozenset[str] | None:
+        """The operators with an enclave that can read a sealed prompt; None for a prompt that everybody can."""
+        sealed = self.request.job.sealed
+        return None if sealed is None else sealed.operators
+
+    @property
+    def alone(self) -> bool:
+        """True when the executor of a sealed prompt has nobody beside it: there is nothing that others could score."""
+        return self.readers is not None
+
+    def may_ask(self, operator: str) -> bool:
+        """Whether the job itself lets this operator work on it: it can read a sealed prompt, and judges no claim of its own."""
+        if self.readers is not None:
+            return operator in self.readers
+        claim = self.request.job.claim
+        return claim is None or not claim.made_by(operator)
+
+    @property
     def minimum(self) -> int:
         """How many members the committee has at least, if there are that many operators."""
         return sortition.committee_minimum(self.tag, audit=self.audited)

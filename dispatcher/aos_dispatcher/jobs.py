@@ -17,7 +17,16 @@ from aos_dispatcher.coalesce import Coalescer
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import Conflict, NotFound
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
-from aos_dispatcher.tags import Placement, Tagging, User, active_tags, open_before, place, store_tags
+from aos_dispatcher.tags import (
+    ActiveTag,
+    Placement,
+    Tagging,
+    User,
+    active_tags,
+    open_before,
+    place,
+    store_tags,
+)
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.identity import Signer
@@ -48,6 +57,21 @@ class Submission:
         """Whom the job is for, as tags count users."""
         return self.request.project, self.request.user
 
+    @property
+    def sealed(self) -> bool:
+        """True when only enclaves can read the prompt, so that nobody can verify the job."""
+        return self.request.job.sealed is not None
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What a batch adds: `outcomes` has a row for each submission, or why it has none and no number either."""
+
+    outcomes: list[JsonObject | Conflict]
+    rows: list[JsonObject]
+    rounds: list[JsonObject]
+    tagging: list[Tagging]
+
 
 class Jobs:
     """The jobs of one dispatcher identity."""
@@ -67,8 +91,8 @@ class Jobs:
     ) -> Receipt:
         """Store a job and return its receipt; the same Idempotency-Key returns the first one's.
 
-        Raises `Conflict` when the key was used with another request, `NotCanonical` for a body without
-        an RFC 8785 form.
+        Raises `Conflict` when the key was used with another request, or for a sealed prompt of a tagged user, `NotCanonical`
+        for a body without an RFC 8785 form.
         """
         return await self._intake.submit(
             Submission(request, body, digest(body), model_sha256, idempotency_key)
@@ -108,38 +132,49 @@ class Jobs:
             last = await _lock_sequence(connection)
             known = await _known_keys(connection, batch)
             fresh = _first_of_each_key(batch, known)
-            ticks = await take_ticks(connection, len(fresh))
-            rows = [
-                self._row(submission, last + place, tick)
-                for place, (submission, tick) in enumerate(zip(fresh, ticks, strict=True), start=1)
-            ]
+            placed = await self._place(connection, fresh, last) if fresh else []
+            rows = [row for row in placed if not isinstance(row, Exception)]
             if rows:
-                await connection.execute(insert(Job), rows)
-                await self._open_rounds(connection, rows, fresh)
                 counter = update(Counter).where(Counter.name == _SEQUENCE)
                 await connection.execute(counter.values(value=last + len(rows)))
-        stored = {id(submission): row for submission, row in zip(fresh, rows, strict=True)}
+        stored = {id(submission): row for submission, row in zip(fresh, placed, strict=True)}
         by_key = known | {s.key: stored[id(s)] for s in fresh if s.key}
         return [self._outcome(s, stored.get(id(s)) or by_key[s.key]) for s in batch]
 
-    async def _open_rounds(
-        self, connection: AsyncConnection, rows: Sequence[JsonObject], submissions: Sequence[Submission]
-    ) -> None:
-        """Open each job's own round, where its user's tag puts it, and those of earlier jobs that it brings a tag to."""
+    async def _place(
+        self, connection: AsyncConnection, submissions: Sequence[Submission], last: int
+    ) -> list[JsonObject | Conflict]:
+        """Store jobs, numbered from `last` on, each with the rounds that it opens; where one cannot be placed there is why not."""
         before = await active_tags(connection, {submission.user for submission in submissions})
-        active, rounds, tagging = dict(before), [], []
-        for row, submission in zip(rows, submissions, strict=True):
-            user = submission.user
-            placement, tag = place(active.pop(user, None), row["id"], submission.request.tag)
-            if tag is not None:
-                active[user] = tag
-            rounds.append(self._round(row, submission, placement))
-            if placement.tagging:
-                tagging.append(Tagging(row["id"], user, row["sequence"], placement.tag))
+        ticks = await take_ticks(connection, len(submissions))
+        active, placed = dict(before), _Placed([], [], [], [])
+        for submission, tick in zip(submissions, ticks, strict=True):
+            placed.outcomes.append(self._placed(submission, last, tick, active, placed))
+        if not placed.rows:
+            return placed.outcomes
+        await connection.execute(insert(Job), placed.rows)
         await store_tags(connection, before, active)
-        await connection.execute(insert(Round), rounds)
-        if tagging:
-            await open_before(connection, tagging, rows[-1]["deadline"])
+        await connection.execute(insert(Round), placed.rounds)
+        if placed.tagging:
+            await open_before(connection, placed.tagging, placed.rows[-1]["deadline"])
+        return placed.outcomes
+
+    def _placed(
+        self, submission: Submission, last: int, tick: int, active: dict[User, ActiveTag], placed: "_Placed"
+    ) -> JsonObject | Conflict:
+        """Put a job's row, its own round under its user's tag, and its tagging into `placed`; a sealed one fits under no tag."""
+        user = submission.user
+        if submission.sealed and user in active:
+            return _unverifiable(active[user])
+        row = self._row(submission, last + len(placed.rows) + 1, tick)
+        placement, tag = place(active.pop(user, None), row["id"], submission.request.tag)
+        if tag is not None:
+            active[user] = tag
+        placed.rows.append(row)
+        placed.rounds.append(self._round(row, submission, placement))
+        if placement.tagging:
+            placed.tagging.append(Tagging(row["id"], user, row["sequence"], placement.tag))
+        return row
 
     def _row(self, submission: Submission, sequence: int, tick: int) -> JsonObject:
         job_id = sortition.job_id(self._signer.address, sequence, submission.body)
@@ -166,7 +201,8 @@ class Jobs:
 
     def _round(self, row: JsonObject, submission: Submission, placement: Placement) -> JsonObject:
         job = submission.request.job
-        audited = not placement.tag and sortition.audited(bytes.fromhex(row["seed"]), self._audit_ppm)
+        verifiable = not placement.tag and not submission.sealed
+        audited = verifiable and sortition.audited(bytes.fromhex(row["seed"]), self._audit_ppm)
         return {
             "job_id": row["id"],
             "tag": placement.tag,
@@ -180,7 +216,9 @@ class Jobs:
             "deadline": row["deadline"],
         }
 
-    def _outcome(self, submission: Submission, row: JsonObject) -> Receipt | Exception:
+    def _outcome(self, submission: Submission, row: JsonObject | Conflict) -> Receipt | Exception:
+        if isinstance(row, Conflict):
+            return row
         if row["request_digest"] != submission.request_digest:
             return Conflict()
         return Receipt(
@@ -201,7 +239,16 @@ async def _lock_sequence(connection: AsyncConnection) -> int:
     return (await connection.execute(lock)).scalar_one()
 
 
-async def _known_keys(connection: AsyncConnection, batch: Sequence[Submission]) -> dict[Any, JsonObject]:
+def _unverifiable(tag: ActiveTag) -> Conflict:
+    return Conflict(
+        f"the user is tagged {tag.tag!r} by job {tag.cause}, for {tag.remaining} more jobs that are to be verified, "
+        "and nobody could verify a sealed prompt: send it unsealed, or wait until the tag is lifted"
+    )
+
+
+async def _known_keys(
+    connection: AsyncConnection, batch: Sequence[Submission]
+) -> dict[Any, JsonObject | Conflict]:
     keys = {submission.key for submission in batch if submission.key}
     if not keys:
         return {}
@@ -211,7 +258,9 @@ async def _known_keys(connection: AsyncConnection, batch: Sequence[Submission]) 
     return {(row["project_id"], row["idempotency_key"]): dict(row) for row in rows}
 
 
-def _first_of_each_key(batch: Sequence[Submission], known: dict[Any, JsonObject]) -> list[Submission]:
+def _first_of_each_key(
+    batch: Sequence[Submission], known: dict[Any, JsonObject | Conflict]
+) -> list[Submission]:
     seen = set(known)
     fresh = []
     for submission in batch:

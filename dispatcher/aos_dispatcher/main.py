@@ -16,7 +16,7 @@ from aos_dispatcher.errors import DispatcherError, Unavailable
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import assemble
-from aos_dispatcher.settings import DispatcherSettings
+from aos_dispatcher.settings import DispatcherSettings, load_policy
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import parse
 from aos_protocol.errors import ProtocolError
@@ -72,11 +72,13 @@ def run(
             file=config,
             key_name="identity.signer_key",
         )
+        policy = load_policy(settings, config)
         asyncio.run(_migrate(settings))
-        dispatcher = assemble(settings, _database(settings), signer)
+        dispatcher = assemble(settings, _database(settings), signer, policy)
     log.info(
         "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
     )
+    dispatcher.enclaves.announce()
     uvicorn.run(
         create_app(dispatcher),
         host=settings.listen.host,

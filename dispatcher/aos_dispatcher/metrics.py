@@ -12,6 +12,11 @@ ROUND_SECONDS = Histogram(
 RESULTS_ACCEPTED = Counter("aos_results_accepted_total", "Results that passed every check")
 RESULTS_REJECTED = Counter("aos_results_rejected_total", "Results and scores kept as rejected evidence")
 SCORES_ACCEPTED = Counter("aos_scores_accepted_total", "Scores that passed every check")
+ATTESTATIONS = Counter(
+    "aos_attestations_total",
+    "Answers to tee jobs by what is said to vouch for their enclave, and whether it was believed",
+    ["kind", "outcome"],
+)
 VERDICTS = Counter("aos_verdicts_total", "Verdicts of rounds that were verified", ["outcome"])
 TICKETS = Counter("aos_tickets_total", "Answers to draws", ["outcome"])
 FRAMES_REFUSED = Counter("aos_frames_refused_total", "Frames refused on /ws", ["why"])

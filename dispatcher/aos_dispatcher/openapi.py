@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from aos_dispatcher.tables import JsonObject
+from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.evidence_document import VerdictDocument
 from aos_protocol.messages import Address, Hex32, Message, Receipt, Role, SubmitRequest, Vrf
 
@@ -40,7 +41,8 @@ Outcome = Literal["match", "mismatch", "inconclusive"]
 class ResultRow(BaseModel):
     """What one member of a committee said. `id` is `<operator>_<job id>_<tag>`, a challenge's with its number behind; times are UTC.
 
-    `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
+    `attestation` is what vouches for the enclave that gave the answer, `build` what the dispatcher's policy calls it; both null where
+    no enclave did. `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
     verifier's is what follows from its own score; null before it is there, and then `reason` says why.
     """
 
@@ -53,6 +55,8 @@ class ResultRow(BaseModel):
     clock: dict[str, str]
     signature: str
     signs: Literal["answer", "score"]
+    attestation: Kind | None
+    build: str | None
     job_type: str
     tag: str
     position: str
@@ -98,7 +102,7 @@ class Look(BaseModel):
 class Detail(BaseModel):
     """A job's request, where it stands, its verdict, and the rounds that led to it.
 
-    `final_at` is when the answer is final unless it is challenged; null until it is completed, and while a challenge is open.
+    `attestation` is what vouches for the enclave that gave the answer; null where no enclave did. `final_at` is when the answer is final unless it is challenged; null until it is completed, and while a challenge is open.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -115,6 +119,7 @@ class Detail(BaseModel):
     sequence: int
     created_at: str
     finished_at: str | None
+    attestation: Kind | None
     verdict: VerdictDocument | None
     rounds: list[Look]
     final: bool
@@ -125,6 +130,26 @@ class DetailAnswer(Answer):
     """One job."""
 
     result: Detail
+
+
+class Attested(BaseModel):
+    """What an operator's enclave answered; the dispatcher only passes it on, so appraise it yourself."""
+
+    operator: Address
+    attestation: Attestation
+
+
+class Unattested(BaseModel):
+    """An operator that gave no attestation, and why."""
+
+    operator: Address
+    reason: str
+
+
+class AttestationAnswer(Answer):
+    """The `tee` operators of a model that are connected, at most 16 of them, by address."""
+
+    result: list[Attested | Unattested]
 
 
 class CancelAnswer(Answer):
@@ -143,11 +168,11 @@ _SAID = {
     400: "The body is not a JSON object in UTF-8.",
     401: "The API token is missing or wrong.",
     403: "The API token does not belong to this project.",
-    404: "There is no such job.",
-    409: "The Idempotency-Key was used with another request.",
+    404: "There is no such job, operator or model.",
+    409: "The Idempotency-Key was used with another request, or what is asked for is not possible (any more).",
     413: "The body is too large.",
     422: "The request cannot be served as it stands; the message names the field, or lists what there is.",
-    503: "The database does not answer; nothing was stored. Try again after Retry-After.",
+    503: "The database does not answer, or too many ask at the same time; nothing was stored. Try again after Retry-After.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": Error, "description": said} for code, said in _SAID.items()

@@ -3,24 +3,32 @@
 import structlog
 
 from aos_dispatcher.committee import Seat, SeatState, Task
-from aos_dispatcher.desk import NEVER
+from aos_dispatcher.desk import NEVER, Desk
+from aos_dispatcher.enclaves import Enclaves, refusals_seen
 from aos_dispatcher.errors import Refused
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.intake import Intake, receiving
-from aos_dispatcher.metrics import RESULTS_ACCEPTED
+from aos_dispatcher.metrics import ATTESTATIONS, RESULTS_ACCEPTED
 from aos_dispatcher.round import ActiveRound, Answer, stored_result
-from aos_dispatcher.rounds_store import result_id
+from aos_dispatcher.rounds_store import RoundsStore, result_id
+from aos_protocol.attestation.appraisal import Appraisal
+from aos_protocol.attestation.statement import EnclaveStatement
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobResult, Role
+from aos_protocol.typed_data import Domain
 from aos_protocol.verification import check_result
 
 log = structlog.get_logger()
 
 
 class ResultIntake(Intake[JobResult]):
-    """Accepts verified results."""
+    """Accepts verified results; those of `tee` jobs from enclaves that the dispatcher's policy trusts."""
 
     what = "result"
+
+    def __init__(self, store: RoundsStore, desk: Desk, domain: Domain, enclaves: Enclaves) -> None:
+        super().__init__(store, desk, domain, JobResult)
+        self._enclaves = enclaves
 
     async def _stored(self, said: JobResult) -> JobResult | None:
         frame = await self._store.result_frame(result_id(said))
@@ -31,19 +39,40 @@ class ResultIntake(Intake[JobResult]):
         if round_.committee.task_of(seat) is not Task.EXECUTE:
             raise Refused(NEVER, "this member of the committee was not asked to execute")
         role = _role_of(round_, seat, said)
-        check_result(said, round_.terms(), round_.tickets[peer.address], role, self._domain)
+        with refusals_seen(said):
+            statement = check_result(said, round_.terms(), round_.tickets[peer.address], role, self._domain)
         if not said.answered:
             await self._desk.keep(frame, f"given up by its operator: {said.reason}")
             self._desk.give_up(round_, peer, said.reason)
             return
-        await self._store_answer(round_, seat, peer.seen, frame, said)
+        with receiving(seat):
+            appraisal = await self._appraised(round_, said, statement)
+            # Somebody may have given the seat up meanwhile, although it was not lost for being late.
+            self._desk.open_seat(round_, peer)
+            await self._store_answer(round_, seat, peer.seen, frame, said, appraisal=appraisal)
+
+    async def _appraised(
+        self, round_: ActiveRound, said: JobResult, statement: EnclaveStatement | None
+    ) -> Appraisal | None:
+        if statement is None:
+            return None
+        with refusals_seen(said):
+            return await self._enclaves.appraise(said, statement, round_.facts.job_seed)
 
     async def _store_answer(
-        self, round_: ActiveRound, seat: Seat, counter: int, frame: Frame, result: JobResult
+        self,
+        round_: ActiveRound,
+        seat: Seat,
+        counter: int,
+        frame: Frame,
+        result: JobResult,
+        *,
+        appraisal: Appraisal | None,
     ) -> None:
         done = seat is round_.committee.executor
-        with receiving(seat):
-            await self._store.executed(round_.facts.round_id, result, frame.text, counter, done=done)
+        await self._store.executed(
+            round_.facts.round_id, result, frame.text, counter, done=done, appraisal=appraisal
+        )
         if done:
             seat.stored = SeatState.ANSWERED, seat.role
         round_.answers[result.operator] = Answer(frame.text, result)
@@ -51,7 +80,22 @@ class ResultIntake(Intake[JobResult]):
         round_.committee.executed(result.operator)
         round_.poke.set()
         RESULTS_ACCEPTED.inc()
-        log.info("result accepted", job_id=result.job_id, tag=result.tag, operator=result.operator)
+        if appraisal is not None:
+            ATTESTATIONS.labels(appraisal.kind, "accepted").inc()
+        log.info(
+            "result accepted",
+            job_id=result.job_id,
+            tag=result.tag,
+            operator=result.operator,
+            **_enclave(appraisal),
+        )
+
+
+def _enclave(appraisal: Appraisal | None) -> dict[str, str | bool]:
+    """Return what a log line says of an enclave."""
+    if appraisal is None:
+        return {}
+    return {"attestation": appraisal.kind, "build": appraisal.build, "debug": appraisal.debug}
 
 
 def _role_of(round_: ActiveRound, seat: Seat, result: JobResult) -> Role:

@@ -18,6 +18,7 @@ from aos_dispatcher.errors import LeaseLost
 from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.operators import RegistrySnapshot, lift_clock, store_snapshot
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round, Score
+from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.calibration import Calibration
 from aos_protocol.messages import JobResult, JobScore
 
@@ -159,10 +160,21 @@ class RoundsStore:
             await connection.execute(_seat_state(round_id, seat))
 
     async def executed(
-        self, round_id: int, result: JobResult, frame: str, counter: int, *, done: bool
+        self,
+        round_id: int,
+        result: JobResult,
+        frame: str,
+        counter: int,
+        *,
+        done: bool,
+        appraisal: Appraisal | None = None,
     ) -> None:
-        """Store a verified answer and the clock seen; `done` says that its member has no more to do. Raises `LeaseLost`."""
+        """Store a verified answer, its enclave's appraisal and the clock seen; `done` says that its member has no more to do.
+
+        Raises `LeaseLost`.
+        """
         row = {"id": result_id(result), "job_id": result.job_id, "round_id": round_id}
+        row["attestation"] = None if appraisal is None else appraisal.to_json()
         async with self._database.begin() as connection:
             await self.hold(connection, round_id)
             await connection.execute(insert(Result).values(**row, operator=result.operator, frame=frame))

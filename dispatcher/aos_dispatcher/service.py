@@ -11,6 +11,7 @@ from aos_dispatcher.closing import Closing
 from aos_dispatcher.database import Database
 from aos_dispatcher.desk import Desk
 from aos_dispatcher.driver import RoundDriver
+from aos_dispatcher.enclaves import Enclaves
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.jobs import Jobs
@@ -18,6 +19,7 @@ from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
 from aos_dispatcher.operators import Operators
 from aos_dispatcher.projects import Projects
+from aos_dispatcher.relay import AttestationRelay
 from aos_dispatcher.results import ResultIntake
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
@@ -25,8 +27,9 @@ from aos_dispatcher.scores import ScoreIntake
 from aos_dispatcher.settings import DispatcherSettings
 from aos_dispatcher.standing import Standing
 from aos_dispatcher.views import Views
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.identity import Signer
-from aos_protocol.messages import JobResult, JobScore
+from aos_protocol.messages import JobScore
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Dispatcher:
     challenges: Challenges
     standing: Standing
     views: Views
+    enclaves: Enclaves
+    relay: AttestationRelay
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -54,8 +59,10 @@ class Dispatcher:
             await connection.execute(text("select 1"))
 
 
-def assemble(settings: DispatcherSettings, database: Database, signer: Signer) -> Dispatcher:
-    """Build a dispatcher; nothing runs until `loop.run` does."""
+def assemble(
+    settings: DispatcherSettings, database: Database, signer: Signer, policy: AttestationPolicy | None
+) -> Dispatcher:
+    """Build a dispatcher that believes enclaves by this policy; nothing runs until `loop.run` does."""
     domain, verification = settings.chain.domain(), settings.verification
     timeout = settings.dispatch.job_timeout
     hub = Hub()
@@ -65,9 +72,9 @@ def assemble(settings: DispatcherSettings, database: Database, signer: Signer) -
     challenges = Challenges(database, signer, domain, verification, timeout)
     closing = Closing(database, store, challenges, verification)
     driver = RoundDriver(store, closing, hub, operators=operators, clock=clock, settings=settings.dispatch)
-    desk = Desk(store, driver.active)
+    desk, enclaves = Desk(store, driver.active), Enclaves(policy)
     methods = {
-        "job_result": ResultIntake(store, desk, domain, JobResult).accept,
+        "job_result": ResultIntake(store, desk, domain, enclaves).accept,
         "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
     }
     return Dispatcher(
@@ -85,4 +92,6 @@ def assemble(settings: DispatcherSettings, database: Database, signer: Signer) -
         challenges=challenges,
         standing=Standing(database, projects, verification.suspend_after),
         views=Views(database),
+        enclaves=enclaves,
+        relay=AttestationRelay(hub, operators, settings.dispatch.draw_timeout),
     )

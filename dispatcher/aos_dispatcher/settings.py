@@ -4,7 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.typed_data import Domain
+from aos_service.settings import load_settings
 
 NO_REGISTRY = "0x0000000000000000000000000000000000000000"
 
@@ -83,6 +85,12 @@ class Chain(Group):
         return Domain(self.chain_id, self.registry)
 
 
+class Attestation(Group):
+    """Which enclaves are believed: a policy file, relative to the settings file. Without one, no `tee` jobs are taken."""
+
+    policy: Path | None = None
+
+
 class DispatcherSettings(Group):
     """The whole file."""
 
@@ -93,3 +101,10 @@ class DispatcherSettings(Group):
     dispatch: Dispatch = Dispatch()
     verification: Verification = Verification()
     chain: Chain = Chain()
+    attestation: Attestation = Attestation()
+
+
+def load_policy(settings: DispatcherSettings, file: Path) -> AttestationPolicy | None:
+    """Read the attestation policy that the settings in `file` name; None when they name none. Raises `SettingsError`."""
+    policy = settings.attestation.policy
+    return None if policy is None else load_settings(file.parent / policy, AttestationPolicy)

@@ -235,7 +235,10 @@ class Assignment(Base):
 
 
 class Result(Base):
-    """A verified answer: the operator's signed frame, from which every row shown is read."""
+    """A verified answer: the operator's signed frame, from which every row shown is read.
+
+    `attestation` is the appraisal of the enclave that gave it (`aos_protocol.attestation.appraisal`); null for `opml`.
+    """
 
     __tablename__ = "results"
 
@@ -244,6 +247,7 @@ class Result(Base):
     round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"))
     operator: Mapped[str]
     frame: Mapped[str]
+    attestation: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -54,7 +54,9 @@ class Views:
             rows = (await connection.execute(rounds)).all()
             for seat in await connection.execute(_seats(job_id)):
                 members[seat.round_id].append(_member(seat))
-        return _job(job) | {"rounds": [_look(row) | {"members": members[row.id]} for row in rows]}
+            attested = (await connection.execute(_executors_enclave(job_id))).scalar()
+        rounds_shown = [_look(row) | {"members": members[row.id]} for row in rows]
+        return _job(job) | _enclave_kind(attested) | {"rounds": rounds_shown}
 
 
 def _job(job: Row[Any]) -> JsonObject:
@@ -88,6 +90,22 @@ def _seats(job_id: str) -> Any:  # noqa: ANN401 - a Select
     )
 
 
+def _executors_enclave(job_id: str) -> Any:  # noqa: ANN401 - a Select
+    """The appraisal of the enclave that gave the answer with which a job ended."""
+    seat = (Assignment.round_id == Result.round_id) & (Assignment.operator == Result.operator)
+    return (
+        select(Result.attestation)
+        .join(Round, Round.id == Result.round_id)
+        .join(Assignment, seat)
+        .where(Result.job_id == job_id, Round.challenge == 0, Round.position != "before")
+        .where(Assignment.role == "executor", Assignment.state == "answered")
+    )
+
+
+def _enclave_kind(appraisal: JsonObject | None) -> JsonObject:
+    return {"attestation": appraisal["kind"] if appraisal else None}
+
+
 def _said(kind: type[Result] | type[Score], job_id: str) -> Any:  # noqa: ANN401 - a Select
     return (
         select(
@@ -111,7 +129,10 @@ def _verdict_of(row: Row[Any], own: JsonObject | None) -> JsonObject | None:
 def _answer_row(row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> JsonObject:
     said = stored_result(row.frame)
     shown = _row(said, row, job, verdict)
-    return shown | {"id": row.id, "result": said.result, "signs": "answer"}
+    enclave = _enclave_kind(row.attestation) | {
+        "build": row.attestation["build"] if row.attestation else None
+    }
+    return shown | {"id": row.id, "result": said.result, "signs": "answer"} | enclave
 
 
 def _score_row(row: Row[Any], job: Row[Any]) -> JsonObject:
@@ -119,7 +140,7 @@ def _score_row(row: Row[Any], job: Row[Any]) -> JsonObject:
     shown = _row(said, row, job, row.verdict)
     suffix = f"_{row.challenge}" if row.challenge else ""
     named = f"{result_id(said)}{suffix}"
-    return shown | {"id": named, "result": "", "signs": "score"}
+    return shown | {"id": named, "result": "", "signs": "score", "attestation": None, "build": None}
 
 
 def _row(said: JobResult | JobScore, row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> JsonObject:

@@ -14,6 +14,7 @@ from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import Dispatcher, assemble
 from aos_dispatcher.settings import DispatcherSettings, Verification
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
 from aos_service.database import create_engine, database_url
@@ -35,6 +36,7 @@ class Network:
             "lease": 3,
         }
         self.signer = Signer.generate()
+        self.policy: AttestationPolicy | None = None
         self.settings = DispatcherSettings.model_validate(
             {
                 "database": {"url": url},
@@ -60,7 +62,7 @@ class Network:
             connect_timeout=5,
             acquire_timeout=5,
         )
-        self.dispatcher: Dispatcher = assemble(self.settings, Database(engine), self.signer)
+        self.dispatcher: Dispatcher = assemble(self.settings, Database(engine), self.signer, self.policy)
         config = uvicorn.Config(
             create_app(self.dispatcher), host="127.0.0.1", port=0, log_config=None, ws_max_size=1 << 20
         )
