@@ -29,6 +29,9 @@ from aos_protocol.identity import checksum_address
 NO_DIGEST = "0" * 64
 """Stands where a result has nothing to bind: no transcript, no attestation."""
 
+MAX_BOXES = 960 << 10
+"""How many characters the boxes of a sealed prompt have together, so that a request with them is a body of less than 1 MiB."""
+
 UNSELECTED = "unselected worker by vrf"
 """AOS's reason of an operator that a draw did not choose."""
 
@@ -166,7 +169,7 @@ class SealedBox(Message):
 
     operator: Address
     keyset: Hex32
-    box: Annotated[Base64, StringConstraints(min_length=1, max_length=1 << 20)]
+    box: Annotated[Base64, StringConstraints(min_length=1)]
 
 
 class Sealed(Message):
@@ -184,6 +187,11 @@ class Sealed(Message):
     def _distinct(self) -> Self:
         if len({box.keyset for box in self.boxes}) != len(self.boxes):
             raise ValueError("two boxes are for the same keyset")
+        total = sum(len(box.box) for box in self.boxes)
+        if total > MAX_BOXES:
+            raise ValueError(
+                f"its boxes have {total} characters, at most {MAX_BOXES} are taken: seal a shorter prompt, or to fewer enclaves"
+            )
         return self
 
     @property

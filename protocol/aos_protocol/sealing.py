@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from aos_protocol.attestation.statement import Keyset
 from aos_protocol.canonical import JsonValue, canonical, digest, parse
 from aos_protocol.errors import NotCanonical, NotSealed
-from aos_protocol.messages import Params, Sealed, SealedBox
+from aos_protocol.messages import Params, Sealed, parse_message
 
 SUITE: Final = "0x0020-0x0001-0x0002"
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
@@ -69,31 +69,39 @@ def seal_prompt(
 ) -> Sealed:
     """Seal `{"prompt": ...}` or `{"messages": [...]}` to enclaves, each with its operator's address; `job` is model and parameters.
 
-    Raises `NotSealed` for a keyset whose key is unusable, and `NotCanonical` for a prompt without an RFC 8785 form.
+    Raises `NotSealed` for another prompt and for a keyset whose key is unusable, `NotCanonical` for a prompt without an RFC 8785 form,
+    and `InvalidMessage` for too many enclaves or none, too long a prompt, or a reply key or operator that is malformed.
     """
     model, params = job
-    text = canonical(prompt)
+    text = canonical(_checked_prompt(prompt))
     boxes = [
-        SealedBox(
-            operator=operator,
-            keyset=keyset.digest(),
-            box=_seal(text, keyset.encryption_key, _prompt_info(keyset.digest(), model, params, reply_key)),
-        )
+        {
+            "operator": operator,
+            "keyset": keyset.digest(),
+            "box": _seal(
+                text, keyset.encryption_key, _prompt_info(keyset.digest(), model, params, reply_key)
+            ),
+        }
         for operator, keyset in enclaves
     ]
-    return Sealed(suite=SUITE, reply_key=reply_key, boxes=boxes)
+    return parse_message(Sealed, {"suite": SUITE, "reply_key": reply_key, "boxes": boxes})
 
 
 def open_prompt(
     key: SealingKey, keyset: str, sealed: Sealed, model: str, params: Params
 ) -> dict[str, JsonValue]:
-    """Return the prompt that was sealed to the keyset with this digest. Raises `NotSealed`, also when no box is for it."""
+    """Return the prompt that was sealed to the keyset with this digest: an object with `prompt` or `messages`, and nothing else.
+
+    Raises `NotSealed`, also when no box is for it, or when no answer could be sealed to its reply key.
+    """
     box = next((each for each in sealed.boxes if each.keyset == keyset), None)
     if box is None:
         raise NotSealed(
             "the prompt is not sealed to this enclave's present keyset: it may have been restarted since"
         )
-    return _json_object(key.open(box.box, _prompt_info(keyset, model, params, sealed.reply_key)))
+    prompt = _json_object(key.open(box.box, _prompt_info(keyset, model, params, sealed.reply_key)))
+    _seal(b"", sealed.reply_key, b"")  # an unusable key is found before the model has run for it
+    return _checked_prompt(prompt)
 
 
 def seal_answer(answer: dict[str, Any], sealed: Sealed, *, seed: str, prover: str, keyset: str) -> str:
@@ -144,6 +152,13 @@ def _answer_info(sealed: Sealed, seed: str, prover: str, keyset: str) -> bytes:
             "seed": seed,
         }
     )
+
+
+def _checked_prompt(prompt: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return it, unless it holds more: whatever stood beside a prompt could pass for what the enclave was asked in the open."""
+    if prompt.keys() not in ({"prompt"}, {"messages"}):
+        raise NotSealed("a sealed prompt is an object with either prompt or messages, and nothing else")
+    return prompt
 
 
 def _json_object(text: bytes) -> dict[str, JsonValue]:
