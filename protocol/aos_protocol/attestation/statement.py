@@ -7,7 +7,7 @@ or an SEV-SNP report has both, one after the other, as its 64 bytes of report da
 
 import base64
 import hashlib
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Protocol, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -18,7 +18,6 @@ from aos_protocol.messages import (
     NO_DIGEST,
     Base64,
     Hex32,
-    JobResult,
     JobSpec,
     Message,
     ModelOffer,
@@ -102,6 +101,35 @@ class EnclaveStatement(Message):
     signature: Signature
 
 
+class Answered(Protocol):
+    """What an enclave's word is held against: a `messages.JobResult`, or what an operator is about to make one of."""
+
+    @property
+    def job_id(self) -> str:
+        """The job, 64 hex digits."""
+        ...
+
+    @property
+    def operator(self) -> str:
+        """Who answers, in EIP-55 form."""
+        ...
+
+    @property
+    def result(self) -> str:
+        """The answer's text, or the sealed answer in base64."""
+        ...
+
+    @property
+    def model(self) -> ModelOffer:
+        """The model that it is said to be from."""
+        ...
+
+    @property
+    def enclave(self) -> dict[str, Any] | None:
+        """The `EnclaveStatement` in JSON, unchecked."""
+        ...
+
+
 def report_data(keyset_digest: str, nonce: str) -> bytes:
     """Return the 64 bytes that a quote or report binds: the keyset's digest, then the nonce, both 64 hex digits."""
     return bytes.fromhex(keyset_digest) + bytes.fromhex(nonce)
@@ -112,7 +140,7 @@ def statement_digest(statement: dict[str, Any] | None) -> str:
     return NO_DIGEST if statement is None else digest(statement)
 
 
-def execution_claim(result: JobResult, job: JobSpec, seed: str, commitment: str) -> ExecutionClaim:
+def execution_claim(result: Answered, job: JobSpec, seed: str, commitment: str) -> ExecutionClaim:
     """Return what the enclave's EIP-712 signature on this result to a job must cover.
 
     `seed` is the job's, `commitment` the transcript's, zeros if the answer is sealed.
@@ -130,7 +158,7 @@ def execution_claim(result: JobResult, job: JobSpec, seed: str, commitment: str)
 
 
 def check_statement(
-    result: JobResult, job: JobSpec, seed: str, commitment: str, domain: Domain
+    result: Answered, job: JobSpec, seed: str, commitment: str, domain: Domain
 ) -> EnclaveStatement:
     """Verify that an answer to this job, with this seed, is signed with the key of the keyset that comes with it; return the statement.
 
