@@ -1,6 +1,7 @@
 """What `aos submit` asks for: the options that make up a job, and a claim read from a file."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,9 @@ from aos_cli.errors import CliError
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import Claim, parse_message
 
-Prompt = Annotated[str, typer.Argument(help="What to ask.", show_default=False)]
+Prompt = Annotated[
+    str, typer.Argument(help="What to ask; - reads it from standard input.", show_default=False)
+]
 ModelName = Annotated[
     str | None,
     typer.Option(help="The model's name. Default: that of the running `aos up`.", show_default=False),
@@ -37,7 +40,25 @@ JobTag = Annotated[
     ),
 ]
 User = Annotated[str, typer.Option(help="The user or device that the job is for.")]
-JobType = Annotated[Literal["opml", "tee"], typer.Option(help="Which kind of worker runs it.")]
+JobType = Annotated[
+    Literal["opml", "tee"] | None,
+    typer.Option(help="Which kind of worker runs it.", show_default="opml; tee with --private"),
+]
+Private = Annotated[
+    bool,
+    typer.Option(
+        "--private",
+        help="Seal the prompt to enclaves that the policy trusts: neither dispatcher nor operators see prompt or answer.",
+    ),
+]
+ReplyKey = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --private: keep the key that opens the answer in this new file, for `aos result JOB_ID --reply-key FILE`.",
+        show_default=False,
+    ),
+]
 ClaimText = Annotated[
     str | None,
     typer.Option(
@@ -54,6 +75,25 @@ ClaimFile = Annotated[
         show_default=False,
     ),
 ]
+
+
+def read_prompt(given: str) -> str:
+    """Return the prompt, for `-` what standard input holds without its last line's end. Raises `CliError` unless that is UTF-8."""
+    if given != "-":
+        return given
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise CliError(f"the prompt on standard input is not UTF-8 text (byte {error.start})") from None
+
+
+def required(option: str, value: str | None) -> str:
+    """Return what an option gave. Raises `CliError` when neither it nor a running stack did."""
+    if value is None:
+        raise CliError(
+            f"{option} is needed: it is known only for the stack that `aos up` runs on this machine"
+        )
+    return value
 
 
 def read_claim(text: str | None, file: Path | None) -> JsonObject | None:

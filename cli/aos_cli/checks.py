@@ -8,7 +8,8 @@ To the checks of `aos_protocol.evidence`, this adds what only a client can hold 
 | AOS-REQUEST-1 | the job id and the receipt are those of the request that was sent from here |
 | AOS-ANSWER-1 | the answers shown are the ones that operators signed |
 | AOS-FILE-1 | the model is the file that lies here |
-| AOS-CALIBRATION-1 | answers were judged by the calibration that lies beside that file |
+| AOS-CALIBRATION-1 | (not sealed) answers were judged by the calibration that lies beside that file |
+| AOS-SEALED-1 | (with a reply key) the answer opens, and its transcript is of the job's model, parameters, seed and operator |
 """
 
 import hashlib
@@ -23,11 +24,14 @@ from aos_cli.client import JsonObject
 from aos_cli.errors import CliError
 from aos_cli.failures import ReceiptRefused
 from aos_cli.models import calibration_file, read_calibration
+from aos_cli.private import check_sealed
 from aos_cli.receipts import verify_receipt
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.errors import InvalidEvidence, ProtocolError
-from aos_protocol.evidence import Check, answers, check_evidence, scores
+from aos_protocol.evidence import Check, answers, check_evidence, round_views, scores
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.messages import Receipt, parse_message
+from aos_protocol.sealing import SealingKey
 from aos_protocol.typed_data import Domain
 
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
@@ -48,13 +52,18 @@ class Submission:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a job is held against: its id, the dispatcher's address (None: unknown), and what else is known here."""
+    """What a job is held against: its id, the dispatcher's address (None: unknown), and what else is known here.
+
+    `policy` says which enclaves are trusted; `key` opens the answer to a sealed prompt.
+    """
 
     job_id: str
     dispatcher: str | None
     rows: Sequence[JsonObject]
     submission: Submission | None = None
     model: Path | None = None
+    policy: AttestationPolicy | None = None
+    key: SealingKey | None = None
 
 
 def check_job(document: JsonObject, expected: Expected) -> list[Check]:
@@ -62,7 +71,9 @@ def check_job(document: JsonObject, expected: Expected) -> list[Check]:
     try:
         named = parse_message(Evidence, document).dispatcher.address
         dispatcher = expected.dispatcher or named
-        checks = check_evidence(document, dispatcher=dispatcher, job_id=expected.job_id)
+        checks = check_evidence(
+            document, dispatcher=dispatcher, job_id=expected.job_id, policy=expected.policy
+        )
     except ProtocolError as error:
         return [Check(_DOCUMENT, "FAIL", str(error))]
     table = [_check_pin(expected.dispatcher)]
@@ -70,8 +81,12 @@ def check_job(document: JsonObject, expected: Expected) -> list[Check]:
         table.append(_check_request(document, expected.submission, expected))
     table += checks
     table.append(_check_answers(document, expected.rows))
+    if expected.key is not None:
+        table.append(check_sealed(document, expected.key))
     if expected.model is not None:
-        table += [_check_file(document, expected.model), _check_calibration(document, expected.model)]
+        table.append(_check_file(document, expected.model))
+        if not any(view.sealed for view in round_views(document)):  # which nobody can score
+            table.append(_check_calibration(document, expected.model))
     return table
 
 

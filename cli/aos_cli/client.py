@@ -130,6 +130,17 @@ class DispatcherClient:
         answer = await self._call("GET", f"/api/operator/standing/{operator}", headers=self._bearer())
         return self._result(answer, "standing of the operator")
 
+    async def attestations(self, model: str, nonce: str) -> list[JsonObject]:
+        """Have every enclave that serves a model attest itself on a nonce (64 hex digits).
+
+        Returns `{"operator": address, "attestation": {...}}` for each, or a `reason` in place of the attestation.
+        """
+        query = httpx.QueryParams({"model": model, "nonce": nonce})
+        rows = (await self._call("GET", f"/api/attestation?{query}")).get("result")
+        if not isinstance(rows, list) or not all(_of_an_operator(row) for row in rows):
+            raise BadAnswer(f"{self.url} gave no list of attestations")
+        return rows
+
     async def until_ended(self, job_id: str) -> JsonObject:
         """Wait for a job's end, however long that takes, and return its detail."""
         while (detail := await self.detail(job_id))["status"] not in ENDED:
@@ -179,6 +190,10 @@ class DispatcherClient:
         if response.is_error:
             raise ApiError(response.status_code, _message(response))
         return response
+
+
+def _of_an_operator(row: object) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("operator"), str)
 
 
 def _checked(url: str) -> httpx.URL:

@@ -8,10 +8,12 @@ from typing import Any
 import yaml
 
 from aos_cli.data import DataFolder, write_private
+from aos_protocol.attestation.policy import VERSION
 from aos_protocol.identity import Signer, recursion_limit_kept
+from aos_protocol.messages import ModelOffer, WorkerType
 
 MODEL_LIMIT = 4
-"""Jobs that one local operator hands to the shared worker at a time."""
+"""Jobs that one local operator hands to its worker at a time."""
 
 
 def ensure_password(data: DataFolder) -> Path:
@@ -36,25 +38,44 @@ def make_keystore(data: DataFolder, name: str, password: str) -> None:
     write_private(data.keystore(name), json.dumps(document) + "\n")
 
 
-def write_dispatcher(data: DataFolder, database: str, port: int) -> Path:
-    """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file."""
-    return _write(
-        data.config / "dispatcher.yaml",
-        {
-            "database": {"url": database},
-            "identity": {
-                "keystore": str(data.keystore("dispatcher")),
-                "keystore_password_file": str(data.password),
-            },
-            "listen": {"host": "127.0.0.1", "port": port},
-            # Whoever tries things out on one machine wants to see each answer verified; a network samples.
-            "verification": {"audit_share": 1.0},
+def write_dispatcher(data: DataFolder, database: str, port: int, *, policy: Path | None = None) -> Path:
+    """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file; without a policy it takes no `tee` jobs."""
+    settings: dict[str, Any] = {
+        "database": {"url": database},
+        "identity": {
+            "keystore": str(data.keystore("dispatcher")),
+            "keystore_password_file": str(data.password),
         },
-    )
+        "listen": {"host": "127.0.0.1", "port": port},
+        # Whoever tries things out on one machine wants to see each answer verified; a network samples.
+        "verification": {"audit_share": 1.0},
+    }
+    if policy is not None:
+        settings["attestation"] = {"policy": str(policy)}
+    return _write(data.config / "dispatcher.yaml", settings)
+
+
+def write_policy(data: DataFolder, model: ModelOffer, *, root: str, measurements: dict[str, str]) -> Path:
+    """Write the attestation policy of a stack with simulated enclaves and return its file.
+
+    `root` is the SHA-256 of the simulator's root certificate, `measurements` what its enclaves measure.
+    """
+    build = {"name": "simulated", "measurements": measurements}
+    trusted = {"sha256": model.sha256, "simulated": {"roots": [root], "builds": [build]}}
+    policy = {"version": VERSION, "allow_simulated": True, "models": {model.name: trusted}}
+    return _write(data.policy, policy)
 
 
 def write_operator(
-    data: DataFolder, name: str, *, database: str, queue: str, dispatcher_port: int, worker: Path, model: str
+    data: DataFolder,
+    name: str,
+    *,
+    database: str,
+    queue: str,
+    dispatcher_port: int,
+    worker: Path,
+    model: str,
+    node_type: WorkerType = "opml",
 ) -> Path:
     """Write one operator's settings (`aos_operator.settings`) and return their file."""
     return _write(
@@ -72,6 +93,7 @@ def write_operator(
                 "keystore": str(data.keystore(name)),
                 "keystore_password_file": str(data.password),
                 "dispatcher_address": data.address("dispatcher"),
+                "node_type": node_type,
                 "ai_models": [model],
             },
         },

@@ -3,6 +3,7 @@
 FOLDER/token             API token of the project, for `aos submit`
 FOLDER/running.json      where the running stack answers
 FOLDER/keys, config      keystores with their password file; the configuration of each part
+FOLDER/simulator         root key and certificate of simulated enclaves
 FOLDER/logs              what each part logged
 FOLDER/postgres, valkey  the embedded servers' data
 """
@@ -45,7 +46,9 @@ class DataFolder:
         self.logs = self.root / "logs"
         self.postgres = self.root / "postgres"
         self.valkey = self.root / "valkey"
+        self.simulator = self.root / "simulator"
         self.password = self.keys / "password"
+        self.policy = self.config / "attestation-policy.yaml"
         self.token_file = self.root / "token"
         self._lock_file = self.root / "lock"
         self._running_file = self.root / "running.json"
@@ -85,7 +88,7 @@ class DataFolder:
             os.close(descriptor)
 
     def keystore(self, name: str) -> Path:
-        """The keystore file of `dispatcher` or `operator-N`."""
+        """The keystore file of `dispatcher`, `operator-N` or `enclave-N`."""
         return self.keys / f"{name}.json"
 
     def address(self, name: str) -> str:

@@ -1,7 +1,7 @@
 """`aos demo`: one job through a whole network that is started for it, checked, and gone again."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,28 @@ from rich.console import Console
 from aos_cli.checks import Expected, Submission, check_job, passed, table_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.data import DataFolder, temporary_folder
+from aos_cli.enclaves import good_ones
 from aos_cli.errors import CliError
 from aos_cli.failures import Interrupted
 from aos_cli.interrupts import Interrupts
-from aos_cli.looks import looks_of, show_looks
+from aos_cli.looks import Look, looks_of, show_looks
 from aos_cli.models import ModelFile, model_file
+from aos_cli.opening import opened_rows
+from aos_cli.private import seal_request
 from aos_cli.progress import Progress
 from aos_cli.show import make_console, show_answers
 from aos_cli.stack import PROJECT, Plan, Stack, running_stack
+from aos_protocol.attestation.policy import AttestationPolicy
+from aos_protocol.evidence import Check
+from aos_protocol.sealing import SealingKey
+from aos_service.settings import load_settings
 
 USER = "b77f1799de0148c07bc6ef630fb75ac267f31d147cd28797ad145afe72302632"
 PARAMS = {"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024}
 """User and sampling parameters of the published example."""
+
+_ENCLAVES = 2
+_SIMULATED = "The enclaves are SIMULATED: ordinary processes under a root made here. This shows how it goes, and proves nothing about hardware."
 
 
 def demo(
@@ -33,6 +43,14 @@ def demo(
         Path | None,
         typer.Option(metavar="DIR", help="Keep keys, jobs and logs in this folder.", show_default=False),
     ] = None,
+    tee: Annotated[
+        bool,
+        typer.Option("--tee", help="Run the job in an enclave: two SIMULATED ones, and no other workers."),
+    ] = False,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="With --tee: seal the prompt, so that only an enclave can read it."),
+    ] = False,
 ) -> None:
     """Start a network, run one job through it, check the answer's evidence, and stop everything again.
 
@@ -43,11 +61,19 @@ def demo(
     The table is computed here, from the job's evidence document, against the dispatcher's address in the key file that was
     made here, and against the model file and calibration that lie here; it is not the dispatcher's word. The exit status is 0 only if every
     check passes.
+
+    With --tee the job runs in an enclave, which signs its answer with a key that it made itself, and attests itself on the job's
+    seed. With --private besides, the enclaves attest themselves first, the prompt is sealed to them, and nobody else reads it or the
+    answer; so nobody can score that. These enclaves are SIMULATED: they show how it goes, and prove nothing about hardware.
     """
+    if private and not tee:
+        raise CliError("only an enclave can read a sealed prompt: add --tee")
     console, path, started = make_console(), model_file(model), time.monotonic()
+    operators, enclaves = (0, _ENCLAVES) if tee else (3, 0)
+    plan = Plan(path, operators, enclaves, durable=keep is not None)
     try:
         with Interrupts() as interrupts, _data_folder(keep) as data:
-            ok = interrupts.run(_demo(data, Plan(path, durable=keep is not None), prompt, console))
+            ok = interrupts.run(_demo(data, plan, prompt, private, console))
     except Interrupted as stopped:
         console.print(f"{stopped}; nothing is left running", highlight=False)
         raise typer.Exit(stopped.exit_status) from None
@@ -58,20 +84,30 @@ def demo(
         raise CliError("not every check passed: this answer is not verified")
 
 
-async def _demo(data: DataFolder, plan: Plan, prompt: str, console: Console) -> bool:
+async def _demo(data: DataFolder, plan: Plan, prompt: str, private: bool, console: Console) -> bool:
     progress = Progress(console)
-    console.print("a network on this machine: dispatcher, three operators, one worker", highlight=False)
+    parts = (
+        "two SIMULATED enclaves, each with an operator" if plan.enclaves else "three operators, one worker"
+    )
+    console.print(f"a network on this machine: dispatcher, {parts}", highlight=False)
     async with running_stack(data, plan, progress) as stack:
-        ok = await _one_job(stack, prompt, progress)
+        ok = await _one_job(stack, prompt, private, progress)
         ended = time.monotonic()
     progress.say("stop", time.monotonic() - ended, "")
     return ok
 
 
-async def _one_job(stack: Stack, prompt: str, progress: Progress) -> bool:
-    job = {"tag": "opml", "prompt": prompt, "model": stack.plan.model.name, "params": PARAMS}
+async def _one_job(stack: Stack, prompt: str, private: bool, progress: Progress) -> bool:
+    tag = "tee" if stack.plan.enclaves else "opml"
+    job = {"tag": tag, "prompt": prompt, "model": stack.plan.model.name, "params": PARAMS}
     request: JsonObject = {"from": PROJECT, "tag": "", "user": USER, "job": job}
+    policy = load_settings(stack.data.policy, AttestationPolicy) if stack.plan.enclaves else None
+    key = SealingKey() if private else None
     async with DispatcherClient(stack.url, token=stack.data.token()) as client:
+        if key is not None and policy is not None:
+            with progress.step("seal") as said:
+                request, asked = await seal_request(client, request, policy, key)
+                said.append(f"to {len(good_ones(asked))} of {len(asked)} enclaves, attested just now")
         with progress.step("submit") as said:
             receipt = await client.submit(request)
             said.append(f"job {receipt.job_id}")
@@ -80,20 +116,28 @@ async def _one_job(stack: Stack, prompt: str, progress: Progress) -> bool:
             said.append(f"{detail['status']} {detail.get('reason') or ''}".strip())
         with progress.step("check"):
             rows = await client.results(receipt.job_id)
-            dispatcher = stack.data.address("dispatcher")
+            dispatcher, model = stack.data.address("dispatcher"), stack.plan.model
             submission = Submission(request, receipt)
-            expected = Expected(receipt.job_id, dispatcher, rows, submission, stack.plan.model)
+            expected = Expected(receipt.job_id, dispatcher, rows, submission, model, policy, key)
             document = await client.evidence(receipt.job_id)
             checks = check_job(document, expected)
-    console = progress.console
+    if passed(checks) and key is not None:
+        rows = opened_rows(document, expected)
+    _tell(stack, rows, looks_of(document), checks, progress.console)
+    return passed(checks)
+
+
+def _tell(
+    stack: Stack, rows: list[JsonObject], looks: Sequence[Look], checks: Sequence[Check], console: Console
+) -> None:
     show_answers(console, rows)
     console.print()
-    show_looks(console, looks_of(document))
+    show_looks(console, looks)
     console.print(table_of(checks))
-    if stack.warning:
-        console.print(f"\n{stack.warning}", highlight=False, markup=False, soft_wrap=True)
+    notes = [_SIMULATED if stack.plan.enclaves else "", stack.warning or ""]
+    for note in filter(None, notes):
+        console.print(f"\n{note}", highlight=False, markup=False, soft_wrap=True)
     console.print()
-    return passed(checks)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whether an operator could run with its settings: key, PostgreSQL, Redis, worker, and the dispatcher that it names."""
 
 import asyncio
+import secrets
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -9,6 +10,7 @@ from websockets.exceptions import WebSocketException
 
 from aos_cli.errors import CliError
 from aos_cli.findings import Finding, Findings, find
+from aos_cli.workers import fetch_attestation
 from aos_operator.database import check_tables
 from aos_operator.offer import select_models
 from aos_operator.queue import connect_redis
@@ -36,6 +38,8 @@ async def operator_findings(file: Path) -> Findings:
     yield await find("operator database", lambda: _database(settings))
     yield await find("operator queue", lambda: _queue(settings))
     yield await find("operator worker", lambda: _worker(settings))
+    if settings.node.node_type == "tee":
+        yield await find("operator enclave", lambda: _enclave(settings))
     yield await find("operator dispatcher", lambda: _dispatcher(settings))
 
 
@@ -75,16 +79,29 @@ async def _queue(settings: OperatorSettings) -> str:
 
 
 async def _worker(settings: OperatorSettings) -> str:
-    worker = HttpWorker(settings.net.worker_url, _TIMEOUT_S)
+    worker = HttpWorker(settings.worker_url, _TIMEOUT_S)
     try:
         chosen, missing = select_models(await worker.models(), settings.node.ai_models)
     finally:
         await worker.close()
     if missing:
         raise CliError(
-            f"node.ai_models: the worker at {settings.net.worker_url} does not have {', '.join(missing)}"
+            f"node.ai_models: the worker at {settings.worker_url} does not have {', '.join(missing)}"
         )
-    return f"{settings.net.worker_url} serves {', '.join(sorted(chosen))}"
+    return f"{settings.worker_url} serves {', '.join(sorted(chosen))}"
+
+
+async def _enclave(settings: OperatorSettings) -> str:
+    """Say what the worker's enclave says of itself; whether to believe it is for a policy, and `aos attest`."""
+    url = settings.worker_url
+    attestation = await fetch_attestation(url, secrets.token_hex(32))
+    keyset = attestation.keyset
+    kind = "SIMULATED, which proves nothing" if attestation.kind == "simulated" else attestation.kind
+    hours = (keyset.expires_at - attestation.issued_at) / 3600
+    return (
+        f"{kind}: {keyset.build}, keyset {keyset.digest()[:16]}… for {hours:.1f} h more; aos attest {url} --policy FILE holds it "
+        "against a policy"
+    )
 
 
 async def _dispatcher(settings: OperatorSettings) -> str:

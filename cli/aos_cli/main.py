@@ -3,10 +3,12 @@
 import typer
 
 from aos_cli import disputes, jobs, keys
+from aos_cli.attest import attest
 from aos_cli.calibrate import calibrate
 from aos_cli.demo import demo
 from aos_cli.doctor import doctor
 from aos_cli.errors import MessageGroup
+from aos_cli.submit import submit
 from aos_cli.up import up
 
 app = typer.Typer(
@@ -21,16 +23,23 @@ app = typer.Typer(
 _JOB = "636a5cf015a1a4c7480317f114d5b06d69476b9d0d5a67dbe53e9b59de72769b"
 _OPERATOR = "0x5050A4F4b3f9338C3472dcC01A87C76A144b3c9c"
 
-app.command(epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'")(demo)
-app.command(epilog="Example: aos up --data ./network --operators 3 --port 8000")(up)
+app.command(
+    epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'; in enclaves: aos demo --tee --private"
+)(demo)
+app.command(epilog="Example: aos up --data ./network --operators 3 --enclaves 2 --port 8000")(up)
 app.command(
     epilog="Example: aos submit 'What is AI?' --top-p 0.5 --wait; elsewhere: aos submit 'What is AI?' --dispatcher "
-    "https://dispatcher.example --dispatcher-address 0x... --project shop --token-file token --model tiny.gguf"
-)(jobs.submit)
-app.command(epilog=f"Example: aos result {_JOB}")(jobs.result)
+    "https://dispatcher.example --dispatcher-address 0x... --project shop --token-file token --model tiny.gguf; that nobody on the way "
+    "reads: aos submit - --private --wait --policy policy.yaml"
+)(submit)
+app.command(epilog=f"Example: aos result {_JOB}; of a private job: add --reply-key FILE")(jobs.result)
 app.command(epilog=f"Example: aos detail {_JOB} | jq -r .status")(jobs.detail)
 app.command(epilog=f"Example: aos verify {_JOB} --json")(jobs.verify)
 app.command(epilog=f"Example: aos cancel {_JOB}")(jobs.cancel)
+app.command(
+    epilog="Example: aos attest https://dispatcher.example --model tiny.gguf --policy policy.yaml; on the enclave's host: "
+    "aos attest vsock://15:5005 --policy policy.yaml"
+)(attest)
 app.command(epilog="Example: aos rounds device-17 --limit 5")(disputes.rounds)
 app.command(
     epilog=f"Example: aos challenge {_JOB} {_OPERATOR} --reason 'it reads oddly'; as an operator: add --keystore operator-key.json"

@@ -28,9 +28,10 @@ def make_console() -> Console:
 
 
 def show_rows(console: Console, rows: Sequence[JsonObject]) -> None:
-    """Print who executed and who verified, with verdicts and reasons, then the answers."""
+    """Print who executed and who verified, with verdicts and reasons, then the answers. Enclaves' answers name their kind."""
     table = Table(box=None, show_header=True, header_style="dim", padding=(0, 2, 0, 0))
-    for column in ("operator", "role", "verdict", "reason"):
+    attested = any(row.get("attestation") for row in rows)
+    for column in ("operator", "role", *(["enclave"] if attested else []), "verdict", "reason"):
         table.add_column(column, overflow="fold", no_wrap=column != "reason")
     for row in rows:
         verdict = str(row.get("verdict") or "-")
@@ -38,8 +39,9 @@ def show_rows(console: Console, rows: Sequence[JsonObject]) -> None:
         role = " ".join(str(row[key]) for key in ("role", "tag", "position") if row.get(key))
         if row.get("challenge"):
             role = f"{row.get('role')} of challenge {row['challenge']}"
+        kind = [kind_text(str(row.get("attestation") or "-"))] if attested else []
         table.add_row(
-            Text(str(row.get("operator"))), Text(role), Text(verdict, COLOURS.get(verdict, "")), reason
+            Text(str(row.get("operator"))), Text(role), *kind, Text(verdict, COLOURS.get(verdict, "")), reason
         )
     console.print(table)
     show_answers(console, rows)
@@ -54,6 +56,11 @@ def show_answers(console: Console, rows: Sequence[JsonObject]) -> None:
             console.print()
             console.print(Text(f"{row.get('operator')}{tag}", "cyan"), soft_wrap=True)
             console.print(Text(text), soft_wrap=True)
+
+
+def kind_text(kind: str) -> Text:
+    """Return a kind of enclave as it is shown: nobody is to overlook that one is simulated."""
+    return Text("SIMULATED", "yellow") if kind == "simulated" else Text(printable(kind))
 
 
 def verdict_text(outcome: str | None) -> str:

@@ -3,12 +3,16 @@
     async with running_stack(data, Plan(model), progress) as stack:
         ...  # stack.url answers; leaving stops everything
 
-1. PostgreSQL and Valkey, the worker (which loads the model), and the keys, all at the same time;
+1. PostgreSQL and Valkey, the workers (which load the model), and the keys, all at the same time;
 2. the dispatcher, which makes its tables, and the operators' tables;
 3. the model's name, pinned to the file with its calibration; the project, if there is none yet; and each operator: entered into the registry, then started; ready when the dispatcher
    counts all of them.
 
-Whichever part ends before it is told to ends the stack: what goes on with two operators of three has a defect to be looked at.
+Operators `operator-N` share one worker; `enclave-N` have a simulated enclave of their own, and the dispatcher then a policy that lets
+simulated ones in.
+
+Whichever part ends before it is told to ends the stack: what goes on with two operators of three has a defect to be looked at. (What
+runs inside an enclave is no part of its own: `tee-worker` starts it again.)
 """
 
 import asyncio
@@ -26,13 +30,16 @@ import httpx
 from aos_cli import ports
 from aos_cli.checks import file_digest
 from aos_cli.commands import program, run_command
-from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator
+from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator, write_policy
 from aos_cli.data import DataFolder, Running, write_private
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_cli.failures import StackError
 from aos_cli.models import calibration_file, missing_calibration, read_calibration
 from aos_cli.progress import Progress
+from aos_protocol.messages import ModelOffer
 from aos_service.child import Child
+from aos_tee_worker.errors import SimulatorUnusable
+from aos_tee_worker.simulator import ensure_root, measurements
 
 PROJECT = "demo"
 
@@ -40,6 +47,7 @@ _LOAD_TIMEOUT_S = 900.0  # a large model comes from a slow disk
 _START_TIMEOUT_S = 60.0
 _WATCH_S = 0.1
 _SOCKET_PATH_BYTES = 100
+_LONGEST_SOCKET = "tee-worker-16.sock"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Plan:
 
     model: Path
     operators: int = 3
+    enclaves: int = 0
     port: int = 0
     durable: bool = True
 
@@ -87,20 +96,20 @@ class Stack:
         self.new_token: str | None = None
         self.warning: str | None = None
         self._progress = progress
-        self._socket = _socket_path(data.root / "run", held)
+        self._sockets = _socket_folder(data.root / "run", held)
         self._postgres = EmbeddedPostgres(data.postgres, durable=plan.durable)
         self._valkey = EmbeddedValkey(data.valkey, durable=plan.durable)
+        self._digest: str | None = None
         self._operators: list[Child] = []
         self._watched: list[Child] = []
-        worker = ["--model", str(plan.model.absolute()), "--uds", str(self._socket)]
-        self._worker = self._child("worker", "inference-worker", *worker)
+        self._workers = self._make_workers()
         self._config = data.config / "dispatcher.yaml"
         self._dispatcher = self._child("dispatcher", "dispatcher", "run", "-c", str(self._config))
 
     @property
     def names(self) -> list[str]:
-        """The operators' names: `operator-1` and so on."""
-        return [f"operator-{number}" for number in range(1, self.plan.operators + 1)]
+        """The operators' names: `operator-1` and so on, then `enclave-1` and so on."""
+        return [*_numbered("operator", self.plan.operators), *_numbered("enclave", self.plan.enclaves)]
 
     def running(self) -> Running:
         """Return what other commands need to know to use this stack."""
@@ -111,7 +120,7 @@ class Stack:
         for stop in (
             self._postgres.stop,
             self._valkey.stop,
-            self._worker.stop,
+            self._stop_workers,
             self._dispatcher.stop,
             self._stop_operators,
         ):
@@ -139,6 +148,7 @@ class Stack:
             first.create_task(self._start_postgres())
             first.create_task(self._start_valkey())
             first.create_task(self._start_worker())
+            first.create_task(self._start_enclaves())
             first.create_task(self._make_keys())
         async with asyncio.TaskGroup() as second:
             second.create_task(run_command("operator-runner", "-i", self._postgres.url("operators")))
@@ -159,12 +169,29 @@ class Stack:
         self._watched.append(self._valkey.child)
 
     async def _start_worker(self) -> None:
+        if "worker" not in self._workers:
+            return
         with self._progress.step("worker") as said:
-            self._start(self._worker)
-            transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
-            async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-                await self._worker.until_ready(_answers(client, "/healthz"), timeout_s=_LOAD_TIMEOUT_S)
+            await self._until_loaded("worker")
             said.append(self.plan.model.name)
+
+    async def _start_enclaves(self) -> None:
+        """Make the simulator's root, which all enclaves share, then start them."""
+        if not self.plan.enclaves:
+            return
+        with self._progress.step("enclaves") as said:
+            await self._simulator_root()
+            async with asyncio.TaskGroup() as starting:
+                for name in _numbered("tee-worker", self.plan.enclaves):
+                    starting.create_task(self._until_loaded(name))
+            said.append(f"{self.plan.enclaves} SIMULATED, which prove nothing about hardware")
+
+    async def _until_loaded(self, name: str) -> None:
+        worker = self._workers[name]
+        self._start(worker)
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket(name)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+            await worker.until_ready(_answers(client, "/healthz"), timeout_s=_LOAD_TIMEOUT_S)
 
     async def _make_keys(self) -> None:
         password = ensure_password(self.data).read_text(encoding="utf-8").strip()
@@ -178,7 +205,8 @@ class Stack:
 
     async def _start_dispatcher(self) -> None:
         with self._progress.step("dispatcher") as said:
-            write_dispatcher(self.data, self._postgres.url("dispatcher"), self.port)
+            policy = await self._write_policy()
+            write_dispatcher(self.data, self._postgres.url("dispatcher"), self.port, policy=policy)
             self._start(self._dispatcher)
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
                 await self._dispatcher.until_ready(_answers(client, "/readyz"), timeout_s=_START_TIMEOUT_S)
@@ -193,15 +221,38 @@ class Stack:
             write_private(self.data.token_file, output)
             said.append(PROJECT)
 
+    async def _write_policy(self) -> Path | None:
+        """Write which enclaves the dispatcher is to trust; None when there are none, and then take away what an earlier run wrote."""
+        if not self.plan.enclaves:
+            self.data.policy.unlink(missing_ok=True)
+            return None
+        root = await self._simulator_root()
+        offer = ModelOffer(name=self.plan.model.name, sha256=await self._model_digest())
+        return write_policy(self.data, offer, root=root, measurements=measurements())
+
+    async def _simulator_root(self) -> str:
+        try:
+            return await asyncio.to_thread(ensure_root, self.data.simulator)
+        except SimulatorUnusable as error:
+            raise StackError(str(error)) from error
+
+    async def _model_digest(self) -> str:
+        if self._digest is None:
+            self._digest = await asyncio.to_thread(file_digest, self.plan.model)
+        return self._digest
+
     async def _pin_model(self) -> None:
+        """Let the model's name stand for this file, for each type of job that there are workers for."""
         model = self.plan.model
         with self._progress.step("model") as said:
             found = read_calibration(model)
-            digest = await asyncio.to_thread(file_digest, model)
+            digest = await self._model_digest()
             self.warning = missing_calibration(model, digest, found)
             judged = [] if self.warning else ["--calibration", str(calibration_file(model))]
-            pin = ("model", "pin", model.name, digest, *judged, "-c", str(self._config))
-            await run_command("dispatcher", *pin)
+            for job_type, workers in (("opml", self.plan.operators), ("tee", self.plan.enclaves)):
+                if workers:
+                    pin = ("model", "pin", model.name, digest, "--job-type", job_type, *judged)
+                    await run_command("dispatcher", *pin, "-c", str(self._config))
             said.append(
                 f"SHA-256 {digest[:16]}…, {'without a calibration' if self.warning else 'calibrated'}"
             )
@@ -212,19 +263,21 @@ class Stack:
                 for name in self.names:
                     starting.create_task(self._start_operator(name))
             await self._all_connected()
-            said.append(f"{self.plan.operators} connected")
+            said.append(f"{len(self.names)} connected")
 
     async def _start_operator(self, name: str) -> None:
         address = self.data.address(name)
         await run_command("dispatcher", "operator", "add", address, "-c", str(self._config))
+        enclave = name.startswith("enclave-")
         config = write_operator(
             self.data,
             name,
             database=self._postgres.url("operators"),
             queue=self._valkey.url(),
             dispatcher_port=self.port,
-            worker=self._socket,
+            worker=self._socket(name.replace("enclave-", "tee-worker-") if enclave else "worker"),
             model=self.plan.model.name,
+            node_type="tee" if enclave else "opml",
         )
         operator = self._child(name, "operator-runner", "-c", str(config))
         self._operators.append(operator)
@@ -233,17 +286,35 @@ class Stack:
     async def _all_connected(self) -> None:
         connected, deadline = 0, time.monotonic() + _START_TIMEOUT_S
         async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-            while connected < self.plan.operators:
+            while connected < len(self.names):
                 if time.monotonic() > deadline:
                     logs = "\n".join(operator.log_tail() for operator in self._operators)
                     raise StackError(
-                        f"{connected} of {self.plan.operators} operators connected within {_START_TIMEOUT_S:g} s.\n{logs}"
+                        f"{connected} of {len(self.names)} operators connected within {_START_TIMEOUT_S:g} s.\n{logs}"
                     )
                 await asyncio.sleep(_WATCH_S / 2)
                 connected = (await client.get("/readyz")).json().get("operators", 0)
 
     async def _stop_operators(self) -> None:
         await asyncio.gather(*(operator.stop() for operator in self._operators))
+
+    async def _stop_workers(self) -> None:
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
+
+    def _make_workers(self) -> dict[str, Child]:
+        """The operators' common worker, if there are any, and the enclaves, by name."""
+        workers = {"worker": self._worker("worker", "inference-worker")} if self.plan.operators else {}
+        for name in _numbered("tee-worker", self.plan.enclaves):
+            simulated = ("--enclave", "simulated", "--simulator", str(self.data.simulator))
+            workers[name] = self._worker(name, "tee-worker", *simulated)
+        return workers
+
+    def _worker(self, name: str, command: str, *arguments: str) -> Child:
+        where = ("--model", str(self.plan.model.absolute()), "--uds", str(self._socket(name)))
+        return self._child(name, command, *arguments, *where)
+
+    def _socket(self, name: str) -> Path:
+        return self._sockets / f"{name}.sock"
 
     def _child(self, name: str, command: str, *arguments: str) -> Child:
         return Child(name, [program(command), *arguments], log=self.data.logs / f"{name}.log")
@@ -265,14 +336,17 @@ def _answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[boo
     return ask
 
 
-def _socket_path(folder: Path, held: ExitStack) -> Path:
-    """Where the worker listens: in the data folder, or in a temporary one when that path cannot stand in a socket's URL."""
-    path = folder / "worker.sock"
-    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES or not set("?#%").isdisjoint(str(path)):
-        folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="aos-")))
-        return folder / "worker.sock"
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def _socket_folder(folder: Path, held: ExitStack) -> Path:
+    """Where the workers listen: in the data folder, or in a temporary one when that path cannot stand in a socket's URL."""
+    longest = folder / _LONGEST_SOCKET
+    if len(os.fsencode(longest)) > _SOCKET_PATH_BYTES or not set("?#%").isdisjoint(str(folder)):
+        return Path(held.enter_context(tempfile.TemporaryDirectory(prefix="aos-")))
     folder.mkdir(mode=0o700, exist_ok=True)
-    return path
+    return folder
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -85,13 +85,14 @@ TokenFile = Annotated[
 
 @dataclass(frozen=True)
 class Target:
-    """A dispatcher's URL, and what is known beforehand: its address, the token, project and model to use."""
+    """A dispatcher's URL, and what is known beforehand: its address, the token, project, model and attestation policy to use."""
 
     url: str
     address: str | None
     token: str | None
     project: str | None
     model: str | None
+    policy: Path | None = None
 
 
 def data_folder(chosen: Path | None) -> DataFolder:
@@ -128,6 +129,7 @@ def find_target(
         token or folder.token(),
         project or running.project,
         running.model,
+        folder.policy if folder.policy.exists() else None,
     )
 
 

@@ -19,6 +19,14 @@ def up(
     data: Data = None,
     model: ModelFile = None,
     operators: Annotated[int, typer.Option(min=1, max=16, help="How many operators to run.")] = 3,
+    enclaves: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=16,
+            help="How many SIMULATED enclaves to run besides, each with an operator of its own.",
+        ),
+    ] = 0,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The dispatcher's port on 127.0.0.1; 0 takes a free one.")
     ] = 8000,
@@ -31,13 +39,16 @@ def up(
     The operators share one worker: each has its own key, draws its own tickets and signs its own results, but the model is
     in memory once. On one machine a worker for each would only run the same file on the same processors.
 
+    With --enclaves there are workers for tee jobs, too. They are simulated: each is an ordinary process, under a root that is made
+    here, so it shows how everything goes together (aos attest, aos submit --private), and proves nothing about hardware.
+
     Every answer is scored by another operator, and judged by the calibration beside the model: `aos verify` shows how. In a
     larger network, a dispatcher has a share of the answers scored (its setting verification.audit_share, 0.1 by default), and
     `aos challenge` any other.
 
     Ctrl-C or SIGTERM stops all parts. If one of them ends by itself, the others are stopped and the exit status is 1.
     """
-    console, chosen = make_console(), Plan(model_file(model), operators, port)
+    console, chosen = make_console(), Plan(model_file(model), operators, enclaves, port)
     ready = False
 
     async def main() -> None:
@@ -73,7 +84,11 @@ def _tell(console: Console, stack: Stack) -> None:
         f"logs     {stack.data.logs}",
         "",
         'try:     aos submit "What is AI?" --wait',
-        "stop:    Ctrl-C",
     ]
+    if stack.plan.enclaves:
+        lines.append(
+            '         aos attest; aos submit "What is AI?" --private --wait   (the enclaves are SIMULATED)'
+        )
+    lines.append("stop:    Ctrl-C")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

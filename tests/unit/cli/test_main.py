@@ -17,8 +17,8 @@ from unit.cli.fake import DOCUMENT, HERE, JOB, ROWS, FakeDispatcher, installed
 
 runner = CliRunner()
 COMMANDS = [
-    "demo", "up", "submit", "result", "detail", "verify", "cancel", "rounds", "challenge", "appeal", "standing", "doctor",
-    "calibrate",
+    "demo", "up", "submit", "result", "detail", "verify", "cancel", "attest", "rounds", "challenge", "appeal", "standing",
+    "doctor", "calibrate",
 ]  # fmt: skip
 MEANS = "verdict: match. The verifiers ran the same prompt and tokens"
 

@@ -373,7 +373,8 @@ async def test_the_model_is_pinned_with_the_calibration_beside_it(
     await stack._pin_model()
     judged = ("--calibration", str(file)) if calibrated == "its own" else ()
     config = str(data.config / "dispatcher.yaml")
-    assert ran == [("dispatcher", "model", "pin", "tiny.gguf", digest, *judged, "-c", config)]
+    pin = ("dispatcher", "model", "pin", "tiny.gguf", digest, "--job-type")
+    assert ran == [(*pin, "opml", *judged, "-c", config)]
     if calibrated == "its own":
         assert stack.warning is None
         assert said.getvalue().endswith(f"SHA-256 {digest[:16]}…, calibrated\n")
@@ -398,11 +399,11 @@ async def test_a_calibration_that_cannot_be_read_stops_the_start(data: DataFolde
 @pytest.mark.parametrize("folder", ["x" * 120, "a?b", "a#b", "a%b"])
 def test_a_path_that_no_socket_s_url_can_hold_is_avoided(tmp_path: Path, folder: str) -> None:
     with ExitStack() as held:
-        path = stack_module._socket_path(tmp_path / folder, held)
-        assert path.parent.is_dir()
-        assert len(os.fsencode(path)) <= 100
+        path = stack_module._socket_folder(tmp_path / folder, held)
+        assert path.is_dir()
+        assert len(os.fsencode(path / "tee-worker-16.sock")) <= 100
         assert set("?#%").isdisjoint(str(path))
-    assert not path.parent.exists()
+    assert not path.exists()
 
 
 def test_the_first_of_many_errors_is_told() -> None:
