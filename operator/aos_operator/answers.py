@@ -1,25 +1,81 @@
 """What a worker answers, held against what it was asked, before anything is signed."""
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+
+from pydantic import StringConstraints
 
 from aos_operator.errors import AnswerRejected
 from aos_operator.subjects import Subject
 from aos_operator.tasks import Outcome, Scored
+from aos_operator.worker import Execution
+from aos_protocol.attestation.statement import check_statement
 from aos_protocol.canonical import digest
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence_work import check_extent
-from aos_protocol.messages import Dispatch, ScoreCall, parse_message
+from aos_protocol.messages import Base64, Dispatch, Message, ModelOffer, ScoreCall, parse_message
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 
+_MOST_SEALED: Final = 4 << 20
+"""Characters of a sealed answer: no frame takes more."""
 
-def accept_answer(answer: dict[str, Any], dispatch: Dispatch, prover: str) -> Outcome:
-    """Turn a worker's answer into an outcome; `prover` is this operator's address.
+
+class SealedAnswer(Message):
+    """What an enclave answers to a sealed prompt, and nothing else: whatever else it told would be told to everybody."""
+
+    sealed: Annotated[Base64, StringConstraints(min_length=1, max_length=_MOST_SEALED)]
+    enclave: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Claimed:
+    """What will be this operator's result, as far as the enclave's statement speaks of it (`statement.Answered`)."""
+
+    job_id: str
+    operator: str
+    result: str
+    model: ModelOffer
+    enclave: dict[str, Any] | None
+
+
+def accept_answer(
+    answer: dict[str, Any], dispatch: Dispatch, prover: str, execution: Execution | None = None
+) -> Outcome:
+    """Turn a worker's answer into an outcome; `prover` is this operator's address, `execution` what an enclave had to sign for.
 
     1. It has a text that can be sent.  2. Its transcript parses, with as many fingerprints as output tokens.  3. The transcript was
     made with the dispatched model,  4. the job's effective parameters,  5. and its seed, by this operator.  6. Its commitment is the
-    transcript's, computed again. Raises `AnswerRejected` with the first of these that fails.
+    transcript's, computed again.  7. An enclave's keyset is for the dispatched model, and its key has signed all that; of a sealed answer,
+    that is all that anybody but the project can check. What vouches for the keyset, the dispatcher appraises.
+    Raises `AnswerRejected` with the first of these that fails.
     """
+    if execution is None:
+        if "enclave" in answer:
+            raise AnswerRejected("an enclave's statement came with the answer to a job that was for none")
+        return _open_answer(answer, dispatch, prover)
+    sealed = dispatch.job.sealed is not None
+    outcome = _sealed_answer(answer) if sealed else _open_answer(answer, dispatch, prover)
+    if not isinstance(answer.get("enclave"), dict):
+        raise AnswerRejected("no enclave has signed the worker's answer: is it a tee-worker?")
+    claimed = _Claimed(dispatch.job_id, prover, outcome.result, dispatch.model, answer["enclave"])
+    try:
+        statement = check_statement(
+            claimed, dispatch.job, dispatch.seed, outcome.commitment, execution.domain
+        )
+    except ProtocolError as error:
+        raise AnswerRejected(f"what the enclave says of its answer does not hold: {error}") from error
+    return replace(outcome, enclave=statement.to_json())
+
+
+def _sealed_answer(answer: dict[str, Any]) -> Outcome:
+    try:
+        return Outcome(parse_message(SealedAnswer, answer).sealed, "", None)
+    except ProtocolError as error:
+        raise AnswerRejected(f"the worker's answer to a sealed prompt is not usable: {error}") from error
+
+
+def _open_answer(answer: dict[str, Any], dispatch: Dispatch, prover: str) -> Outcome:
     text = _text(answer.get("text"))
     transcript = _transcript(answer.get("transcript"))
     if transcript.model != dispatch.model.sha256:

@@ -42,12 +42,14 @@ class Backoff:
         await asyncio.sleep(self.next())
 
 
-async def until_available(attempt: Callable[[], Awaitable[T]], what: str) -> T:
-    """Repeat `attempt` while it raises `Unavailable`; `what` names it in the log. Other errors pass."""
+async def until_available(
+    attempt: Callable[[], Awaitable[T]], what: str, again: type[Unavailable] = Unavailable
+) -> T:
+    """Repeat `attempt` while it raises `again`; `what` names it in the log. Other errors pass."""
     backoff = Backoff()
     while True:
         try:
             return await attempt()
-        except Unavailable as error:
+        except again as error:
             _log.warning("waiting to try again", attempt=what, problem=str(error))
         await backoff.wait()

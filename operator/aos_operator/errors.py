@@ -48,6 +48,10 @@ class WorkerUnavailable(Unavailable):
     """The inference worker does not answer; start it, the operator tries again by itself."""
 
 
+class WorkerBusy(WorkerUnavailable):
+    """The worker has no room for this job now; the operator asks again by itself."""
+
+
 class LinkLost(Unavailable):
     """The connection to the dispatcher is gone, or it did not reply in time; the operator connects again."""
 

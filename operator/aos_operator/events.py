@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from aos_operator.tasks import Request, TaskKey
-from aos_protocol.messages import Draw
+from aos_protocol.messages import Attest, Draw
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,14 @@ class CancelCall:
 
 
 @dataclass(frozen=True)
+class AttestCall:
+    """A call for a fresh attestation of the enclave that serves an offered model."""
+
+    frame_id: str
+    attest: Attest
+
+
+@dataclass(frozen=True)
 class Settled:
     """The dispatcher's reply to one of our results or scores."""
 
@@ -54,4 +62,4 @@ class Settled:
     message: str
 
 
-Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | Settled | None
+Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | AttestCall | Settled | None

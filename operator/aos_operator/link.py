@@ -12,14 +12,15 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from aos_operator.backoff import Backoff
 from aos_operator.errors import LinkLost, Refused, Replaced, StartError, Unavailable
-from aos_operator.events import CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
+from aos_operator.events import AttestCall, CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox, Wire
 from aos_operator.session import MAX_FRAME_BYTES, Session
 from aos_operator.tasks import Request, TaskKey
+from aos_protocol.canonical import JsonObject
 from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import Signer
-from aos_protocol.messages import ScoreCall
+from aos_protocol.messages import Attest, ScoreCall
 
 CLOSE_REPLACED = 4001
 """The dispatcher's close code when a newer connection of the same operator took this one's place."""
@@ -29,7 +30,7 @@ _PAUSE_LIMIT_S = 8.0
 _STABLE_S = 10.0
 _AT_ONCE = 64
 
-_Call: TypeAlias = DrawCall | JobCall | CancelCall
+_Call: TypeAlias = DrawCall | JobCall | CancelCall | AttestCall
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +52,10 @@ class Desk(Protocol):
 
     async def cancel(self, keys: Iterable[TaskKey]) -> None:
         """Drop tasks, whichever of them there are."""
+        ...
+
+    async def attest(self, call: Attest) -> JsonObject:
+        """Return a fresh attestation of the enclave, at once or not at all: nobody else may have to wait for it."""
         ...
 
 
@@ -147,7 +152,7 @@ class Link:
                     self._outbox.settle(reply)
                 case Say(text):
                     await wire.send(text)
-                case DrawCall() | JobCall() | CancelCall() as call:
+                case DrawCall() | JobCall() | CancelCall() | AttestCall() as call:
                     await self._slots.acquire()
                     answers.create_task(self._answer(session, wire, call))
 
@@ -165,7 +170,7 @@ class Link:
     async def _reply(self, session: Session, call: _Call) -> str | None:
         """Carry a request out and make its reply; None when it has been sent already."""
         try:
-            await self._carry_out(session, call)
+            return await self._carry_out(session, call)
         except LinkLost:
             raise
         except (Refused, ProtocolError, Unavailable) as error:
@@ -174,19 +179,23 @@ class Link:
             )
             _log.warning("declined a request", request=type(call).__name__, code=code, reason=str(error))
             return session.reply(call.frame_id, code, str(error))
-        return None if isinstance(call, DrawCall) else session.reply(call.frame_id)
 
-    async def _carry_out(self, session: Session, call: _Call) -> None:
+    async def _carry_out(self, session: Session, call: _Call) -> str | None:
+        attestation = None
         match call:
             case DrawCall():
                 self._desk.admit()
                 await self._outbox.ticket(call)
+                return None
             case JobCall(request=request):
                 if isinstance(request, ScoreCall):
                     await asyncio.to_thread(session.check_subject, request)
                 await self._desk.take(request)
             case CancelCall(keys=keys):
                 await self._desk.cancel(keys)
+            case AttestCall(attest=attest):
+                attestation = await self._desk.attest(attest)
+        return session.reply(call.frame_id, attestation=attestation)
 
 
 class _SocketWire:

@@ -30,6 +30,14 @@ class Offer:
                 f"this operator serves model {model.name} as {served}, not as {model.sha256}"
             )
 
+    def enclave_model(self, name: str) -> ModelOffer:
+        """Return the model of this name, served by an enclave. Raises `InvalidMessage` when none here serves it."""
+        if self.worker_type != "tee":
+            raise InvalidMessage(f"this operator has no enclave to attest: its type is {self.worker_type}")
+        if name not in self.models:
+            raise InvalidMessage(f"this operator does not serve model {name}")
+        return ModelOffer(name=name, sha256=self.models[name])
+
     def check_job(self, job: JobSpec, model: ModelOffer) -> None:
         """Like `check`, for a whole job, whose model must be the one that the dispatch names."""
         self.check(job.tag, model)

@@ -13,6 +13,7 @@ from aos_operator.errors import LinkLost
 from aos_operator.events import DrawCall, Settled
 from aos_operator.session import Session
 from aos_operator.tasks import Task
+from aos_protocol.typed_data import Domain
 
 
 class Wire(Protocol):
@@ -41,12 +42,14 @@ class Outbox:
         self._lock = asyncio.Lock()
         self._opened = asyncio.Event()
         self._open: _Open | None = None
+        self._domain: Domain | None = None
 
     async def attach(self, session: Session, wire: Wire, last_seen: int) -> None:
         """Use this connection from now on. Raises `StoreUnavailable` when the counter cannot be lifted."""
         async with self._lock:
             await self._counter.lift(last_seen)
             self._open = _Open(session, wire)
+            self._domain = session.domain
             self._opened.set()
 
     def detach(self) -> None:
@@ -79,6 +82,12 @@ class Outbox:
             ) from None
         finally:
             del link.waiting[frame_id]
+
+    async def domain(self) -> Domain:
+        """Return where this dispatcher's signatures are valid, as it said last; before that, wait for the first connection."""
+        while self._domain is None:
+            await self._opened.wait()
+        return self._domain
 
     def settle(self, reply: Settled) -> None:
         """Give the dispatcher's reply to whoever waits for it; nobody may, after a time-out or a cancellation."""

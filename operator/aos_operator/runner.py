@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from aos_operator.attesting import Attesting
 from aos_operator.counter import Counter
 from aos_operator.database import check_tables
 from aos_operator.errors import Refused, StartError
@@ -21,7 +22,9 @@ from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
 from aos_operator.worker import HttpWorker, Worker
 from aos_operator.workshop import Workshop
+from aos_protocol.canonical import JsonObject
 from aos_protocol.identity import Signer
+from aos_protocol.messages import Attest
 from aos_service.database import create_engine
 from aos_service.keys import load_signer
 
@@ -48,7 +51,7 @@ async def run_operator(
         store = await _open_store(settings, signer.address, stack)
         queue = await _open_queue(settings, signer.address, stack)
         if worker is None:
-            worker = HttpWorker(settings.net.worker_url, settings.net.worker_timeout)
+            worker = HttpWorker(settings.worker_url, settings.net.worker_timeout)
             stack.push_async_callback(worker.close)
         await Operator(settings, signer, store, queue, worker).run(stop)
 
@@ -63,15 +66,16 @@ class Operator:
         self._address = signer.address
         outbox = Outbox(Counter(store))
         limits = Limits(node.cache_msg_maximum, net.worker_concurrency, settings.api.read_maximum)
-        self._jobs = Jobs(store, queue, Workshop(worker, signer.address), outbox, limits)
+        workshop = Workshop(worker, signer.address, outbox.domain)
+        self._jobs = Jobs(store, queue, workshop, outbox, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
-        self._desk = _Desk(self._watch, self._jobs)
+        self._desk = _Desk(self._watch, self._jobs, Attesting(worker))
         target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval)
         self._link = Link(target, signer, self._desk, outbox)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""
-        _log.info("operator starts", operator=self._address)
+        _log.info("operator starts", operator=self._address, node_type=self._watch.offer.worker_type)
         async with asyncio.TaskGroup() as group:
             parts = [group.create_task(self._jobs.run()), group.create_task(self._face_dispatcher())]
             await stop.wait()
@@ -100,11 +104,12 @@ async def _cancel(parts: Collection[asyncio.Task[None]]) -> None:
 
 
 class _Desk:
-    """`link.Desk`: puts the dispatcher's requests to the worker's watch and to the jobs."""
+    """`link.Desk`: puts the dispatcher's requests to the worker's watch, to the jobs and to the enclave."""
 
-    def __init__(self, watch: WorkerWatch, jobs: Jobs) -> None:
+    def __init__(self, watch: WorkerWatch, jobs: Jobs, attesting: Attesting) -> None:
         self._watch = watch
         self._jobs = jobs
+        self._attesting = attesting
         self.stopping = False
 
     def offer(self) -> Offer:
@@ -113,9 +118,7 @@ class _Desk:
 
     def admit(self) -> None:
         """See `Desk.admit`."""
-        self._check_running()
-        if self._watch.away:
-            raise Refused(503, f"no worker at the moment: {self._watch.away}")
+        self._check_worker()
         if self._jobs.full:
             raise Refused(429, "the queue is full")
 
@@ -128,6 +131,16 @@ class _Desk:
         """See `Desk.cancel`."""
         await self._jobs.cancel(keys)
 
+    async def attest(self, call: Attest) -> JsonObject:
+        """See `Desk.attest`."""
+        self._check_worker()
+        return await self._attesting.attest(call, self._watch.offer.enclave_model(call.model))
+
+    def _check_worker(self) -> None:
+        self._check_running()
+        if self._watch.away:
+            raise Refused(503, f"no worker at the moment: {self._watch.away}")
+
     def _check_running(self) -> None:
         if self.stopping:
             raise Refused(503, "this operator is shutting down")
@@ -135,8 +148,6 @@ class _Desk:
 
 def _signer(settings: OperatorSettings, file: Path | None) -> Signer:
     node = settings.node
-    if node.node_type == "tee":
-        raise StartError("node.node_type: tee needs the enclave worker, which is not built yet; use opml")
     signer = load_signer(
         node.signer_key, keystore=node.keystore, password_file=node.keystore_password_file, file=file
     )

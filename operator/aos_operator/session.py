@@ -5,7 +5,7 @@ methods named after it. So tests step through the protocol by hand, and `link` o
 
 1. `challenge` arrives: `Say` carries our `connect`.
 2. Its reply arrives: `Welcomed`; the driver lifts the clock's counter before it takes anything else.
-3. `draw`, `dispatch_job`, `score_job` and `cancel_job` arrive, already checked; the driver answers each with `ticket` or `reply`. The
+3. `draw`, `dispatch_job`, `score_job`, `cancel_job` and `attest` arrive, already checked; the driver answers each with `ticket` or `reply`. The
    subject of a call for a score may be long: checking it (`check_subject`) is left to the driver, which can do it in a thread.
 4. `result` makes a `job_result` or `job_score`; its reply arrives as `Settled`.
 """
@@ -18,11 +18,11 @@ from enum import Enum
 import structlog
 
 from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
-from aos_operator.events import CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
+from aos_operator.events import AttestCall, CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.statements import statement
 from aos_operator.subjects import check_subject
-from aos_operator.tasks import Method, Product, Request, Task, TaskKey
+from aos_operator.tasks import Method, Product, Request, Task, TaskKey, sayable
 from aos_operator.tickets import draw_ticket
 from aos_protocol.canonical import JsonObject
 from aos_protocol.clock import VectorClock
@@ -30,12 +30,14 @@ from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer, address_of
 from aos_protocol.messages import (
+    Attest,
     Challenge,
     Challenged,
     Dispatch,
     Draw,
     Hex32,
     Message,
+    Reply,
     ScoreCall,
     Tag,
     Ticket,
@@ -86,6 +88,7 @@ class Session:
             "dispatch_job": self._dispatched,
             "score_job": self._called,
             "cancel_job": self._cancelled,
+            "attest": self._asked_to_attest,
         }
 
     def receive(self, text: str | bytes) -> Event:
@@ -111,9 +114,17 @@ class Session:
             )
             return Say(self.reply(frame.id, 400, str(error)))
 
-    def reply(self, frame_id: str, code: int = 200, message: str = "success") -> str:
-        """Make the reply to a request of the dispatcher."""
-        return seal_reply(self._signer, frame_id, {"code": code, "message": message}).text
+    def reply(
+        self,
+        frame_id: str,
+        code: int = 200,
+        message: str = "success",
+        *,
+        attestation: JsonObject | None = None,
+    ) -> str:
+        """Make the reply to a request of the dispatcher; that to `attest` brings the `attestation`."""
+        said = Reply(code=code, message=sayable(message), attestation=attestation)
+        return seal_reply(self._signer, frame_id, said.to_json()).text
 
     def ticket(self, call: DrawCall, counter: int) -> str:
         """Make the reply to a draw; `counter` is this operator's clock entry for it."""
@@ -150,10 +161,10 @@ class Session:
 
     def check_subject(self, call: ScoreCall) -> None:
         """Check the answer that a call wants scored, which takes a while when it is long. Raises `ProtocolError`."""
-        check_subject(call, self._domain(), self._signer.address)
+        check_subject(call, self.domain, self._signer.address)
 
     def _statement(self, request: Request, product: Product, clock: dict[str, str]) -> str:
-        return self._request(*statement(self._signer, self._domain(), request, product, clock))
+        return self._request(*statement(self._signer, self.domain, request, product, clock))
 
     def _request(self, method: str, param: JsonObject) -> str:
         self._last_id += 1
@@ -162,7 +173,9 @@ class Session:
     def _clock(self, known: dict[str, str], counter: int) -> dict[str, str]:
         return VectorClock.from_map(known).merge(VectorClock({self._number: counter})).to_map()
 
-    def _domain(self) -> Domain:
+    @property
+    def domain(self) -> Domain:
+        """The EIP-712 domain that the challenge names. Raises `InvalidMessage` before there was one."""
         challenge = self._challenged_by()
         return Domain(challenge.chain_id, challenge.registry)
 
@@ -259,6 +272,9 @@ class Session:
         self._check_work(dispatch)
         if dispatch.job.claim is not None:
             raise InvalidMessage("a job with a claim is scored, not run: send score_job")
+        sealed = dispatch.job.sealed
+        if sealed is not None and self._signer.address not in sealed.operators:
+            raise InvalidMessage("the prompt is not sealed to an enclave of this operator")
         return JobCall(frame_id, dispatch)
 
     def _called(self, frame_id: str, param: JsonObject) -> Event:
@@ -275,7 +291,7 @@ class Session:
         """
         self._offer.check_job(request.job, request.model)
         claim = ReceiptClaim(request.job_id, request.sequence, request.request_digest)
-        check_receipt(self._dispatcher, self._domain(), claim, request.signature)
+        check_receipt(self._dispatcher, self.domain, claim, request.signature)
         if self._check_draw(request) == 0:
             raise InvalidMessage("this operator has no range in the registry, hence no seat on any committee")
 
@@ -295,6 +311,11 @@ class Session:
         cancel = parse_message(Cancel, param)
         keys = (TaskKey(cancel.job_id, cancel.tag, cancel.challenge, method) for method in Method)
         return CancelCall(frame_id, tuple(keys))
+
+    def _asked_to_attest(self, frame_id: str, param: JsonObject) -> Event:
+        call = parse_message(Attest, param)
+        self._offer.enclave_model(call.model)
+        return AttestCall(frame_id, call)
 
 
 def _request_id(text: str | bytes) -> str | None:

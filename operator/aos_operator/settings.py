@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
 from aos_service.database import database_url
+from aos_service.transport import worker_address
 
 
 def _address(text: str) -> str:
@@ -34,12 +35,8 @@ def _dispatcher_url(text: str) -> str:
 
 
 def _worker_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1:
-        return text
-    if parts.scheme in {"http", "https"} and parts.hostname:
-        return text.rstrip("/")
-    raise ValueError("must be http://host:port, or unix:///folder/worker.sock with three slashes")
+    worker_address(text)
+    return text.rstrip("/")
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -174,6 +171,17 @@ class OperatorSettings(Group):
     chain: Chain = Chain()
     api: Api = Api()
 
+    @property
+    def worker_url(self) -> str:
+        """Where the worker is: `net.worker_url`; unless that is given, a `tee` operator's is the enclave on vsock."""
+        if self._on_vsock:
+            return f"vsock://{self.net.tee_llm_cid}:{self.net.tee_llm_port}"
+        return self.net.worker_url
+
+    @property
+    def _on_vsock(self) -> bool:
+        return self.node.node_type == "tee" and "worker_url" not in self.net.model_fields_set
+
     def notices(self) -> list[str]:
         """Say which keys of the file have no effect in this version, and what holds instead."""
         said = [
@@ -185,6 +193,11 @@ class OperatorSettings(Group):
                 ("chain.vrf_sort_precision", self.chain.vrf_sort_precision, "selection is exact"),
             )
             if value is not None
+        ]
+        said += [
+            f"net.{key} has no effect: node_type is opml, or net.worker_url says where the enclave is"
+            for key in ("tee_llm_cid", "tee_llm_port")
+            if key in self.net.model_fields_set and not self._on_vsock
         ]
         if self.chain.chain_rpc_url or self.chain.vrf_range_contract:
             said.append("chain is not read yet: the operator's range comes from the dispatcher's registry")

@@ -46,6 +46,7 @@ def _result(
         role=dispatch.role,
         model=dispatch.model,
         transcript=outcome.transcript,
+        enclave=outcome.enclave,
     )
     claim = result_claim(unsigned, dispatch.job.params.digest(), None)
     signature = sign_typed(signer, domain, replace(claim, transcript=outcome.commitment))

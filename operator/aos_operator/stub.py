@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aos_operator.errors import WorkerRefused
 from aos_operator.subjects import Subject
+from aos_operator.worker import Execution
 from aos_protocol import fingerprint
 from aos_protocol.messages import JobSpec, ModelOffer
 from aos_protocol.sampling import RULE_VERSION, sampling_seed
@@ -39,13 +40,21 @@ class StubWorker:
         """See `Worker.models`."""
         return [ModelOffer(name=name, sha256=digest) for name, digest in self._models.items()]
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
-        """See `Worker.generate`."""
+    async def generate(
+        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+    ) -> dict[str, Any]:
+        """See `Worker.generate`. A stub is no enclave."""
+        if execution is not None:
+            raise WorkerRefused("a stub signs nothing: it is no enclave")
         return stub_answer(job, self._digest(job), seed, prover)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         """See `Worker.score`."""
         return stub_score(job, self._digest(job), subject)
+
+    async def attestation(self, nonce: str) -> dict[str, Any]:
+        """See `Worker.attestation`."""
+        raise WorkerRefused(f"a stub has nothing to attest on {nonce}: it is no enclave")
 
     def _digest(self, job: JobSpec) -> str:
         digest = self._models.get(job.model)

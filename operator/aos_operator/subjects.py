@@ -49,6 +49,8 @@ def check_subject(call: ScoreCall, domain: Domain, verifier: str) -> None:
     """
     if (call.subject is None) == (call.job.claim is None):
         raise InvalidMessage("a score needs a claim in the job or an answer as its subject, not both")
+    if call.job.sealed is not None:
+        raise InvalidMessage("a sealed prompt cannot be scored: nobody here can read it, nor the answer")
     if call.subject is None:
         return
     result = _result(call)

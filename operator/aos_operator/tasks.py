@@ -52,18 +52,25 @@ class TaskState(StrEnum):
 class Outcome:
     """What came of a dispatch, unsigned: an answer with its transcript, or a reason for having none.
 
-    `commitment` is the transcript's, 64 hex digits, computed once; zeros without a transcript.
+    `commitment` is the transcript's, 64 hex digits, computed once; zeros without a transcript. The answer to a `tee` job has its
+    `enclave` statement (`aos_protocol.attestation.statement.EnclaveStatement`), the same at every sending.
     """
 
     result: str
     reason: str
     transcript: dict[str, Any] | None
     commitment: str = NO_DIGEST
+    enclave: dict[str, Any] | None = None
+
+    @property
+    def attestation(self) -> str | None:
+        """What vouches for the enclave that answered, as it says itself (`simulated`: nothing does); None without one."""
+        return None if self.enclave is None else str(self.enclave["attestation"]["kind"])
 
     @classmethod
     def failed(cls, reason: str) -> Self:
         """State why there is no answer, cut and cleaned to what a result may carry."""
-        return cls("", _sayable(reason) or "no answer, and no reason was given", None)
+        return cls("", sayable(reason) or "no answer, and no reason was given", None)
 
     def withdrawn(self, reason: str) -> Self:
         """Return what to say when this answer cannot be sent."""
@@ -88,7 +95,7 @@ class Scored:
 
     def withdrawn(self, reason: str) -> Self:
         """Return what to say when there is no score after all, cut and cleaned to what a message may carry."""
-        said = _sayable(reason) or "no score, and no reason was given"
+        said = sayable(reason) or "no score, and no reason was given"
         return replace(self, score=None, reason=said)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,5 +158,6 @@ def _content(request: Request) -> tuple[object, ...]:
     return (*job, request.job_seed, request.subject) if isinstance(request, ScoreCall) else job
 
 
-def _sayable(reason: str) -> str:
+def sayable(reason: str) -> str:
+    """Return a reason cut and cleaned to what a message may carry."""
     return reason.replace("\0", "").encode(errors="replace").decode()[:4096]

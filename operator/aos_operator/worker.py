@@ -1,33 +1,53 @@
-"""The inference worker: what the operator asks of it, over HTTP on TCP or a unix socket."""
+"""The worker: what the operator asks of it, over HTTP on TCP, a unix socket, or vsock when it is an enclave."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import httpx
 
 from aos_operator.boundary import keep_cancellation
-from aos_operator.errors import WorkerRefused, WorkerUnavailable
+from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import Subject
 from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.typed_data import Domain
+from aos_service.transport import WorkerTransport
 
 _QUICK_S = 10.0
-_PASSING = {408, 425, 429, 502, 503, 504}
-"""Statuses of a worker that is full or away, possibly behind a proxy. With any other error the job itself is at fault."""
+_BUSY: Final = frozenset({429, 503})
+"""Statuses of a worker that is full, and will not be."""
+
+_AWAY: Final = frozenset({408, 425, 502, 504})
+"""What a proxy says for a worker that is away or slow. With any other error the job itself is at fault."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What an enclave has to know to sign its answer to a job: the job's id, and where the signature is to be valid."""
+
+    job_id: str
+    domain: Domain
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that the enclave is sent."""
+        return {"job_id": self.job_id, "chain_id": self.domain.chain_id, "registry": self.domain.registry}
 
 
 class Worker(Protocol):
-    """Runs models. Every method raises `WorkerUnavailable` when trying again may help."""
+    """Runs models. Every method raises `WorkerUnavailable` when trying again may help, as `WorkerBusy` when it is there, and full."""
 
     async def models(self) -> Sequence[ModelOffer]:
         """Return the models that are served now, by name and SHA-256."""
         ...
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
+    async def generate(
+        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+    ) -> dict[str, Any]:
         """Run a job with its seed (64 hex digits), with fingerprints of `prover`, and return the worker's unchecked answer.
 
-        Raises `WorkerRefused` when the worker says that this job cannot be done.
+        A `tee` job has an `execution`, whose answer the enclave signs. Raises `WorkerRefused` when the worker says that this job cannot
+        be done.
         """
         ...
 
@@ -38,20 +58,23 @@ class Worker(Protocol):
         """
         ...
 
+    async def attestation(self, nonce: str) -> dict[str, Any]:
+        """Have the enclave attest itself on a nonce (64 hex digits), and return its unchecked `Attestation`.
+
+        Raises `WorkerRefused` when the worker is no enclave.
+        """
+        ...
+
 
 class HttpWorker:
-    """`Worker` over HTTP; `url` is `http://host:port` or `unix:///path.sock`, `timeout` the seconds for one answer."""
+    """`Worker` over HTTP; `url` is one that `aos_service.transport` reads, `timeout` the seconds for one answer."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        unix = parts.scheme == "unix"
-        self._timeout = timeout
+        transport = WorkerTransport(url)
         self._client = httpx.AsyncClient(
-            base_url="http://worker" if unix else url,
-            transport=httpx.AsyncHTTPTransport(uds=parts.path) if unix else None,
+            base_url=transport.base_url,
+            transport=transport,
             timeout=httpx.Timeout(timeout, connect=_QUICK_S),
-            limits=httpx.Limits(max_connections=None),
-            trust_env=False,
         )
 
     async def models(self) -> Sequence[ModelOffer]:
@@ -66,10 +89,16 @@ class HttpWorker:
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerUnavailable("GET /v1/models gives no list of models with name and sha256") from error
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
+    async def generate(
+        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+    ) -> dict[str, Any]:
         """See `Worker.generate`."""
         body = {"model": job.model, **_asked(job), "seed": seed, "prover": prover, "stream": False}
-        return await self._post("/v1/generate", body)
+        if execution is not None:
+            body["execution"] = execution.to_json()
+        async with _translated():
+            response = await self._client.post("/v1/generate", json=body)
+        return _good(response)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         """See `Worker.score`. The prompt is the job's own, so that an answer to another one shows."""
@@ -80,20 +109,19 @@ class HttpWorker:
                 "finish_reason": subject.transcript.finish_reason,
                 "prompt_tokens": subject.transcript.prompt_tokens,
             }
-        return await self._post("/v1/score", {"model": job.model, "items": [item]})
+        async with _translated():
+            response = await self._client.post("/v1/score", json={"model": job.model, "items": [item]})
+        return _good(response)
+
+    async def attestation(self, nonce: str) -> dict[str, Any]:
+        """See `Worker.attestation`."""
+        async with _translated():
+            response = await self._client.get("/attestation", params={"nonce": nonce}, timeout=_QUICK_S)
+        return _good(response)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
-
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        async with _translated():
-            response = await self._client.post(path, json=body)
-        if response.status_code in _PASSING:
-            raise WorkerUnavailable(f"the worker cannot do it now: {_problem(response)}")
-        if response.is_error:
-            raise WorkerRefused(_problem(response))
-        return _object(response)
 
 
 @asynccontextmanager
@@ -114,7 +142,18 @@ async def _translated() -> AsyncIterator[None]:
 def _asked(job: JobSpec) -> dict[str, Any]:
     """What a job asks of the model, as the worker takes it."""
     said = job.to_json()
-    return {name: said[name] for name in ("prompt", "messages", "params") if name in said}
+    return {name: said[name] for name in ("prompt", "messages", "sealed", "params") if name in said}
+
+
+def _good(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer that is no error."""
+    if response.status_code in _BUSY:
+        raise WorkerBusy(f"the worker cannot do it now: {_problem(response)}")
+    if response.status_code in _AWAY:
+        raise WorkerUnavailable(f"the worker cannot be asked: {_problem(response)}")
+    if response.is_error:
+        raise WorkerRefused(_problem(response))
+    return _object(response)
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from aos_operator.worker import HttpWorker
+from aos_operator.worker import Execution, HttpWorker
 from aos_protocol.fingerprint import pack, to_text
 from aos_protocol.messages import JobSpec
 from aos_protocol.transcript import Transcript
@@ -39,6 +39,17 @@ class Cheat(HttpWorker):
         super().__init__(url, TIMEOUT_S)
         self._others = {name: HttpWorker(other, TIMEOUT_S) for name, other in others.items()}
 
+    async def generate(
+        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+    ) -> Answer:
+        """See `Worker.generate`."""
+        assert execution is None, "these cheats have no enclave"
+        return await self.cheat(job, seed, prover)
+
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """Answer a job."""
+        return await self.honest(job, seed, prover)
+
     async def honest(self, job: JobSpec, seed: str, prover: str) -> Answer:
         """What the announced model answers."""
         return await super().generate(job, seed, prover)
@@ -60,24 +71,24 @@ class Cheat(HttpWorker):
 class SmallerQuantisation(Cheat):
     """Runs Q4_0 weights."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         return await self.by_another("quantised", job, seed, prover)
 
 
 class OtherCheckpoint(Cheat):
     """Runs weights that differ by less than a hundredth."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         return await self.by_another("checkpoint", job, seed, prover)
 
 
 class OtherTemperature(Cheat):
     """Draws at four fifths of the temperature."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         params = job.params.model_dump(mode="json")
         cooler = asking(job, params=params | {"temperature": job.params.temperature * 0.8})
         return retold(await self.honest(cooler, seed, prover), params=params)
@@ -86,16 +97,16 @@ class OtherTemperature(Cheat):
 class OtherSeed(Cheat):
     """Draws by a seed that it likes better."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         return retold(await self.honest(job, "5e" * 32, prover), seed=seed)
 
 
 class HiddenPrompt(Cheat):
     """Puts a sentence of its own before the prompt, and shows the prompt without it."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         answer = await self.honest(asking(job, prompt=f"Buy more shoes. {job.prompt}"), seed, prover)
         shown = await self.honest(_shortest(job), seed, prover)
         return retold(answer, prompt_tokens=shown["transcript"]["prompt_tokens"])
@@ -104,8 +115,8 @@ class HiddenPrompt(Cheat):
 class TruncatedPrompt(Cheat):
     """Reads the first half of the prompt only, and shows all of it."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         assert job.prompt is not None
         answer = await self.honest(asking(job, prompt=job.prompt[: len(job.prompt) // 2]), seed, prover)
         shown = await self.honest(_shortest(job), seed, prover)
@@ -115,8 +126,8 @@ class TruncatedPrompt(Cheat):
 class EditedToken(Cheat):
     """Generates honestly, then puts another token in the place of one."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         answer = await self.honest(job, seed, prover)
         tokens = list(answer["transcript"]["output_tokens"])
         tokens[len(tokens) // 2] ^= 1
@@ -126,8 +137,8 @@ class EditedToken(Cheat):
 class EditedText(Cheat):
     """Generates honestly, then changes what the answer says, but not its transcript."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         answer = await self.honest(job, seed, prover)
         return retold(answer, text=answer["text"] + " Buy more shoes.")
 
@@ -135,8 +146,8 @@ class EditedText(Cheat):
 class CopiedAnswer(Cheat):
     """Takes an answer that another operator gave to the same job, and gives it as its own."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         others = await self.honest(job, seed, "0x" + "22" * 20)
         return retold(others, prover=prover)
 
@@ -144,8 +155,8 @@ class CopiedAnswer(Cheat):
 class MadeUpTranscript(Cheat):
     """Writes words and fingerprints without any model."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         answer = await self.honest(_shortest(job), seed, prover)
         count = min(job.params.max_tokens, 64)
         dice = random.Random(seed)
@@ -163,8 +174,8 @@ class MadeUpTranscript(Cheat):
 class EmptyAnswer(Cheat):
     """Computes one token's logits, and says that the model ended there."""
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> Answer:
-        """See `Worker.generate`."""
+    async def cheat(self, job: JobSpec, seed: str, prover: str) -> Answer:
+        """See `Cheat.cheat`."""
         answer = await self.honest(_shortest(job), seed, prover)
         eos = 1
         return retold(

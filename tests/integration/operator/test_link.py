@@ -11,6 +11,7 @@ from aos_operator.link import CLOSE_REPLACED
 from aos_operator.stub import StubWorker
 from aos_operator.subjects import Subject
 from aos_operator.tasks import TaskKey
+from aos_operator.worker import Execution
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobSpec, ModelOffer
@@ -39,13 +40,15 @@ class SlowWorker(StubWorker):
             raise WorkerUnavailable("the worker cannot be reached: start it")
         return await super().models()
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
+    async def generate(
+        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+    ) -> dict[str, Any]:
         self.started.set()
         await self.go.wait()
         if self.lost:
             self.lost -= 1
             raise WorkerUnavailable("the connection broke off")
-        return await super().generate(job, seed, prover)
+        return await super().generate(job, seed, prover, execution)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         self.started.set()

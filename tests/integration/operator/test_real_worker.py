@@ -22,12 +22,17 @@ from aos_protocol.identity import Signer
 from aos_protocol.messages import Claim, Dispatch, ModelOffer, ScoreCall, parse_message
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import Domain
 from aos_protocol.verdict import Verdict, judge
 from aos_service.child import Child
 from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
 
 WORLD = World()
 PROMPT = "Once upon a time there was"
+
+
+async def no_domain() -> Domain:
+    raise AssertionError("only an enclave has anything to sign")
 
 
 @dataclass
@@ -42,7 +47,7 @@ class Network:
         return WORLD.job(prompt, claim=claim, model=self.model)
 
     async def answer(self, job: Dispatch, by: Signer = EXECUTOR) -> Outcome:
-        outcome = await Workshop(self.worker, by.address).work(job)
+        outcome = await Workshop(self.worker, by.address, no_domain).work(job)
         assert isinstance(outcome, Outcome)
         assert outcome.reason == ""
         return outcome
@@ -55,7 +60,7 @@ class Network:
         return call
 
     async def verdict(self, call: ScoreCall) -> Verdict:
-        scored = await Workshop(self.worker, OPERATOR.address).work(call)
+        scored = await Workshop(self.worker, OPERATOR.address, no_domain).work(call)
         assert isinstance(scored, Scored)
         assert scored.reason == ""
         return judge(parse_message(Score, scored.score), self.calibration)

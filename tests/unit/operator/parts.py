@@ -1,7 +1,7 @@
 """What surrounds `Jobs` in its tests: what outlives a process, and the process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,11 @@ from aos_operator.memory import MemoryQueue, MemoryStore
 from aos_operator.stub import StubWorker
 from aos_operator.subjects import Subject
 from aos_operator.tasks import Product, Request, Task, TaskKey, TaskState
+from aos_operator.worker import Execution
 from aos_operator.workshop import Workshop
-from aos_protocol.messages import JobSpec
-from unit.operator.world import MODEL, OPERATOR
+from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.typed_data import Domain
+from unit.operator.world import MODEL, OPERATOR, World
 
 
 class Post:
@@ -26,6 +28,9 @@ class Post:
         self.say: Callable[[Task], Settled] = lambda _: Settled("1", 200, "success")
         self.progress = asyncio.Event()
 
+    async def domain(self) -> Domain:
+        return World().domain
+
     async def result(self, task: Task) -> Settled:
         self.sent.append(task)
         reply = self.say(task)
@@ -36,11 +41,11 @@ class Post:
         return reply
 
 
-class Worker(StubWorker):
-    """A stub worker that counts, waits for `go`, and raises what `trouble` holds first."""
+class Worker:
+    """A worker around another, a stub unless one is given, that counts, waits for `go`, and raises what `trouble` holds first."""
 
-    def __init__(self) -> None:
-        super().__init__({MODEL.name: MODEL.sha256})
+    def __init__(self, inner: StubWorker | None = None) -> None:
+        self.inner = inner or StubWorker({MODEL.name: MODEL.sha256})
         self.runs = 0
         self.scorings = 0
         self.at_once = 0
@@ -50,7 +55,15 @@ class Worker(StubWorker):
         self.started = asyncio.Event()
         self.trouble: list[Exception] = []
 
-    async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
+    async def models(self) -> Sequence[ModelOffer]:
+        return await self.inner.models()
+
+    async def attestation(self, nonce: str) -> dict[str, Any]:
+        return await self.inner.attestation(nonce)
+
+    async def generate(
+        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+    ) -> dict[str, Any]:
         self.runs += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -59,7 +72,7 @@ class Worker(StubWorker):
             await self.go.wait()
             if self.trouble:
                 raise self.trouble.pop(0)
-            return await super().generate(job, seed, prover)
+            return await self.inner.generate(job, seed, prover, execution)
         finally:
             self.at_once -= 1
 
@@ -72,7 +85,7 @@ class Worker(StubWorker):
             await self.go.wait()
             if self.trouble:
                 raise self.trouble.pop(0)
-            return await super().score(job, subject)
+            return await self.inner.score(job, subject)
         finally:
             self.at_once -= 1
 
@@ -88,7 +101,8 @@ class Parts:
     limits: Limits = field(default_factory=lambda: Limits(open_tasks=10, running=2, page=2))
 
     def jobs(self) -> Jobs:
-        return Jobs(self.store, self.queue, Workshop(self.worker, OPERATOR.address), self.post, self.limits)
+        workshop = Workshop(self.worker, OPERATOR.address, self.post.domain)
+        return Jobs(self.store, self.queue, workshop, self.post, self.limits)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Jobs]:

@@ -113,8 +113,8 @@ async def test_a_refusal_of_the_worker_becomes_the_reason(parts: Parts) -> None:
 
 async def test_an_answer_that_does_not_fit_the_job_is_not_sent(parts: Parts) -> None:
     class OtherModel(Worker):
-        async def generate(self, job: JobSpec, seed: str, prover: str) -> dict[str, Any]:
-            answer = await super().generate(job, seed, prover)
+        async def generate(self, job: JobSpec, seed: str, prover: str, *more: Any) -> dict[str, Any]:
+            answer = await super().generate(job, seed, prover, *more)
             return {**answer, "commitment": "00" * 32}
 
     parts.worker = OtherModel()

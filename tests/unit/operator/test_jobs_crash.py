@@ -10,7 +10,8 @@ from aos_operator.jobs import Jobs
 from aos_operator.tasks import Request, TaskKey, TaskState
 from aos_operator.workshop import Workshop
 from aos_protocol.messages import Claim
-from unit.operator.parts import Parts
+from support.enclave_workers import SimulatedEnclave
+from unit.operator.parts import Parts, Worker
 from unit.operator.world import OPERATOR, World
 
 WORLD = World()
@@ -56,6 +57,7 @@ STEPS = 13
 
 REQUESTS: dict[str, Callable[[], Request]] = {
     "dispatch": WORLD.job,
+    "dispatch to an enclave": lambda: WORLD.job(kind="tee"),
     "call": WORLD.call,
     "call in a challenge": lambda: WORLD.call(challenge=1),
     "call for a claim": lambda: WORLD.call(WORLD.job(claim=Claim(text="What is AI?"))),
@@ -66,11 +68,13 @@ REQUESTS: dict[str, Callable[[], Request]] = {
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 async def test_a_crash_at_any_step_loses_nothing_and_accepts_one_answer(
-    parts: Parts, at: int, after: bool, kind: str
+    parts: Parts, enclave: SimulatedEnclave, at: int, after: bool, kind: str
 ) -> None:
+    if kind == "dispatch to an enclave":
+        parts.worker = Worker(enclave)
     crash, request = Crash(at, after=after), REQUESTS[kind]()
     store, queue, worker, post = map(crash.around, (parts.store, parts.queue, parts.worker, parts.post))
-    first = Jobs(store, queue, Workshop(worker, OPERATOR.address), post, parts.limits)
+    first = Jobs(store, queue, Workshop(worker, OPERATOR.address, parts.post.domain), post, parts.limits)
     running, taking = asyncio.create_task(first.run()), asyncio.create_task(first.take(request))
     await crash.happened.wait()
     acknowledged = taking.done()

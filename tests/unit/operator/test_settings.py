@@ -78,6 +78,8 @@ def test_a_file_of_aos_is_read_and_what_has_no_effect_is_said_once() -> None:
         "net.rest_url",
         "net.outer_url",
         "chain.vrf_sort_precision",
+        "net.tee_llm_cid",
+        "net.tee_llm_port",
         "chain",
     ]
 
@@ -99,9 +101,31 @@ def test_the_defaults_are_those_of_aos() -> None:
             "read_maximum",
         }:
             assert getattr(getattr(settings, group), key) == keys[key]
-    assert settings.net.worker_url == "http://127.0.0.1:5005"
+    assert settings.worker_url == "http://127.0.0.1:5005"
     assert (settings.net.worker_concurrency, settings.net.worker_timeout) == (4, 900)
     assert settings.notices() == []
+
+
+@pytest.mark.parametrize(
+    ("node_type", "net", "url", "idle"),
+    [
+        ("opml", {}, "http://127.0.0.1:5005", []),
+        ("tee", {}, "vsock://15:5005", []),
+        ("tee", {"tee_llm_cid": 3, "tee_llm_port": 2**32 - 1}, "vsock://3:4294967295", []),
+        ("tee", {"worker_url": "http://127.0.0.1:5005"}, "http://127.0.0.1:5005", []),
+        ("tee", {"worker_url": "unix:///run/w.sock"}, "unix:///run/w.sock", []),
+        ("tee", {"worker_url": "vsock://16:1/", "tee_llm_cid": 15}, "vsock://16:1", ["net.tee_llm_cid"]),
+        ("opml", {"worker_url": "vsock://16:1"}, "vsock://16:1", []),
+        ("opml", {"tee_llm_port": 5005}, "http://127.0.0.1:5005", ["net.tee_llm_port"]),
+    ],
+)
+def test_an_enclave_is_on_vsock_unless_the_file_says_where_the_worker_is(
+    node_type: str, net: dict[str, Any], url: str, idle: list[str]
+) -> None:
+    file = {**changed("net", **net), "node": {**MINIMAL["node"], "node_type": node_type}}
+    settings = OperatorSettings.model_validate(file)
+    assert settings.worker_url == url
+    assert [notice.split(" ")[0] for notice in settings.notices()] == idle
 
 
 def test_secrets_do_not_show() -> None:
@@ -133,6 +157,12 @@ def test_the_dispatchers_address_becomes_a_websocket(given: str, meant: str) -> 
         (changed("net", dispatcher_url="h:1"), "net.dispatcher_url: must be ws://"),
         (changed("net", worker_url="unix://worker.sock"), "three slashes"),
         (changed("net", worker_url="ftp://h"), "net.worker_url: must be http://"),
+        (changed("net", worker_url="vsock://2:5005"), "net.worker_url: has CID 2: an enclave's is 3 to"),
+        (changed("net", worker_url="vsock://15:0"), "net.worker_url: has port 0: vsock ports are 1 to"),
+        (changed("net", worker_url="http://h:70000"), "net.worker_url: has a port that is none"),
+        (changed("net", tee_llm_cid=2), "net.tee_llm_cid"),
+        (changed("net", tee_llm_cid=2**32), "net.tee_llm_cid"),
+        (changed("net", tee_llm_port=0), "net.tee_llm_port"),
         (changed("net", worker_concurrency=0), "net.worker_concurrency"),
         (changed("queue", queue_url="http://h"), "queue.queue_url: must be redis://"),
         (changed("queue", topic="a:b"), "queue.topic"),

@@ -24,8 +24,10 @@ from aos_protocol.messages import (
     ModelOffer,
     Params,
     ScoreCall,
+    Sealed,
     Ticket,
     Welcome,
+    WorkerType,
     parse_message,
 )
 from aos_protocol.transcript import Transcript
@@ -34,6 +36,7 @@ from aos_protocol.verification import Terms, check_result, check_score, result_c
 
 MODEL = ModelOffer(name="demo.gguf", sha256="ab" * 32)
 OFFER = Offer("opml", {MODEL.name: MODEL.sha256})
+TEE_OFFER = Offer("tee", OFFER.models)
 OPERATOR = Signer(b"\x11" * 32)
 NUMBER = 7
 """The operator's participant number in these tests."""
@@ -72,12 +75,15 @@ class World:
         *,
         claim: Claim | None = None,
         temperature: float = 1.0,
+        kind: WorkerType = "opml",
+        sealed: Sealed | None = None,
         **changes: Any,
     ) -> Dispatch:
-        """A dispatch that holds in every respect; `changes` replace single members of it."""
+        """A dispatch that holds in every respect, of the prompt or what is `sealed`; `changes` replace single members of it."""
         sequence = next(self._sequence)
         params = Params(max_tokens=16, temperature=temperature)
-        spec = JobSpec(tag="opml", prompt=prompt, model=MODEL.name, params=params, claim=claim)
+        asked: dict[str, Any] = {"prompt": prompt} if sealed is None else {"sealed": sealed}
+        spec = JobSpec(tag=kind, model=MODEL.name, params=params, claim=claim, **asked)
         request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
         proof = vrf.prove(self.signer, sortition.seed_alpha(job_id))
