@@ -4,43 +4,43 @@ story = Story("suspicion")
 story.own()
 story.challenge()
 document = story.document()
+
+`Story(enclaves=True)` is a `tee` job, run by simulated enclaves; `Story(sealed=True)` one whose prompt only they can read.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from aos_protocol import fingerprint, sortition, vrf
 from aos_protocol.canonical import digest
-from aos_protocol.clock import VectorClock
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_view import open_result
-from aos_protocol.frames import seal_reply, seal_request
+from aos_protocol.frames import seal_reply
 from aos_protocol.identity import Signer
 from aos_protocol.messages import (
     Draw,
     JobResult,
-    JobScore,
-    ModelOffer,
-    Role,
+    Params,
     SubmitRequest,
     Ticket,
-    Vrf,
     parse_message,
 )
 from aos_protocol.score_document import Score
+from aos_protocol.sealing import SealingKey, seal_prompt
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
-from aos_protocol.typed_data import ChallengeClaim, Domain, ReceiptClaim, sign_typed
+from aos_protocol.typed_data import ChallengeClaim, ReceiptClaim, sign_typed
 from aos_protocol.verdict import judge, overall
-from aos_protocol.verification import Terms, check_ticket, result_claim, score_claim
+from aos_protocol.verification import Terms, check_ticket
+from support.actors import DOMAIN, MODEL, NO_REGISTRY, TOKENS, Actor, Bend, honest, merged
 from support.calibration import calibration
 
+__all__ = [
+    "CALIBRATION", "CAUSE", "CHEATING", "CLAIM", "DISPATCHER", "DOMAIN", "FINGERPRINTED", "HONEST", "MODEL", "NO_REGISTRY", "PROJECT",
+    "REQUEST", "SEEDED", "TOKENS", "Actor", "Bend", "Story", "honest", "honest_evidence", "rows_of", "sealed_job",
+]  # fmt: skip
+
 DISPATCHER = Signer(b"\x11" * 32)
-NO_REGISTRY = "0x" + "0" * 40
-DOMAIN = Domain(0, NO_REGISTRY)
-MODEL = ModelOffer(name="tiny.gguf", sha256=hashlib.sha256(b"tiny").hexdigest())
 CALIBRATION = calibration(MODEL.sha256)
 CAUSE = "c" * 64
 """A tagged job of the same user, by which a story's job gets rounds."""
@@ -56,7 +56,8 @@ REQUEST: dict[str, Any] = {
         "params": {"temperature": 1.0, "top_p": 0.5, "max_tokens": 1024},
     },
 }
-TOKENS = [4, 5, 2]
+PROJECT = SealingKey(b"\x33" * 32)
+"""To whom the answers to sealed prompts are sealed."""
 Drawn = dict[str, tuple[str, Ticket, Candidate]]
 """Of a draw, by operator: the signed frame of its ticket, the ticket, and its place."""
 CLAIM = {"output_tokens": TOKENS}
@@ -73,105 +74,11 @@ def honest_evidence(tag: str = "", operators: int = 4, audit_ppm: int = 1_000_00
     return story.document()
 
 
-Bend = Callable[["Actor", dict[str, Any]], None]
-
-
-def honest(_actor: "Actor", _said: dict[str, Any]) -> None:
-    """Change nothing."""
-
-
-@dataclass
-class Actor:
-    """One operator: it signs, draws and ticks. `bend` changes what it says in a result or score before it signs that."""
-
-    number: int
-    bend: Bend
-    signer: Signer = field(init=False)
-    counter: int = 0
-
-    def __post_init__(self) -> None:
-        self.signer = Signer(bytes([self.number]) * 32)
-
-    @property
-    def address(self) -> str:
-        return self.signer.address
-
-    def tick(self, *known: dict[str, str]) -> dict[str, str]:
-        """The clock of its next message: what it knows of the job, and its own counter one higher."""
-        self.counter += 1
-        return merged({str(self.number): str(self.counter)}, *known)
-
-    def ticket(self, draw: Draw) -> Ticket:
-        alpha = bytes.fromhex(draw.seed) + bytes.fromhex(draw.vrf_prompt_hash)
-        proof = vrf.prove(self.signer, alpha)
-        output = vrf.verify(self.signer.public_key, alpha, proof)
-        threshold = sortition.ticket_threshold(draw.range_start, draw.range_end, draw.tag, draw.position)
-        drawn = Vrf(
-            selected=sortition.ticket_value(output) < threshold,
-            vrf_prompt_hash=draw.vrf_prompt_hash,
-            vrf_random_value=output.hex(),
-            vrf_verify_pubkey=self.signer.public_key.hex(),
-            vrf_proof=proof.hex(),
-        )
-        return Ticket(
-            job_id=draw.job_id,
-            tag=draw.tag,
-            position=draw.position,
-            challenge=draw.challenge,
-            operator=self.address,
-            vrf=drawn,
-            clock=self.tick(draw.clock),
-        )
-
-    def result(self, terms: Terms, ticket: Ticket, role: Role) -> tuple[str, JobResult]:
-        """The signed frame of an answer, and what is in it."""
-        said = {
-            "result": "a sensible answer",
-            "role": role,
-            "transcript": transcript(terms, self.address),
-            **self._common(terms, ticket, terms.dispatch_clock),
-        }
-        self.bend(self, said)
-        made = Transcript.from_json(said["transcript"]) if said["transcript"] else None
-        claim = result_claim(parse_message(JobResult, said), terms.job.params.digest(), made)
-        said["signature"] = sign_typed(self.signer, DOMAIN, claim)
-        return seal_request(self.signer, "8", "job_result", [said]).text, parse_message(JobResult, said)
-
-    def score(
-        self, terms: Terms, ticket: Ticket, score: Score, operator: str | None, known: dict[str, str]
-    ) -> str:
-        """The signed frame of a score; `known` is the clock of the call."""
-        said = {
-            "challenge": terms.challenge,
-            "subject": score.subject,
-            "subject_operator": operator,
-            "score": score.to_json(),
-            **self._common(terms, ticket, known),
-        }
-        self.bend(self, said)
-        claim = score_claim(parse_message(JobScore, said), terms.job.params.digest())
-        said["signature"] = sign_typed(self.signer, DOMAIN, claim)
-        return seal_request(self.signer, "9", "job_score", [said]).text
-
-    def _common(self, terms: Terms, ticket: Ticket, known: Any) -> dict[str, Any]:
-        return {
-            "user": terms.user,
-            "job_id": terms.job_id,
-            "tag": terms.tag,
-            "position": terms.position,
-            "reason": "",
-            "vrf": ticket.vrf.to_json(),
-            "clock": self.tick(dict(known)),
-            "operator": self.address,
-            "signature": "0" * 130,
-            "model": MODEL.to_json(),
-        }
-
-
 class Story:
     """One job of an honest network, told round by round. `lost` members are away when they are called, and replaced.
 
     `distance` is what every verifier measures between claimed and own fingerprints: 0.001 is honest, 0.3 is another model's.
+    With `enclaves` every operator has one, and the job's type is `tee`; with `sealed` its prompt is sealed to all of them but the last.
     """
 
     def __init__(
@@ -183,15 +90,21 @@ class Story:
         calibrated: bool = True,
         distance: float = HONEST,
         bend: Bend = honest,
+        enclaves: bool = False,
+        sealed: bool = False,
         **job: Any,
     ) -> None:
+        self.crew = [Actor(number, bend, enclaves or sealed) for number in range(2, operators + 2)]
+        if enclaves or sealed:
+            job["tag"] = "tee"
         self.body = REQUEST | {"tag": tag, "job": REQUEST["job"] | job}
+        if sealed:
+            self.body["job"] = sealed_job(self.body["job"], self.crew[:-1])
         self.request = parse_message(SubmitRequest, self.body)
         self.job_id = sortition.job_id(DISPATCHER.address, 1, self.body)
         self.audit_ppm = audit_ppm
         self.distance = distance
         self.calibrated = calibrated
-        self.crew = [Actor(number, bend) for number in range(2, operators + 2)]
         self.seed = self._seed(0)
         self.rounds: list[dict[str, Any]] = []
         self.rejections: list[dict[str, str]] = []
@@ -283,9 +196,10 @@ class Story:
         without = {open_result(challenged).operator, plea["operator"]} if challenged and plea else set()
         draw_clock = self._tick()
         drawn = self._draw(tag, position, challenge, seed, draw_clock, without)
-        audit = not tag and sortition.audited(bytes.fromhex(self.seed["value"]), self.audit_ppm)
+        sealed = self.request.job.sealed is not None
+        audit = not (tag or sealed) and sortition.audited(bytes.fromhex(self.seed["value"]), self.audit_ppm)
         ranking = sortition.rank(candidate for _, _, candidate in drawn.values())
-        members = sortition.committee(ranking, sortition.committee_minimum(tag, audit=audit))
+        members = sortition.committee(ranking, sortition.committee_minimum(tag, audit=audit), alone=sealed)
         dispatched = self._tick(*(drawn[member.operator][1].clock for member in members))
         executes = challenged is None and self.request.job.claim is None
         seats = self._seats(ranking[: len(members) + lost], lost, executes=executes)
@@ -333,16 +247,16 @@ class Story:
         without: set[str],
     ) -> Drawn:
         """Every asked operator's frame, ticket and place."""
-        drawn = {}
+        drawn, sealed = {}, self.request.job.sealed
         for entry in self._registry()["operators"]:
-            if entry["operator"] in without:
+            if entry["operator"] in without or (sealed and entry["operator"] not in sealed.operators):
                 continue
             draw = Draw(
                 job_id=self.job_id,
                 tag=tag,
                 position=position,
                 challenge=challenge,
-                job_type="opml",
+                job_type=self.request.job.tag,
                 model=MODEL,
                 seed=seed["value"],
                 seed_proof=seed["proof"],
@@ -460,28 +374,15 @@ def _plea(by: str, purpose: str, row: str, operator: Actor | None) -> dict[str, 
     }
 
 
-def transcript(terms: Terms, prover: str) -> dict[str, Any]:
-    """What a worker would give for this job; nothing in the evidence depends on what the fingerprints are."""
-    return {
-        "rule": 1,
-        "model": terms.model_sha256,
-        "engine": "scripted",
-        "params": terms.job.params.model_dump(),
-        "seed": terms.seed,
-        "prover": prover,
-        "prompt_tokens": [1, 2, 3],
-        "output_tokens": TOKENS,
-        "fingerprints": fingerprint.to_text(bytes(fingerprint.BYTES * len(TOKENS))),
-        "finish_reason": "eos",
-    }
-
-
-def merged(first: dict[str, str], *others: dict[str, str]) -> dict[str, str]:
-    """The entry-wise greatest of clocks."""
-    clock = VectorClock.from_map(first)
-    for other in others:
-        clock = clock.merge(VectorClock.from_map(other))
-    return clock.to_map()
+def sealed_job(job: dict[str, Any], readers: Sequence[Actor]) -> dict[str, Any]:
+    """The same job with its prompt sealed to the enclaves of these operators."""
+    sealed = seal_prompt(
+        {"prompt": job["prompt"]},
+        (job["model"], parse_message(Params, job["params"])),
+        PROJECT.public,
+        [(actor.address, actor.enclave.keyset) for actor in readers],
+    )
+    return {name: value for name, value in job.items() if name != "prompt"} | {"sealed": sealed.to_json()}
 
 
 def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
