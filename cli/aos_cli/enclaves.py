@@ -48,7 +48,7 @@ class Enclave:
             "kind": good.kind if good else None,
             "build": good.build if good else None,
             "debug": good.debug if good else None,
-            "measured": self.measured or None,
+            "measured": self.measured if good else None,
             "keyset": good.keyset if good else None,
             "age": good.verified_at - good.issued_at if good else None,
             "reason": self.reason,
@@ -105,9 +105,7 @@ def _judge(answer: JsonObject, policy: AttestationPolicy, model: str, nonce: str
 
 
 def _measured(appraisal: Appraisal, policy: AttestationPolicy, model: str) -> str:
-    """The measurement that the enclave was found to have: that of its build in the policy, where every one is as it is there."""
+    """The measurement that the enclave was found to have: that of its build in the policy, where names are unique."""
     trusted = policy.models[model].trusted(appraisal.kind)
-    builds = trusted.builds if trusted else []
-    name = _MEASURED[appraisal.kind]
-    found = {build.measurements[name] for build in builds if build.name == appraisal.build}
-    return found.pop() if len(found) == 1 else ""
+    builds = {build.name: build for build in trusted.builds} if trusted else {}
+    return builds[appraisal.build].measurements[_MEASURED[appraisal.kind]]

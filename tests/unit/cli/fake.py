@@ -1,7 +1,7 @@
 """A dispatcher without a network: it answers what the client commands ask for, and remembers what it was asked."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -87,9 +87,16 @@ class FakeDispatcher:
         return {"job_id": job, "result": "0xAB_row", "challenge": 1, "purpose": purpose, "status": "open"}
 
 
+F = TypeVar("F", bound=FakeDispatcher)
+
+
 def installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeDispatcher:
     """A fake in the place of the client, and an environment that names no other."""
-    fake = FakeDispatcher()
+    return put_in_place(FakeDispatcher(), monkeypatch, folder)
+
+
+def put_in_place(fake: F, monkeypatch: pytest.MonkeyPatch, folder: Path) -> F:
+    """Put this fake in the place of the client; see `installed`."""
     monkeypatch.setattr(target, "DispatcherClient", fake.client)
     monkeypatch.setenv("AOS_DATA", str(folder / "data"))
     for name in ("AOS_TOKEN", "AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS"):

@@ -22,6 +22,7 @@ from aos_operator.errors import StartError, WorkerUnavailable
 from aos_protocol.errors import InvalidFrame
 from aos_protocol.identity import Signer
 from aos_service.errors import DatabaseError
+from unit.cli.sealing import enclave
 
 SIGNER = Signer(b"\x03" * 32)
 
@@ -289,6 +290,42 @@ async def test_a_key_that_is_not_the_node_s(tmp_path: Path, monkeypatch: pytest.
         doctor_operator.operator_findings(operator_file(tmp_path, node_id=f'"{SIGNER.address}"'))
     )
     assert {finding.status for finding in found.values()} == {"PASS"}
+
+
+async def test_an_enclave_says_what_it_is_and_the_doctor_says_that_it_is_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = enclave(tmp_path / "simulator"), list[str]()
+
+    async def fetch(url: str, nonce: str) -> Any:
+        asked.append(url)
+        return made.keyring.attestation(nonce)
+
+    for probe in ("_database", "_queue", "_worker", "_dispatcher"):
+        monkeypatch.setattr(doctor_operator, probe, lambda _settings: _well())
+    monkeypatch.setattr(doctor_operator, "fetch_attestation", fetch)
+    found = await looked_at(doctor_operator.operator_findings(operator_file(tmp_path, node_type="tee")))
+    said = found["operator enclave"]
+    assert said.status == "PASS"
+    assert said.what.startswith("SIMULATED, which proves nothing: enclave of the tests, keyset ")
+    assert " for 24.0 h more; aos attest unix:///nowhere/worker.sock --policy FILE holds it" in said.what
+    usual = await looked_at(doctor_operator.operator_findings(operator_file(tmp_path)))
+    assert "operator enclave" not in usual
+    assert asked == ["unix:///nowhere/worker.sock"]
+
+
+async def test_an_enclave_that_does_not_answer_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(url: str, _nonce: str) -> Any:
+        raise Unreachable(f"no worker answers at {url}")
+
+    for probe in ("_database", "_queue", "_worker", "_dispatcher"):
+        monkeypatch.setattr(doctor_operator, probe, lambda _settings: _well())
+    monkeypatch.setattr(doctor_operator, "fetch_attestation", away)
+    found = await looked_at(doctor_operator.operator_findings(operator_file(tmp_path, node_type="tee")))
+    said = Finding("FAIL", "operator enclave", "no worker answers at unix:///nowhere/worker.sock")
+    assert found["operator enclave"] == said
 
 
 async def _well() -> str:

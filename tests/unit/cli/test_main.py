@@ -200,6 +200,18 @@ def test_results_are_shown_or_printed_as_json(dispatcher: FakeDispatcher) -> Non
     assert json.loads(runner.invoke(app, ["result", JOB, "--json", *HERE[:2]]).stdout) == ROWS
 
 
+@pytest.mark.parametrize(("kind", "shown"), [("simulated", "SIMULATED"), ("nitro", "nitro")])
+def test_the_kind_of_an_enclave_has_a_column_only_where_there_is_one(
+    dispatcher: FakeDispatcher, kind: str, shown: str
+) -> None:
+    without = runner.invoke(app, ["result", JOB, *HERE[:2]]).stdout
+    assert without.split()[:4] == ["operator", "role", "verdict", "reason"]
+    dispatcher.rows = [ROWS[0] | {"attestation": kind}, *ROWS[1:]]
+    lines = runner.invoke(app, ["result", JOB, *HERE[:2]]).stdout.splitlines()
+    assert lines[0].split() == ["operator", "role", "enclave", "verdict", "reason"]
+    assert [line.split()[2] for line in lines[1:3]] == [shown, "-"]
+
+
 def test_no_result_yet(dispatcher: FakeDispatcher) -> None:
     dispatcher.rows = []
     said = runner.invoke(app, ["result", JOB, *HERE[:2]])

@@ -20,6 +20,7 @@ from aos_cli import stack as stack_module
 from aos_cli.commands import program, run_command
 from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator
 from aos_cli.data import DataFolder, Running, temporary_folder, write_private
+from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_cli.errors import CliError
 from aos_cli.failures import AlreadyRunning, Interrupted, NoDispatcher, StackError
 from aos_cli.interrupts import Interrupts
@@ -28,10 +29,12 @@ from aos_cli.stack import Plan, Stack
 from aos_cli.target import find_target, read_token
 from aos_dispatcher.settings import DispatcherSettings
 from aos_operator.settings import OperatorSettings
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.identity import Signer
 from aos_service.errors import KeyFileError
 from aos_service.keys import load_signer, open_keystore
 from aos_service.settings import load_settings
+from aos_tee_worker.simulator import ensure_root, measurements
 from support.calibration import calibration
 
 DISPATCHER, OPERATOR = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
@@ -394,6 +397,102 @@ async def test_a_calibration_that_cannot_be_read_stops_the_start(data: DataFolde
         stack = Stack(data, Plan(model), Progress(Console(file=io.StringIO())), 8000, held)
     with pytest.raises(CliError, match=r"tiny.calibration.json cannot be used: .*; move it away"):
         await stack._pin_model()
+
+
+def stack_of(data: DataFolder, plan: Plan) -> Stack:
+    with ExitStack() as held:
+        return Stack(data, plan, Progress(Console(file=io.StringIO())), 8000, held)
+
+
+def test_enclaves_are_simulated_and_each_has_an_operator_of_its_own(data: DataFolder, tmp_path: Path) -> None:
+    both = stack_of(data, Plan(tmp_path / "tiny.gguf", operators=1, enclaves=2))
+    assert both.names == ["operator-1", "enclave-1", "enclave-2"]
+    assert list(both._workers) == ["worker", "tee-worker-1", "tee-worker-2"]
+    command = both._workers["tee-worker-2"]._command
+    assert Path(command[0]).name == "tee-worker"
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert (options["--enclave"], options["--simulator"]) == ("simulated", str(data.simulator))
+    assert Path(options["--uds"]).name == "tee-worker-2.sock"
+    alone = stack_of(data, Plan(tmp_path / "tiny.gguf", operators=0, enclaves=1))
+    assert (alone.names, list(alone._workers)) == (["enclave-1"], ["tee-worker-1"])
+    assert list(stack_of(data, Plan(tmp_path / "tiny.gguf"))._workers) == ["worker"]
+
+
+async def test_an_enclave_s_operator_is_one_for_tee_jobs(
+    data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    async def run(*_command: str) -> str:
+        return ""
+
+    monkeypatch.setattr(stack_module, "run_command", run)
+    monkeypatch.setattr(Stack, "_start", lambda _self, child: started.append(child.name))
+    monkeypatch.setattr(
+        EmbeddedPostgres, "url", lambda _self, name: f"postgresql://postgres@/{name}?host=/run"
+    )
+    monkeypatch.setattr(EmbeddedValkey, "url", lambda _self: "unix:///run/valkey.sock?db=0")
+    data.keystore("enclave-1").write_text(f'{{"address": "{OPERATOR.address[2:].lower()}"}}')
+    stack = stack_of(data, Plan(tmp_path / "tiny.gguf", enclaves=1))
+    for name in ("enclave-1", "operator-1"):
+        await stack._start_operator(name)
+    enclave, usual = (
+        load_settings(data.config / f"{name}.yaml", OperatorSettings) for name in ("enclave-1", "operator-1")
+    )
+    assert (enclave.node.node_type, usual.node.node_type) == ("tee", "opml")
+    assert enclave.net.worker_url.endswith("/tee-worker-1.sock")
+    assert usual.net.worker_url.endswith("/worker.sock")
+    assert started == ["enclave-1", "operator-1"]
+
+
+async def test_the_policy_trusts_the_stack_s_own_enclaves_for_its_model_only(
+    data: DataFolder, tmp_path: Path
+) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(b"tiny")
+    file = await stack_of(data, Plan(model, enclaves=1))._write_policy()
+    assert file == data.policy
+    assert mode(file) == 0o600
+    policy = load_settings(file, AttestationPolicy)
+    assert policy.allow_simulated
+    [(name, trusted)] = policy.models.items()
+    assert (name, trusted.sha256) == ("tiny.gguf", hashlib.sha256(b"tiny").hexdigest())
+    assert trusted.simulated is not None
+    assert trusted.nitro is trusted.tdx is trusted.sev_snp is None
+    assert trusted.simulated.roots == [ensure_root(data.simulator)]
+    assert [build.measurements for build in trusted.simulated.builds] == [measurements()]
+    written = load_settings(
+        write_dispatcher(data, "postgresql://postgres@/d?host=/run", 8123, policy=file), DispatcherSettings
+    )
+    assert written.attestation.policy == file
+    assert await stack_of(data, Plan(model))._write_policy() is None
+    assert not data.policy.exists()
+    await stack_of(data, Plan(model))._write_policy()
+
+
+async def test_a_simulator_that_cannot_be_used_stops_the_start(data: DataFolder, tmp_path: Path) -> None:
+    data.simulator.mkdir()
+    (data.simulator / "root.pem").write_text("no certificate")
+    with pytest.raises(StackError, match=str(data.simulator.name)):
+        await stack_of(data, Plan(tmp_path / "tiny.gguf", enclaves=1))._write_policy()
+
+
+async def test_a_model_is_pinned_for_each_type_of_job_that_somebody_works_on(
+    data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    async def run(*command: str) -> str:
+        ran.append(command)
+        return ""
+
+    monkeypatch.setattr(stack_module, "run_command", run)
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(b"tiny")
+    for operators, enclaves in ((1, 1), (0, 2), (3, 0)):
+        await stack_of(data, Plan(model, operators, enclaves))._pin_model()
+    types = [command[command.index("--job-type") + 1] for command in ran]
+    assert types == ["opml", "tee", "tee", "opml"]
 
 
 @pytest.mark.parametrize("folder", ["x" * 120, "a?b", "a#b", "a%b"])
