@@ -51,6 +51,7 @@ class ScriptedOperator:
         self.signer = signer
         self.url = url
         self.models = [MODEL] if models is None else models
+        self.worker = "opml"
         self.answer: str | None = "a sensible answer"
         self.reason = ""
         self.cheats_from: int | None = None
@@ -80,7 +81,7 @@ class ScriptedOperator:
         self.domain = Domain(challenge.chain_id, challenge.registry)
         said = {
             "operator": self.signer.address,
-            "workers": ["opml"],
+            "workers": [self.worker],
             "models": [offer.to_json() for offer in self.models],
             "nonce": challenge.nonce,
         }
@@ -147,6 +148,8 @@ class ScriptedOperator:
             elif frame.method == "cancel_job":
                 self.cancelled.append(frame.params[0])
                 await self._reply(frame, {"code": 200, "message": "success"})
+            elif frame.method == "attest":
+                await self._on_attest(frame)
             else:
                 self.replies.append(frame.result or {})
             self.heard.set()
@@ -171,6 +174,9 @@ class ScriptedOperator:
         await self._reply(frame, {"code": 200, "message": "success"})
         if self.answer is not None:
             await self.send_result(dispatch)
+
+    async def _on_attest(self, frame: Frame) -> None:
+        await self._reply(frame, {"code": 400, "message": "there is no enclave here"})
 
     async def send_result(self, dispatch: Dispatch) -> None:
         await self.send(self.bend_frame(self.request("job_result", self.result(dispatch)).text))

@@ -15,11 +15,13 @@ from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import Dispatcher, assemble
 from aos_dispatcher.settings import DispatcherSettings, Verification
 from aos_protocol.attestation.policy import AttestationPolicy
-from aos_protocol.evidence import check_evidence
+from aos_protocol.evidence import Check, check_evidence
 from aos_protocol.identity import Signer
 from aos_service.database import create_engine, database_url
 from support.calibration import calibration
+from support.enclaves import policy
 from support.operators import MODEL, ScriptedOperator
+from support.tee_operators import TeeOperator, enclave
 
 PROJECT = "shop"
 
@@ -52,6 +54,12 @@ class Network:
         self.client = httpx.AsyncClient()
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
+
+    async def rule(self, policy: AttestationPolicy | None) -> None:
+        """Start the dispatcher anew with another attestation policy; nobody is connected then."""
+        await self.stop()
+        self.policy = policy
+        await self.start()
 
     async def start(self) -> None:
         """Start (or, after `stop`, restart) the dispatcher on the same database."""
@@ -88,6 +96,15 @@ class Network:
     async def operator(self, *, connect: bool = True, signer: Signer | None = None) -> ScriptedOperator:
         """Register an operator and, unless told otherwise, connect it."""
         operator = ScriptedOperator(signer or Signer.generate(), self.ws)
+        await register_operator(self.dispatcher.database, operator.signer.address)
+        self.operators.append(operator)
+        if connect:
+            assert (await operator.connect())["code"] == 200
+        return operator
+
+    async def enclave(self, number: int, *, connect: bool = True) -> TeeOperator:
+        """Register an operator with a simulated enclave, the same for the same number, and connect it."""
+        operator = TeeOperator(Signer.generate(), self.ws, enclave(number))
         await register_operator(self.dispatcher.database, operator.signer.address)
         self.operators.append(operator)
         if connect:
@@ -133,10 +150,14 @@ class Network:
         rows: list[dict[str, Any]] = answer.json()["result"]
         return rows
 
+    async def checks(self, job_id: str) -> list[Check]:
+        """Every check on the job's evidence, by the dispatcher's own policy."""
+        document = await self.evidence(job_id)
+        return check_evidence(document, dispatcher=self.signer.address, job_id=job_id, policy=self.policy)
+
     async def unpassed(self, job_id: str) -> list[str]:
         """Every check on the job's evidence that does not pass."""
-        document = await self.evidence(job_id)
-        checks = check_evidence(document, dispatcher=self.signer.address, job_id=job_id)
+        checks = await self.checks(job_id)
         return [f"{check.id} {check.status} {check.what}" for check in checks if check.status != "PASS"]
 
     async def restart(self, **verification: Any) -> None:
@@ -173,6 +194,20 @@ async def network(new_database: Any) -> AsyncIterator[Network]:
     running = Network(await new_database("dispatcher"))
     await running.start()
     await running.calibrate()
+    await running.project()
+    yield running
+    for operator in running.operators:
+        await operator.close()
+    await running.stop()
+
+
+@pytest_asyncio.fixture
+async def enclaved(new_database: Any) -> AsyncIterator[Network]:
+    """A dispatcher whose policy trusts simulated enclaves for the scripted operators' model."""
+    running = Network(await new_database("dispatcher"))
+    running.policy = policy(MODEL.name)
+    await running.start()
+    await pin_model(running.dispatcher.database, "tee", MODEL, calibration(MODEL.sha256))
     await running.project()
     yield running
     for operator in running.operators:
