@@ -129,14 +129,18 @@ async def _translated() -> AsyncIterator[None]:
     try:
         yield
         keep_cancellation()
+    except httpx.ConnectTimeout as error:
+        raise _unreachable(error) from error
     except httpx.TimeoutException as error:
         raise WorkerUnavailable(f"the worker gave no answer in time ({type(error).__name__})") from error
     except httpx.TransportError as error:
-        raise WorkerUnavailable(
-            f"the worker cannot be reached ({str(error) or type(error).__name__}): start it"
-        ) from error
+        raise _unreachable(error) from error
     except (httpx.DecodingError, httpx.InvalidURL) as error:
         raise WorkerUnavailable(f"the worker's answer cannot be read ({error})") from error
+
+
+def _unreachable(error: httpx.TransportError) -> WorkerUnavailable:
+    return WorkerUnavailable(f"the worker cannot be reached ({str(error) or type(error).__name__}): start it")
 
 
 def _asked(job: JobSpec) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class SimulatedEnclave(StubWorker):
 
     def __init__(self, folder: Path, model: ModelOffer) -> None:
         super().__init__({model.name: model.sha256})
+        self.folder = folder
         self._model = model
         self._device = SimulatedDevice(folder)
         self.restart()

@@ -13,6 +13,7 @@ from aos_operator.settings import OperatorSettings
 from aos_operator.stub import StubWorker
 from aos_operator.worker import Worker
 from integration.operator.fake_dispatcher import FakeDispatcher
+from support.enclave_workers import SimulatedEnclave
 from unit.operator.world import MODEL, OPERATOR, World
 
 Running: TypeAlias = Callable[..., AbstractAsyncContextManager[None]]
@@ -42,6 +43,12 @@ async def configuration(
             "heartbeat_interval": 0.2,
         },
     }
+
+
+@pytest.fixture
+def enclave(tmp_path_factory: pytest.TempPathFactory) -> SimulatedEnclave:
+    """An enclave in this process, with keys and a simulator of its own."""
+    return SimulatedEnclave(tmp_path_factory.mktemp("enclave"), MODEL)
 
 
 @pytest.fixture

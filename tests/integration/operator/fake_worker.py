@@ -7,17 +7,26 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aos_operator.errors import WorkerRefused
 from aos_operator.stub import stub_answer, stub_score
 from aos_operator.subjects import Subject
-from aos_protocol.messages import Claim, JobSpec
+from aos_operator.worker import Execution
+from aos_protocol.messages import Claim, JobSpec, WorkerType
+from aos_protocol.typed_data import Domain
+from support.enclave_workers import SimulatedEnclave
 from unit.operator.world import MODEL
 
 
 class FakeWorker:
-    """Answers `/v1/models`, `/v1/generate` and `/v1/score`; waits for `go` before it answers one of the last two."""
+    """Answers `/v1/models`, `/v1/generate` and `/v1/score`; waits for `go` before it answers one of the last two.
 
-    def __init__(self) -> None:
+    With an `enclave` it is a tee-worker: that answers jobs, and `/attestation`.
+    """
+
+    def __init__(self, enclave: SimulatedEnclave | None = None) -> None:
+        self.enclave = enclave
         self.url = ""
+        self.nonces: list[str] = []
         self.models: object = {
             "models": [{"name": MODEL.name, "sha256": MODEL.sha256, "size": 1, "engine": "stub"}]
         }
@@ -64,6 +73,12 @@ class FakeWorker:
     async def _answer(self, path: str, body: bytes, reader: asyncio.StreamReader) -> tuple[int, bytes]:
         if path == "/v1/models":
             return 200, json.dumps(self.models).encode()
+        if path.startswith("/attestation?nonce=") and self.enclave is not None:
+            self.nonces.append(path.split("=")[1])
+            await self._wait(reader)
+            return 200, json.dumps(await self.enclave.attestation(self.nonces[-1])).encode()
+        if not body:
+            return 404, b'{"code": 404, "message": "Not Found"}'
         request = json.loads(body)
         scoring = path == "/v1/score"
         (self.scorings if scoring else self.jobs).append(request)
@@ -76,8 +91,19 @@ class FakeWorker:
                 else json.dumps({"code": self.status, "message": "told to"}).encode()
             )
             return self.status, said
-        answer = _scored(request) if scoring else _generated(request)
+        try:
+            answer = _scored(request) if scoring else await self._generated(request)
+        except WorkerRefused as error:
+            return 422, json.dumps({"code": 422, "message": str(error)}).encode()
         return 200, json.dumps(answer).encode()
+
+    async def _generated(self, request: dict[str, Any]) -> dict[str, Any]:
+        seed, prover = request["seed"], request["prover"]
+        if self.enclave is None:
+            return stub_answer(_job(request, request["model"]), MODEL.sha256, seed, prover)
+        said = request["execution"]
+        execution = Execution(said["job_id"], Domain(said["chain_id"], said["registry"]))
+        return await self.enclave.generate(_job(request, request["model"], "tee"), seed, prover, execution)
 
     async def _wait(self, reader: asyncio.StreamReader) -> None:
         """Wait for `go`, and notice a client that leaves in the meantime."""
@@ -92,10 +118,6 @@ class FakeWorker:
             leaving.cancel()
 
 
-def _generated(request: dict[str, Any]) -> dict[str, Any]:
-    return stub_answer(_job(request, request["model"]), MODEL.sha256, request["seed"], request["prover"])
-
-
 def _scored(request: dict[str, Any]) -> dict[str, Any]:
     [item] = request["items"]
     claim = {name: item[name] for name in Claim.model_fields if name in item}
@@ -103,6 +125,6 @@ def _scored(request: dict[str, Any]) -> dict[str, Any]:
     return stub_score(_job(item, request["model"]), MODEL.sha256, subject)
 
 
-def _job(asked: dict[str, Any], model: str) -> JobSpec:
-    job = {name: asked[name] for name in ("prompt", "messages", "params") if name in asked}
-    return JobSpec.model_validate({**job, "model": model, "tag": "opml"})
+def _job(asked: dict[str, Any], model: str, kind: WorkerType = "opml") -> JobSpec:
+    job = {name: asked[name] for name in ("prompt", "messages", "sealed", "params") if name in asked}
+    return JobSpec.model_validate({**job, "model": model, "tag": kind})

@@ -297,12 +297,6 @@ class TestWorkerThatChanges:
 
 
 class TestSetUpWrongly:
-    async def test_a_tee_operator_says_that_its_worker_is_not_built(
-        self, running: Running, configuration: dict[str, Any]
-    ) -> None:
-        configuration["node"]["node_type"] = "tee"
-        await self.refused(running, "enclave worker, which is not built yet")
-
     async def test_a_node_id_of_another_key_is_named(
         self, running: Running, configuration: dict[str, Any]
     ) -> None:

@@ -14,6 +14,8 @@ from aos_operator.memory import MemoryQueue
 from aos_operator.queue import GROUP, Queue, RedisQueue, connect_redis
 from aos_operator.tasks import Request
 from aos_protocol.messages import Claim, Dispatch
+from support.enclave_workers import SimulatedEnclave
+from unit.operator.private import private_job
 from unit.operator.world import OPERATOR, World
 
 WORLD = World()
@@ -38,10 +40,10 @@ def queue(request: pytest.FixtureRequest) -> Queue:
     return MemoryQueue() if request.param == "memory" else request.getfixturevalue("stream")
 
 
-async def test_entries_come_in_order_and_once(queue: Queue) -> None:
+async def test_entries_come_in_order_and_once(queue: Queue, enclave: SimulatedEnclave) -> None:
     jobs: list[Request] = [WORLD.job(f"prompt {number} é💡") for number in range(3)]
     jobs += [WORLD.call(challenge=number) for number in range(2)]
-    jobs += [WORLD.call(WORLD.job(claim=Claim(text="é💡")))]
+    jobs += [WORLD.call(WORLD.job(claim=Claim(text="é💡"))), private_job(WORLD, enclave)]
     for job in jobs:
         await queue.add(job)
     assert [entry.request for entry in await queue.read(0)] == jobs

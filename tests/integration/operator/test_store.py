@@ -18,9 +18,12 @@ from aos_operator.memory import MemoryStore
 from aos_operator.store import PostgresStore, Store
 from aos_operator.tables import Base
 from aos_operator.tasks import Outcome, Request, Scored, TaskKey, TaskState
+from aos_operator.worker import Execution
 from aos_protocol.messages import ChatMessage, Claim, JobSpec, Params
 from aos_service.database import create_engine, database_url, migrate
 from aos_service.revisions import alembic_config
+from support.enclave_workers import SimulatedEnclave
+from unit.operator.private import private_job
 from unit.operator.world import MODEL, OPERATOR, World
 
 WORLD = World()
@@ -66,6 +69,21 @@ async def test_a_task_comes_back_as_it_was_taken(store: Store) -> None:
         task = await store.take(dispatch)
         assert task == await store.load(task.key)
         assert (task.request, task.state, task.outcome) == (dispatch, TaskState.OPEN, None)
+
+
+async def test_a_private_job_and_what_its_enclave_says_come_back_as_they_were(
+    store: Store, enclave: SimulatedEnclave
+) -> None:
+    dispatch = private_job(WORLD, enclave)
+    answer = await enclave.generate(
+        dispatch.job, dispatch.seed, OPERATOR.address, Execution(dispatch.job_id, WORLD.domain)
+    )
+    outcome = Outcome(answer["sealed"], "", None, enclave=answer["enclave"])
+    await store.take(dispatch)
+    assert await store.finish(dispatch, outcome) == outcome
+    task = await store.load(TaskKey.of(dispatch))
+    assert task is not None
+    assert (task.request, task.outcome) == (dispatch, outcome)
 
 
 @pytest.mark.parametrize("number", [0, 2])

@@ -8,17 +8,21 @@ import pytest
 import pytest_asyncio
 
 from aos_inference.schemas import GenerateRequest, ScoreRequest
-from aos_operator.errors import WorkerRefused, WorkerUnavailable
+from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.stub import stub_answer, stub_score
 from aos_operator.subjects import Subject
-from aos_operator.worker import HttpWorker
+from aos_operator.worker import Execution, HttpWorker
 from aos_protocol.messages import Claim, JobSpec, Params
 from aos_protocol.transcript import Transcript
+from aos_tee_worker.schemas import EnclaveRequest
 from integration.operator.fake_worker import FakeWorker
-from unit.operator.world import EXECUTOR, MODEL, OPERATOR
+from support.enclave_workers import SimulatedEnclave
+from unit.operator.private import private_job
+from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
 
 JOB = JobSpec(tag="opml", prompt="What is AI?", model=MODEL.name, params=Params(temperature=0.0, top_p=0.5))
 SEED = "ab" * 32
+WORLD = World()
 CLAIMED = Subject("cd" * 32, Claim(text="What is AI?"))
 
 
@@ -116,6 +120,48 @@ async def test_what_it_sends_is_what_the_worker_takes(client: HttpWorker, worker
         ScoreRequest.model_validate(request)
 
 
+async def test_an_enclave_is_told_for_which_job_and_chain_it_is_to_sign(
+    client: HttpWorker, worker: FakeWorker, enclave: SimulatedEnclave
+) -> None:
+    worker.enclave = enclave
+    job, execution = JOB.model_copy(update={"tag": "tee"}), Execution("cd" * 32, WORLD.domain)
+    answer = await client.generate(job, SEED, OPERATOR.address, execution)
+    assert answer["enclave"]["attestation"]["kind"] == "simulated"
+    [asked] = worker.jobs
+    assert asked.pop("execution") == {
+        "job_id": "cd" * 32,
+        "chain_id": WORLD.domain.chain_id,
+        "registry": WORLD.domain.registry,
+    }
+    assert set(asked) == {"model", "prompt", "params", "seed", "prover", "stream"}
+    EnclaveRequest.model_validate(asked | {"execution": execution.to_json()})
+
+
+async def test_a_sealed_prompt_is_sent_as_it_is_and_nothing_else_of_it(
+    client: HttpWorker, worker: FakeWorker, enclave: SimulatedEnclave
+) -> None:
+    worker.enclave = enclave
+    dispatch = private_job(WORLD, enclave)
+    execution = Execution(dispatch.job_id, WORLD.domain)
+    answer = await client.generate(dispatch.job, dispatch.seed, OPERATOR.address, execution)
+    assert set(answer) == {"sealed", "enclave"}
+    [asked] = worker.jobs
+    assert set(asked) == {"model", "sealed", "params", "seed", "prover", "stream", "execution"}
+    assert dispatch.job.sealed is not None
+    assert asked["sealed"] == dispatch.job.sealed.to_json()
+    EnclaveRequest.model_validate(asked)
+
+
+async def test_an_attestation_is_asked_for_on_a_nonce(
+    client: HttpWorker, worker: FakeWorker, enclave: SimulatedEnclave
+) -> None:
+    with pytest.raises(WorkerRefused, match=r"Not Found \(HTTP 404\)"):
+        await client.attestation(SEED)
+    worker.enclave = enclave
+    assert (await client.attestation(SEED))["keyset"] == enclave.keyring.current().keyset.to_json()
+    assert worker.nonces == [SEED]
+
+
 async def test_messages_take_the_place_of_the_prompt(client: HttpWorker, worker: FakeWorker) -> None:
     turns = [{"role": "user", "content": "What is AI?"}]
     await client.generate(
@@ -143,10 +189,10 @@ async def test_a_worker_that_is_full_or_away_may_be_asked_again(
     client: HttpWorker, worker: FakeWorker, status: int
 ) -> None:
     worker.status = status
-    with pytest.raises(WorkerUnavailable, match="told to"):
-        await client.generate(JOB, SEED, OPERATOR.address)
-    with pytest.raises(WorkerUnavailable, match="told to"):
-        await client.score(JOB, CLAIMED)
+    for asking in (client.generate(JOB, SEED, OPERATOR.address), client.score(JOB, CLAIMED)):
+        with pytest.raises(WorkerUnavailable, match="told to") as caught:
+            await asking
+        assert isinstance(caught.value, WorkerBusy) == (status in {429, 503})
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff"])
@@ -189,7 +235,7 @@ async def test_who_cancels_leaves_the_worker(client: HttpWorker, worker: FakeWor
     await worker.left.wait()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:///nowhere/worker.sock"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:///nowhere/worker.sock", "vsock://4000000000:1"])
 async def test_a_worker_that_is_not_there_cannot_be_reached(url: str) -> None:
     client = HttpWorker(url, timeout=5)
     with pytest.raises(WorkerUnavailable, match="cannot be reached"):

@@ -11,14 +11,14 @@ from aos_operator.errors import AnswerRejected
 from aos_operator.tasks import Outcome
 from aos_operator.worker import Execution
 from aos_protocol.messages import NO_DIGEST, Dispatch, Sealed
-from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
+from aos_protocol.sealing import open_answer
 from aos_protocol.typed_data import Domain
 from support.enclave_workers import SimulatedEnclave
-from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
+from unit.operator.private import REPLY, SECRET, private_job
+from unit.operator.world import EXECUTOR, OPERATOR, World
 
 WORLD = World()
 JOB = WORLD.job(kind="tee")
-REPLY = SealingKey()
 
 Answer = dict[str, Any]
 
@@ -35,14 +35,6 @@ async def answered(enclave: SimulatedEnclave, job: Dispatch = JOB, **changes: An
 
 def accepted(answer: Answer, job: Dispatch = JOB) -> Outcome:
     return accept_answer(answer, job, OPERATOR.address, execution(job))
-
-
-def private(enclave: SimulatedEnclave, operator: str = OPERATOR.address) -> Dispatch:
-    """A job that this enclave alone can read."""
-    reader = (operator, enclave.keyring.current().keyset)
-    spec = WORLD.job().job
-    sealed = seal_prompt({"prompt": "my secret"}, (spec.model, spec.params), REPLY.public, [reader])
-    return WORLD.job(kind="tee", sealed=sealed)
 
 
 class TestOpenJob:
@@ -113,21 +105,17 @@ class TestOpenJob:
         with pytest.raises(AnswerRejected, match="not by the enclave's key"):
             accepted({**before, "enclave": mixed})
 
-    @pytest.mark.parametrize("change", [{"sha256": "cd" * 32}, {"name": "other.gguf"}])
+    @pytest.mark.parametrize(
+        ("own", "said"),
+        [({"sha256": "cd" * 32}, "demo.gguf cdcd"), ({"name": "other.gguf"}, "other.gguf abab")],
+    )
     async def test_a_keyset_for_another_model_is_rejected(
-        self, enclave: SimulatedEnclave, change: dict[str, str]
+        self, enclave: SimulatedEnclave, own: dict[str, str], said: str
     ) -> None:
         answer = await answered(enclave)
-        job = WORLD.job(kind="tee", model=MODEL.model_copy(update=change))
-        if "sha256" in change:
-            job = job.model_copy(update={"model": MODEL})
-            answer["enclave"]["attestation"]["keyset"]["model"]["sha256"] = "cd" * 32
-            wanted = "keyset is for model demo.gguf cdcd"
-        else:
-            job = job.model_copy(update={"seed": JOB.seed})
-            wanted = "keyset is for model demo.gguf abab.*not other.gguf"
-        with pytest.raises(AnswerRejected, match=wanted):
-            accepted(answer, job.model_copy(update={"job": JOB.job, "job_id": JOB.job_id, "seed": JOB.seed}))
+        answer["enclave"]["attestation"]["keyset"]["model"] |= own
+        with pytest.raises(AnswerRejected, match=f"keyset is for model {said}.*, not demo.gguf abab"):
+            accepted(answer)
 
     async def test_the_answer_to_a_job_for_no_enclave_may_not_have_one(
         self, enclave: SimulatedEnclave
@@ -142,7 +130,7 @@ class TestOpenJob:
 
 class TestPrivateJob:
     async def test_its_answer_is_what_only_the_project_can_read(self, enclave: SimulatedEnclave) -> None:
-        job = private(enclave)
+        job = private_job(WORLD, enclave)
         outcome = accepted(await answered(enclave, job), job)
         assert (outcome.transcript, outcome.commitment, outcome.reason) == (None, NO_DIGEST, "")
         assert outcome.attestation == "simulated"
@@ -151,7 +139,7 @@ class TestPrivateJob:
         told = open_answer(
             REPLY, outcome.result, job.job.sealed, seed=job.seed, prover=OPERATOR.address, keyset=keyset
         )
-        assert told["text"] == "my secret"
+        assert told["text"] == SECRET
 
     @pytest.mark.parametrize(
         ("bent", "reason"),
@@ -162,7 +150,7 @@ class TestPrivateJob:
             (lambda said: {**said, "sealed": "not base64"}, "is not base64"),
             (lambda said: {**said, "sealed": said["sealed"] + "\n"}, "is not"),
             (lambda said: {**said, "sealed": "AAAA" * (1 << 20) + "AAAA"}, "at most 4194304"),
-            (lambda said: {**said, "text": "my secret"}, "text: Extra inputs"),
+            (lambda said: {**said, "text": SECRET}, "text: Extra inputs"),
             (lambda said: {**said, "usage": {}}, "usage: Extra inputs"),
             (lambda said: {**said, "sealed": "AAAA"}, "not by the enclave's key"),
         ],
@@ -170,20 +158,20 @@ class TestPrivateJob:
     async def test_one_that_was_changed_or_tells_more_is_rejected(
         self, enclave: SimulatedEnclave, bent: Callable[[Answer], Answer], reason: str
     ) -> None:
-        job = private(enclave)
+        job = private_job(WORLD, enclave)
         with pytest.raises(AnswerRejected, match=reason) as caught:
             accepted(bent(await answered(enclave, job)), job)
-        assert "my secret" not in str(caught.value)
+        assert SECRET not in str(caught.value)
 
     async def test_an_answer_in_the_open_is_rejected(self, enclave: SimulatedEnclave) -> None:
-        job = private(enclave)
+        job = private_job(WORLD, enclave)
         with pytest.raises(AnswerRejected, match="sealed: Field required"):
             accepted(await answered(enclave), job)
 
     async def test_an_enclave_that_the_prompt_was_not_sealed_to_cannot_answer(
         self, enclave: SimulatedEnclave
     ) -> None:
-        job = private(enclave)
+        job = private_job(WORLD, enclave)
         answer = await answered(enclave, job)
         assert job.job.sealed is not None
         [box] = job.job.sealed.boxes

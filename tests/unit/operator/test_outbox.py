@@ -151,6 +151,17 @@ async def test_without_a_durable_number_nothing_leaves() -> None:
     assert wire.sent == []
 
 
+async def test_the_domain_is_known_from_the_first_connection_on() -> None:
+    outbox = Outbox(Counter(MemoryStore()))
+    asking = asyncio.create_task(outbox.domain())
+    await asyncio.sleep(0)
+    assert not asking.done()
+    await outbox.attach(open_session(), Wire(), last_seen=0)
+    assert await asking == WORLD.domain
+    outbox.detach()
+    assert await outbox.domain() == WORLD.domain
+
+
 async def test_without_a_connection_there_is_no_ticket() -> None:
     with pytest.raises(LinkLost):
         await Outbox(Counter(MemoryStore())).ticket(DrawCall("1", WORLD.draw(WORLD.job())))

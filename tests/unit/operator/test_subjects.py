@@ -13,6 +13,8 @@ from aos_protocol.errors import ProtocolError
 from aos_protocol.frames import open_frame, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import NO_DIGEST, Claim, Dispatch, ScoreCall
+from support.enclave_workers import SimulatedEnclave
+from unit.operator.private import private_job
 from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
 
 WORLD = World()
@@ -42,6 +44,12 @@ def test_a_challenge_scores_an_answer_of_another_round(number: int) -> None:
     assert call.seed != call.job_seed == JOB.seed
     check(call)
     assert subject_of(call).operator == EXECUTOR.address
+
+
+def test_the_answer_to_a_sealed_prompt_cannot_be_scored(enclave: SimulatedEnclave) -> None:
+    job = private_job(WORLD, enclave)
+    with pytest.raises(ProtocolError, match="nobody here can read it"):
+        check(WORLD.call(JOB, job=job.job))
 
 
 def test_an_answer_of_a_verifier_that_executed_can_be_challenged() -> None:

@@ -152,6 +152,18 @@ def test_a_score_survives_storing(product: Scored) -> None:
     assert read_outcome("score_job", product.to_json()) == product
 
 
+def test_an_outcome_that_was_stored_before_there_were_enclaves_is_read() -> None:
+    stored = OUTCOME.to_json()
+    assert stored.pop("enclave") is None
+    assert read_outcome("dispatch_job", stored) == OUTCOME
+
+
+def test_an_enclave_s_statement_survives_storing() -> None:
+    signed = replace(OUTCOME, enclave={"attestation": {"kind": "nitro"}, "signature": "00"})
+    assert read_outcome("dispatch_job", signed.to_json()) == signed
+    assert (signed.attestation, OUTCOME.attestation) == ("nitro", None)
+
+
 def test_an_answer_is_not_read_as_a_score() -> None:
     assert read_outcome("dispatch_job", OUTCOME.to_json()) == OUTCOME
     with pytest.raises(TypeError):
