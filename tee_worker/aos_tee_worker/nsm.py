@@ -157,7 +157,7 @@ def _issued_at(document: bytes) -> int:
     if isinstance(parts, list) and len(parts) == 4 and isinstance(parts[2], bytes):
         payload = _decoded(parts[2], "the document's payload")
         milliseconds = payload.get("timestamp") if isinstance(payload, dict) else None
-        if isinstance(milliseconds, int) and milliseconds > 0:
+        if type(milliseconds) is int and 0 < milliseconds < 2**53:
             return milliseconds // 1000
     raise DeviceFailed("the security module's document has no time in it")
 

@@ -19,6 +19,8 @@ from aos_tee_worker.errors import DeviceFailed, DeviceMissing
 
 FOLDER: Final = Path("/sys/kernel/config/tsm/report")
 _PROVIDER: Final = "tdx_guest"
+_MOST_QUOTE: Final = 48 << 10
+"""In base64, the longest document of an `Attestation`; quotes take 5 to 8 KiB."""
 
 PathCall = Callable[[Path], object]
 
@@ -73,8 +75,10 @@ class TdxDevice:
             # The kernel counts what is written. It also drops an error of this write, which then has not counted.
             if _generation(entry) != before + 1:
                 raise DeviceFailed("somebody else wrote to the entry, or the kernel took no report data")
-        if not quote:
-            raise DeviceFailed("the kernel gave an empty quote")
+        if not 0 < len(quote) <= _MOST_QUOTE:
+            raise DeviceFailed(
+                f"the kernel gave a quote of {len(quote)} bytes, and an attestation takes 1 to {_MOST_QUOTE}"
+            )
         return quote
 
     @contextmanager
