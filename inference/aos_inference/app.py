@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from aos_inference.errors import InvalidField, MalformedBody, QueueFull, RequestError
-from aos_inference.intake import MAX_SCORE_BODY, Intake
+from aos_inference.intake import MAX_BODY, MAX_SCORE_BODY, Intake
 from aos_inference.schemas import (
     Answer,
     GenerateRequest,
@@ -51,7 +51,7 @@ async def the_worker(request: Request) -> Worker:
 async def generate_body(request: Request) -> GenerateRequest:
     """The body of a generation, of the class that the worker takes. Raises what `_checked` raises."""
     worker = await the_worker(request)
-    return await _checked(request, worker.asked, worker.most_asked)
+    return await _checked(request, worker.asked, MAX_BODY)
 
 
 async def score_body(request: Request) -> ScoreRequest:

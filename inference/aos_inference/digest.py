@@ -21,24 +21,25 @@ def cache_folder() -> Path:
     return root / "aos" / "digests"
 
 
-def of_file(path: Path, folder: Path, progress: Callable[[float], None] = lambda _: None) -> str:
-    """The file's SHA-256 in hex, from `folder` if path, size, mtime and inode are those of the last time.
+def of_file(path: Path, folder: Path | None, progress: Callable[[float], None] = lambda _: None) -> str:
+    """The file's SHA-256 in hex, from `folder` if path, size, mtime and inode are those of the last time; without one, always measured.
 
     `progress` is told the fraction that has been read. Raises ModelUnreadable when the file cannot be read or
     changes meanwhile. A cache that cannot be written costs time at the next start and nothing else.
     """
     try:
         identity = _identity(path)
-        entry = folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-        known = _recall(entry, identity)
-        if known is not None:
+        entry = folder and folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+        known = entry and _recall(entry, identity)
+        if known:
             return known
         digest = _hash(path, progress)
         if _identity(path) != identity:
             raise ModelUnreadable(f"{path} changed while it was read. Start again when it is complete.")
     except OSError as error:
         raise ModelUnreadable(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
-    _remember(entry, identity, digest)
+    if entry:
+        _remember(entry, identity, digest)
     return digest
 
 

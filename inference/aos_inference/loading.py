@@ -40,8 +40,8 @@ class Loaded(NamedTuple):
 
 
 @contextmanager
-def loaded(options: ServeOptions) -> Iterator[Loaded]:
-    """Load a model that `gguf.check` has let pass; it is freed on leaving.
+def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
+    """Load a model that `gguf.check` has let pass; it is freed on leaving. `digests` is the folder that remembers them; None: measure.
 
     When serving failed it is not: the engine's thread may still be computing, and the process must end anyway.
     Raises StartupError.
@@ -54,7 +54,7 @@ def loaded(options: ServeOptions) -> Iterator[Loaded]:
     from aos_inference import llama
 
     path, slots = options.path, options.slots
-    sha256 = digest.of_file(path, digest.cache_folder(), Progress(f"Hashing {path.name}"))
+    sha256 = digest.of_file(path, digests, Progress(f"Hashing {path.name}"))
     model = llama.Model(path, Progress(f"Loading {path.name}"))
     length = _context_length(options.context, model.trained_context)
     _check_memory(model.cache_bytes(length, slots, options.cache_type), length, slots)

@@ -5,7 +5,7 @@ import socket
 
 import typer
 
-from aos_inference import gguf, loading, server
+from aos_inference import digest, gguf, loading, server
 from aos_inference.errors import StartupError
 from aos_inference.options import (
     DEFAULT_HOST,
@@ -75,5 +75,5 @@ def serve(
 
 
 def _load_and_serve(options: ServeOptions, listener: socket.socket) -> None:
-    with loading.loaded(options) as ready:
+    with loading.loaded(options, digest.cache_folder()) as ready:
         asyncio.run(server.serve(Worker(*ready), listener))

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from aos_inference import chat, claims, writing
 from aos_inference.engine import Engine
 from aos_inference.errors import InvalidField, UnknownModel
-from aos_inference.intake import MAX_BODY
 from aos_inference.jobs import Claim, Names, Queued, Step
 from aos_inference.schemas import (
     Answer,
@@ -62,11 +61,10 @@ class Generation:
 class Worker:
     """Serves `card`'s model with `engine`; without a chat format it takes prompts only.
 
-    `asked` is what a generation's body must be, of at most `most_asked` bytes, and `answers` what may come of it.
+    `asked` is what a generation's body must be, and `answers` what may come of it.
     """
 
     asked: ClassVar[type[GenerateRequest]] = GenerateRequest
-    most_asked: ClassVar[int] = MAX_BODY
     answers: ClassVar[tuple[type[BaseModel], ...]] = (Answer,)
 
     def __init__(

@@ -24,3 +24,23 @@ class UnknownKeyset(RequestError):
     """This enclave has no such keyset: it was restarted, or the keyset has expired. Seal the prompt to its present one."""
 
     status = 422
+
+
+class SealedWrongly(RequestError):
+    """A box of the sealed prompt is for this enclave and does not open: it belongs to another model, other parameters or another reply key, or
+    its reply key is unusable, or it holds something else than an object with prompt or messages. Seal the prompt again.
+    """
+
+    status = 422
+
+
+class PromptUnusable(RequestError):
+    """The sealed prompt cannot be given to this model: it is empty or malformed, or the model's chat template refuses its messages. What is wrong
+    stays inside; try the like of it with a prompt that need not be sealed.
+    """
+
+    status = 422
+
+
+class CollateralUnreadable(StartupError):
+    """The collateral cannot be used; give the JSON object that a PCCS answers."""
