@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from aos_protocol.attestation.appraisal import Appraisal, appraise
 from aos_protocol.attestation.policy import AttestationPolicy
-from aos_protocol.attestation.statement import EnclaveStatement
+from aos_protocol.attestation.statement import EnclaveStatement, Kind
 from aos_protocol.errors import InvalidAttestation, ProtocolError
 from aos_protocol.evidence_view import Planned, RoundView
 from aos_protocol.messages import NO_DIGEST, JobResult, parse_message
@@ -12,6 +12,12 @@ from aos_protocol.transcript import Transcript
 from aos_protocol.verification import check_enclave
 
 _NO_POLICY = "no attestation policy was given to hold the enclave against: give one with --policy"
+_OWN_WORD = "(when it was made is the operator's word: no hardware signed it)"
+_WARNINGS: dict[Kind, str] = {
+    "simulated": "(SIMULATED: this proves nothing about hardware)",
+    "tdx": _OWN_WORD,
+    "sev-snp": _OWN_WORD,
+}
 
 
 def enclave_checks(view: RoundView, policy: AttestationPolicy | None) -> Iterator[Planned]:
@@ -60,10 +66,10 @@ def _commitment(result: JobResult) -> str:
 
 
 def _kinds(view: RoundView) -> str:
-    """Say what the enclaves call themselves; simulated ones are shouted about, whether or not there is a policy."""
+    """Say what the enclaves call themselves, and how little that may mean, whether or not there is a policy."""
     try:
         kinds = {statement.attestation.kind for statement in _statements(view)}
     except ProtocolError:
         kinds = set()
-    warning = " (SIMULATED: this proves nothing about hardware)" if "simulated" in kinds else ""
-    return (", ".join(sorted(kinds)) or "unknown") + warning
+    warnings = sorted({_WARNINGS[kind] for kind in kinds & _WARNINGS.keys()})
+    return " ".join([", ".join(sorted(kinds)) or "unknown", *warnings])
