@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from aos_protocol.attestation import der
+from aos_protocol.attestation.foreign import printable
 from aos_protocol.errors import InvalidAttestation
 
 _KEPT: Final = 512
@@ -144,7 +145,7 @@ def from_pem(text: str) -> list[bytes]:
         try:
             found.append(base64.b64decode("".join(block[1].split()), validate=True))
         except ValueError as error:
-            raise InvalidAttestation(f"a certificate in PEM is not base64: {error}") from None
+            raise InvalidAttestation(f"a certificate in PEM is not base64: {printable(error)}") from None
         rest = rest[block.end() :]
     return found
 
@@ -205,7 +206,7 @@ def _public_key(info: bytes) -> PublicKeyTypes:
     try:
         return load_der_public_key(info)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidAttestation(f"a certificate's public key is unusable: {error}") from None
+        raise InvalidAttestation(f"a certificate's public key is unusable: {printable(error)}") from None
 
 
 def _common_name(name: der.Element) -> str:
@@ -213,7 +214,7 @@ def _common_name(name: der.Element) -> str:
         for part in der.elements(group.content):
             pair = der.elements(part.content)
             if len(pair) == 2 and pair[0].content == _COMMON_NAME:
-                return pair[1].content.decode("ascii", "backslashreplace")
+                return printable(pair[1].content.decode("ascii", "backslashreplace"))
     return "without a common name"
 
 
@@ -234,7 +235,9 @@ def _seconds(time: der.Element) -> int:
     try:
         return int(datetime.fromisoformat(f"{text[:8]}T{text[8:]}").timestamp())
     except ValueError as error:
-        raise InvalidAttestation(f"a certificate's validity has an impossible time: {error}") from None
+        raise InvalidAttestation(
+            f"a certificate's validity has an impossible time: {printable(error)}"
+        ) from None
 
 
 def _extensions(field: der.Element) -> dict[bytes, bytes]:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
+from aos_protocol.attestation.foreign import printable
 from aos_protocol.errors import InvalidAttestation
 
 PROTECTED: Final = cbor2.dumps({1: -35})
@@ -57,7 +58,7 @@ def decode(data: bytes, what: str) -> object:
     try:
         item: object = decoder.decode()
     except cbor2.CBORDecodeError as error:
-        raise InvalidAttestation(f"{what} is not the CBOR it must be: {error}") from None
+        raise InvalidAttestation(f"{what} is not the CBOR it must be: {printable(error)}") from None
     try:
         decoder.read(1)
     except cbor2.CBORDecodeEOF:
@@ -73,7 +74,7 @@ def parse(document: bytes) -> Sign1:
         raise InvalidAttestation("the document is no COSE_Sign1: it is not an array of four")
     protected, unprotected, payload, signature = fields
     if protected != PROTECTED:
-        said = protected.hex() if isinstance(protected, bytes) else "no byte string"
+        said = protected.hex()[:80] if isinstance(protected, bytes) else "no byte string"
         raise InvalidAttestation(
             f"the protected header is {said}, not {PROTECTED.hex()}, which is ES384 alone"
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aos_protocol.attestation import certificates, cose
+from aos_protocol.attestation.foreign import printable
 from aos_protocol.errors import InvalidAttestation
 
 _MOST_DOCUMENT: Final = 16 << 10
@@ -73,7 +74,7 @@ def _payload(encoded: bytes) -> dict[str, Any]:
         raise InvalidAttestation(f"the payload lacks {', '.join(sorted(missing))}")
     unknown = [str(name) for name in fields if name not in _NEEDED and name not in _OPTIONAL]
     if unknown:
-        raise InvalidAttestation(f"the payload has fields unknown here: {', '.join(unknown)[:80]}")
+        raise InvalidAttestation(f"the payload has fields unknown here: {printable(', '.join(unknown))}")
     _check_facts(fields)
     _check_pcrs(fields["pcrs"])
     _check_certificates(fields["certificate"], fields["cabundle"])
@@ -98,7 +99,7 @@ def _check_pcrs(pcrs: object) -> None:
         raise InvalidAttestation("pcrs is not a map of 1 to 32 registers")
     for index, value in pcrs.items():
         if type(index) is not int or not 0 <= index <= 31:
-            raise InvalidAttestation(f"pcrs has a register that is not one of 0 to 31: {str(index)[:40]}")
+            raise InvalidAttestation(f"pcrs has a register that is not one of 0 to 31: {printable(index)}")
         if not isinstance(value, bytes) or len(value) != _PCR_LENGTH:
             raise InvalidAttestation(f"PCR{index} is not {_PCR_LENGTH} bytes, as SHA384 gives")
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 
 from aos_protocol.attestation import der
 from aos_protocol.attestation.certificates import RSA_PSS, Certificate, from_pem, p384, verify_chain
+from aos_protocol.attestation.foreign import printable
 from aos_protocol.errors import InvalidAttestation
 
 _LENGTH: Final = 1184
@@ -107,9 +108,8 @@ def _certificate(collateral: dict[str, Any] | None, name: str) -> bytes:
 
 def _check_chip(vcek: Certificate, chip_id: bytes, tcb: bytes) -> None:
     """Check that AMD made the key for this chip with this firmware."""
-    product = der.element(_extension(vcek, _PRODUCT), der.IA5_STRING).content.decode(
-        "ascii", "backslashreplace"
-    )
+    said = der.element(_extension(vcek, _PRODUCT), der.IA5_STRING).content
+    product = printable(said.decode("ascii", "backslashreplace"))
     if not product.startswith(_PRODUCTS):
         raise InvalidAttestation(
             f"the chip is of product {product}: {' and '.join(_PRODUCTS)} are known here"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
+from aos_protocol.attestation.foreign import printable
 from aos_protocol.attestation.tdx_envelope import check_envelope
 from aos_protocol.errors import InvalidAttestation
 
@@ -57,7 +58,7 @@ def verify(document: bytes, collateral: dict[str, Any] | None, *, at: int, tcb: 
     try:
         verified = library.verify(document, library.QuoteCollateralV3.from_json(text), at)
     except ValueError as error:
-        raise InvalidAttestation(f"the TDX quote does not verify: {' '.join(str(error).split())}") from None
+        raise InvalidAttestation(f"the TDX quote does not verify: {printable(error)}") from None
     if verified.status not in tcb:
         advisories = ", ".join(verified.advisory_ids) or "no advisories"
         raise InvalidAttestation(
@@ -87,7 +88,7 @@ def _collateral(collateral: dict[str, Any] | None) -> str:
         name for name, value in collateral.items() if not isinstance(value, str)
     }
     if wrong:
-        said = ", ".join(sorted(str(name) for name in wrong))[:200]
+        said = printable(", ".join(sorted(str(name) for name in wrong)))
         raise InvalidAttestation(f"the collateral must have its nine parts, each a text; look at {said}")
     text = json.dumps(collateral)
     if len(text) > _MOST_COLLATERAL:

@@ -251,6 +251,7 @@ def test_other_encodings_of_the_same_document_are_refused() -> None:
         ({"nonce": b"n" * 513}, "nonce is not a byte string of 0 to 512 bytes"),
         ({"nonce": "text"}, "nonce is not a byte string"),
         ({"comment": "hello"}, "fields unknown here: comment"),
+        ({"\x1b[2J": 1}, r"fields unknown here: \x1b[2J"),
         ({"nonce": cbor2.CBORTag(24, b"n")}, "error decoding semantic tag 24"),
         ({"nonce": [[[b"n"]]]}, "maximum container nesting depth"),
     ],
