@@ -14,7 +14,7 @@ from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
 from aos_cli.looks import looks_of, said_of, show_looks
 from aos_cli.models import model_file
-from aos_cli.opening import opened_rows, sealed_text
+from aos_cli.opening import opened_rows
 from aos_cli.policies import PolicyFile, find_policy
 from aos_cli.private import read_key
 from aos_cli.show import make_console, show_rows
@@ -66,8 +66,6 @@ def result(
         _print_json(rows)
     elif rows:
         show_rows(make_console(), rows)
-        if key is not None:
-            typer.echo(sealed_text(rows), err=True)
     else:
         typer.echo(f"there is no answer yet: aos detail {job_id} tells how the job stands", err=True)
 

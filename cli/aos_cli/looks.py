@@ -9,10 +9,12 @@ from rich.text import Text
 
 from aos_cli.client import JsonObject
 from aos_cli.show import COLOURS, printable, verdict_text
-from aos_protocol.errors import ProtocolError
+from aos_protocol.attestation.statement import EnclaveStatement
+from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_verdict import verdict_of, verdicts_of
 from aos_protocol.evidence_view import RoundView
+from aos_protocol.messages import parse_message
 from aos_protocol.verdict import Verdict
 
 
@@ -28,11 +30,16 @@ class Member:
 
 @dataclass(frozen=True)
 class Look:
-    """One round: which, its members, and its verdict; None when nobody scored, or what is there does not hold."""
+    """One round: which, its members, and its verdict; None when nobody scored, or what is there does not hold.
+
+    `kind` is what the enclave that answered calls itself, None without one; nobody can score a `sealed` answer.
+    """
 
     name: str
     members: Sequence[Member]
     verdict: Verdict | None
+    kind: str | None = None
+    sealed: bool = False
 
     def to_json(self) -> JsonObject:
         """Return the look as `aos verify --json` prints it."""
@@ -49,6 +56,7 @@ class Look:
         verdict = self.verdict
         return {
             "round": self.name,
+            "enclave": self.kind,
             "verdict": verdict.outcome if verdict else None,
             "reason": verdict.reason if verdict else "",
             "statistics": dict(verdict.statistics) if verdict else {},
@@ -70,12 +78,13 @@ def show_looks(console: Console, looks: Sequence[Look]) -> None:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for member in look.members:
             state = "" if member.state == "answered" else member.state
-            outcome = member.verdict.outcome if member.verdict else state
+            said = member.verdict.outcome if member.verdict else state
             reason = member.verdict.reason if member.verdict else ""
-            table.add_row(member.operator, member.role, Text(outcome, COLOURS.get(outcome, "")), Text(reason))
+            table.add_row(member.operator, member.role, Text(said, COLOURS.get(said, "")), Text(reason))
         console.print(Text(look.name, "bold"))
         console.print(table)
-        console.print(Text(verdict_text(look.verdict.outcome if look.verdict else None)), soft_wrap=True)
+        outcome = look.verdict.outcome if look.verdict else None
+        console.print(Text(verdict_text(outcome, look.kind, sealed=look.sealed)), soft_wrap=True)
         console.print()
 
 
@@ -88,8 +97,9 @@ def outcome_of(detail: JsonObject) -> str | None:
 
 def said_of(detail: JsonObject) -> str:
     """Return the verdict that a dispatcher's detail of a job states, in a sentence; `aos verify` computes it anew."""
-    said = verdict_text(outcome_of(detail))
-    verdict = detail.get("verdict")
+    kind, job, verdict = detail.get("attestation"), detail.get("job"), detail.get("verdict")
+    sealed = isinstance(job, dict) and job.get("sealed") is not None
+    said = verdict_text(outcome_of(detail), kind if isinstance(kind, str) else None, sealed=sealed)
     reason = printable(str(verdict.get("reason") or "")) if isinstance(verdict, dict) else ""
     return f"{said} ({reason})" if reason else said
 
@@ -106,7 +116,17 @@ def _look(view: RoundView) -> Look:
         Member(seat.operator, seat.role, seat.state, verdicts.get(seat.operator))
         for seat in view.document.committee
     ]
-    return Look(_name(view), members, verdict)
+    return Look(_name(view), members, verdict, _kind(view), view.sealed)
+
+
+def _kind(view: RoundView) -> str | None:
+    """What the enclave calls itself that answered last; whether it is one is for the checks to say."""
+    for result in reversed(view.results):
+        try:
+            return parse_message(EnclaveStatement, result.enclave).attestation.kind
+        except InvalidMessage:
+            continue
+    return None
 
 
 def _name(view: RoundView) -> str:

@@ -4,9 +4,6 @@ from aos_cli.checks import Expected, check_job
 from aos_cli.client import JsonObject
 from aos_cli.private import hold, open_answers
 
-SEALED_TEXT = "sealed: only the enclave and you have read prompt and answer, so nobody else can score it. Its attestation stands for it"
-_SIMULATED = "; it is SIMULATED, which proves nothing about hardware"
-
 
 def opened_rows(document: JsonObject, expected: Expected) -> list[JsonObject]:
     """Return the rows of a job's results with each answer opened by `expected.key`.
@@ -22,9 +19,3 @@ def opened_rows(document: JsonObject, expected: Expected) -> list[JsonObject]:
     return [
         {**row, "result": opened[str(row["operator"])]} if row.get("result") else row for row in expected.rows
     ]
-
-
-def sealed_text(rows: list[JsonObject]) -> str:
-    """Say in a sentence what stands for the answer to a private job."""
-    simulated = any(row.get("attestation") == "simulated" for row in rows)
-    return f"{SEALED_TEXT}{_SIMULATED if simulated else ''}."

@@ -19,6 +19,11 @@ _MEANING = {
     "inconclusive": "verdict: inconclusive. It could not be decided, which is no failure; the reason says what would decide it.",
     None: "no verdict: nobody has scored this answer, so nothing but its operator's signature stands for it.",
 }
+_UNSCORED = "no verdict: nobody has scored this answer; what stands for it is the attestation of its enclave"
+_SEALED = (
+    "sealed: only the enclave and the project can read prompt and answer, so nobody else can score it; what stands for it is the "
+    "attestation of its enclave"
+)
 _FILE_WIDTH = 200
 
 
@@ -63,9 +68,12 @@ def kind_text(kind: str) -> Text:
     return Text("SIMULATED", "yellow") if kind == "simulated" else Text(printable(kind))
 
 
-def verdict_text(outcome: str | None) -> str:
-    """Return what a verdict means, in a sentence."""
-    return _MEANING[outcome if outcome in COLOURS else None]
+def verdict_text(outcome: str | None, kind: str | None = None, *, sealed: bool = False) -> str:
+    """Return what a verdict means, in a sentence, of an answer that an enclave of this `kind` gave (None: of no enclave)."""
+    if kind is None or outcome in COLOURS:
+        return _MEANING[outcome if outcome in COLOURS else None]
+    warning = ", which is SIMULATED and proves nothing about hardware" if kind == "simulated" else ""
+    return f"{_SEALED if sealed else _UNSCORED}{warning}."
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,7 @@ from aos_cli.enclaves import Enclave
 from aos_cli.errors import CliError
 from aos_cli.failures import ApiError, BadAnswer
 from aos_cli.looks import outcome_of, said_of
-from aos_cli.opening import opened_rows, sealed_text
+from aos_cli.opening import opened_rows
 from aos_cli.policies import PolicyFile, required_policy
 from aos_cli.private import drop_key, keep_key, seal_request
 from aos_cli.receipts import verify_receipt
@@ -178,7 +178,7 @@ async def _submit_private(
     typer.echo(receipt.job_id)
     if not asked.wait:
         return
-    await _end(client, receipt.job_id)
+    ended = await _end(client, receipt.job_id)
     rows = await client.results(receipt.job_id)
     submission = Submission(request, receipt)
     expected = Expected(
@@ -186,7 +186,7 @@ async def _submit_private(
     )
     opened = opened_rows(await client.evidence(receipt.job_id), expected)
     show_rows(make_console(), opened)
-    typer.echo(sealed_text(opened), err=True)
+    typer.echo(said_of(ended), err=True)
 
 
 def _said(enclave: Enclave) -> str:

@@ -144,6 +144,8 @@ def _check_roles(view: RoundView) -> None:
 
 
 def _audit(view: RoundView) -> str:
+    if view.sealed:
+        return "nobody can audit an answer to a sealed prompt, and nobody was asked to"
     share = f"{view.evidence.policy.audit_ppm / 10_000:g}% of the untagged jobs"
     return f"the seed puts this job among the {share} that are audited" if view.audited else (
         f"the seed does not put this job among the {share} that are audited"

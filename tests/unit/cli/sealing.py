@@ -125,10 +125,17 @@ class PrivateDispatcher(FakeDispatcher):
         self.asked.append((model, nonce))
         return [*self.others, self.own.attested(nonce)]
 
+    async def detail(self, job_id: str) -> dict[str, Any]:
+        return await super().detail(job_id) | {"attestation": "simulated", "job": self.requests[-1]["job"]}
+
+    async def until_ended(self, job_id: str) -> dict[str, Any]:
+        return await self.detail(job_id)
+
     async def submit(self, request: dict[str, Any], *, idempotency_key: str | None) -> Receipt:
         self.requests.append(request)
         if self.refusal is not None:
             raise self.refusal
+        self.verdict = None
         self.document = answered(request, self.own, instead=self.instead)
         self.rows = [row | {"attestation": "simulated"} for row in rows_of(self.document)]
         job = self.document["job"]

@@ -5,7 +5,7 @@ import copy
 import pytest
 from rich.console import Console
 
-from aos_cli.looks import looks_of, show_looks
+from aos_cli.looks import looks_of, said_of, show_looks
 from aos_cli.show import show_rows
 from support.evidence import CHEATING, SEEDED, Story, rows_of
 
@@ -46,6 +46,37 @@ def test_what_nobody_scored_has_no_verdict() -> None:
     story.own()
     assert "no verdict: nobody has scored this answer" in shown(story)
     assert shown(story).startswith("the job\n")
+
+
+def test_an_answer_of_an_enclave_that_nobody_scored_rests_on_its_attestation() -> None:
+    story = Story(enclaves=True, audit_ppm=0)
+    story.own()
+    assert (
+        "\nno verdict: nobody has scored this answer; what stands for it is the attestation of its enclave, which is SIMULATED"
+    ) in shown(story)
+    audited = Story(enclaves=True)
+    audited.own()
+    assert "\nverdict: match. " in shown(audited)
+    assert [look.kind for look in looks_of(audited.document())] == ["simulated"]
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        ({"attestation": "nitro", "job": {}}, "no verdict: nobody has scored this answer; what stands"),
+        (
+            {"attestation": "nitro", "job": {"sealed": {}}},
+            "sealed: only the enclave and the project can read",
+        ),
+        ({"attestation": None, "job": {}}, "no verdict: nobody has scored this answer, so nothing but"),
+        ({"attestation": 7, "job": None}, "no verdict: nobody has scored this answer, so nothing but"),
+        ({"attestation": "nitro", "verdict": {"outcome": "match"}}, "verdict: match. "),
+    ],
+)
+def test_what_a_detail_says_of_an_enclave(detail: dict[str, object], said: str) -> None:
+    assert said_of(detail).startswith(said)
+    assert "SIMULATED" not in said_of(detail)
+    assert ("SIMULATED" in said_of(detail | {"attestation": "simulated"})) == ("verdict: match" not in said)
 
 
 def test_a_member_that_was_lost_is_shown_as_lost() -> None:

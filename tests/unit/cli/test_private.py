@@ -8,7 +8,7 @@ import pytest
 
 from aos_cli.checks import Expected, check_job
 from aos_cli.errors import CliError
-from aos_cli.opening import opened_rows, sealed_text
+from aos_cli.opening import opened_rows
 from aos_cli.private import (
     check_sealed,
     drop_key,
@@ -290,11 +290,6 @@ def test_what_is_no_reply_key_is_not_shown(tmp_path: Path, content: bytes) -> No
     assert "secret words" not in str(said.value)
     with pytest.raises(CliError, match=r"cannot be read: No such file"):
         read_key(tmp_path / "none")
-
-
-def test_the_sentence_under_an_answer_does_not_hide_a_simulation() -> None:
-    assert "SIMULATED" in sealed_text([{"attestation": "simulated"}])
-    assert "SIMULATED" not in sealed_text([{"attestation": "nitro"}])
 
 
 def test_params_digest_of_the_helpers_is_the_job_s(own: Enclave, key: SealingKey) -> None:
