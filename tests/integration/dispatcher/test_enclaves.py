@@ -341,18 +341,14 @@ async def test_a_result_sent_again_and_a_restart_appraise_nothing_again(
     for operator in (first, second):
         operator.scores = False
     job_id = await enclaved.submit(job=JOB, tag="suspicion")
-    await asyncio.wait(
-        [
-            asyncio.create_task(operator.wait(lambda o=operator: bool(o.called)))
-            for operator in (first, second)
-        ],
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    executor = first if first.dispatched else second
+    async with asyncio.timeout(20):
+        while not (first.called or second.called):
+            await asyncio.sleep(0.01)
+    executor = second if first.called else first
+    await executor.wait(lambda: bool(executor.replies))
     monkeypatch.setattr("aos_dispatcher.enclaves.appraise", _never)
-    sent = len(executor.replies)
     await executor.send_result(executor.dispatched[0])
-    await executor.wait(lambda: len(executor.replies) > sent)
+    await executor.wait(lambda: len(executor.replies) > 1)
     assert executor.replies[-1]["code"] == 200
     await enclaved.rule(enclaved.policy)
     for operator in (first, second):
