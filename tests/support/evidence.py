@@ -104,7 +104,7 @@ class Story:
         self.job_id = sortition.job_id(DISPATCHER.address, 1, self.body)
         self.audit_ppm = audit_ppm
         self.distance = distance
-        self.calibrated = calibrated
+        self.calibrated = calibrated and not sealed
         self.seed = self._seed(0)
         self.rounds: list[dict[str, Any]] = []
         self.rejections: list[dict[str, str]] = []
