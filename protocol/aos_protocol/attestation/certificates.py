@@ -34,6 +34,7 @@ _KEY_CERT_SIGN: Final = 0x04
 _TO_BE_SIGNED: Final = (0xA0, der.INTEGER, *[der.SEQUENCE] * 5, 0xA3)
 """Version, serial number, algorithm, issuer, validity, subject, key, extensions: what every version 3 certificate of a vendor has."""
 
+_EXTENSION: Final = ([der.OBJECT, der.OCTET_STRING], [der.OBJECT, der.BOOLEAN, der.OCTET_STRING])
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*")
 
 
@@ -244,7 +245,7 @@ def _extensions(field: der.Element) -> dict[bytes, bytes]:
     """Return the extensions' values; what is critical must be understood (RFC 5280, section 4.2)."""
     found: dict[bytes, bytes] = {}
     for extension in der.elements(der.element(field.content, der.SEQUENCE).content):
-        name, *flag, value = der.sequence(extension.whole, *_shape(extension))
+        name, *flag, value = _extension(extension)
         critical = bool(flag) and der.boolean(flag[0].whole)
         if critical and name.content not in {_BASIC_CONSTRAINTS, _KEY_USAGE}:
             raise InvalidAttestation(
@@ -256,9 +257,11 @@ def _extensions(field: der.Element) -> dict[bytes, bytes]:
     return found
 
 
-def _shape(extension: der.Element) -> list[int]:
-    flagged = len(der.elements(extension.content)) == 3
-    return [der.OBJECT, *[der.BOOLEAN] * flagged, der.OCTET_STRING]
+def _extension(field: der.Element) -> list[der.Element]:
+    parts = der.elements(field.content)
+    if field.tag != der.SEQUENCE or [part.tag for part in parts] not in _EXTENSION:
+        raise InvalidAttestation("a certificate has an extension that is not a name, a flag and a value")
+    return parts
 
 
 def _constraints(value: bytes | None) -> tuple[bool, int | None]:

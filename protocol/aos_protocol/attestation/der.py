@@ -3,8 +3,7 @@
 Own code, because certificates are read here that x509 of `cryptography` is about to refuse: AMD numbers its chip certificates 0.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from aos_protocol.errors import InvalidAttestation
 
@@ -20,8 +19,7 @@ SEQUENCE: Final = 0x30
 _MOST_LENGTH_BYTES: Final = 3
 
 
-@dataclass(frozen=True)
-class Element:
+class Element(NamedTuple):
     """One value: its tag, its content, and `whole`, the encoding of both."""
 
     tag: int
@@ -32,11 +30,11 @@ class Element:
 def elements(data: bytes) -> list[Element]:
     """Return the values that `data` is made of, one after the other. Raises `InvalidAttestation`."""
     found: list[Element] = []
-    rest = data
-    while rest:
-        start, end = _bounds(rest)
-        found.append(Element(rest[0], rest[start:end], rest[:end]))
-        rest = rest[end:]
+    place = 0
+    while place < len(data):
+        start, end = _bounds(data, place)
+        found.append(Element(data[place], data[start:end], data[place:end]))
+        place = end
     return found
 
 
@@ -74,17 +72,16 @@ def boolean(data: bytes) -> bool:
     return content == b"\xff"
 
 
-def _bounds(data: bytes) -> tuple[int, int]:
-    """Return where the content of the first value begins and ends."""
-    if len(data) < 2:
+def _bounds(data: bytes, place: int) -> tuple[int, int]:
+    """Return where the content of the value at this place begins and ends."""
+    if len(data) < place + 2:
         raise InvalidAttestation("DER breaks off within a tag or a length")
-    if data[0] & 0x1F == 0x1F:
+    if data[place] & 0x1F == 0x1F:
         raise InvalidAttestation("a DER tag has more than one byte")
-    if data[1] < 0x80:
-        start, length = 2, data[1]
-    else:
-        start = 2 + data[1] - 0x80
-        coded = data[2:start]
+    start, length = place + 2, data[place + 1]
+    if length >= 0x80:
+        coded = data[start : start + length - 0x80]
+        start += length - 0x80
         length = int.from_bytes(coded, "big")
         if not 1 <= len(coded) <= _MOST_LENGTH_BYTES or coded[0] == 0 or length < 0x80:
             raise InvalidAttestation("a DER length is indefinite, too great, or longer than it must be")

@@ -239,6 +239,7 @@ def patched(old: bytes, new: bytes) -> Issued:
             bytes.fromhex("0603551d13010101"),
             "BOOLEAN is neither 00 nor ff",
         ),
+        (bytes.fromhex("0603551d13"), bytes.fromhex("0403551d13"), "not a name, a flag and a value"),
         (bytes.fromhex("04023000"), bytes.fromhex("04020500"), "there is something else"),
     ],
 )
