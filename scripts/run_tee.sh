@@ -175,6 +175,18 @@ describe_source() {
   echo "$commit"
 }
 
+# What somebody else must know to build the same: to be published together with the registers.
+write_recipe() {
+  local folder="$1"
+  {
+    printf 'commit     %s\n' "$(describe_source)"
+    printf 'base       %s\nbuilder    %s\n' "$base" "$builder"
+    printf 'machine    %s\nnitro-cli  %s\n' "$(uname -m)" "$(nitro-cli --version)"
+    printf 'model      %s\n' "$(sha256sum "$model" | cut -d ' ' -f 1)"
+    printf 'arguments  %s\n' "$(tr '\n' ' ' <"$folder/context/tee-worker.args")"
+  } >"$folder/recipe"
+}
+
 # nitro-cli refuses less than four times the image: it is unpacked in memory, into a file system of at most half of it.
 choose_memory() {
   local least=$((4 * ($(stat --format %s "$eif") + 1048575) / 1048576 + 4))
@@ -199,6 +211,7 @@ main() {
   build_image "$folder/context"
   build_eif "$folder"
   pcr0="$(pcr "$folder" 0)" pcr1="$(pcr "$folder" 1)" pcr2="$(pcr "$folder" 2)"
+  write_recipe "$folder"
   rm -rf "$folder/context"
   write_policy "$folder" "$pcr0" "$pcr1" "$pcr2"
   choose_memory
@@ -207,7 +220,7 @@ main() {
   printf 'PCR2 %s  the application, with the weights of %s\n\n' "$pcr2" "$model_name"
   say "a policy that trusts this enclave and no other is in $(policy_file):"
   cat "$(policy_file)"
-  printf '\n'
+  say "what it takes to get the same registers again is in $folder/recipe: publish both"
   [[ "$build_only" == no ]] || { say "built $eif; it needs $memory MiB. Nothing was started." && return; }
   start_enclave
   wait_until_it_attests "$patience"

@@ -1,5 +1,6 @@
 """Building, running and restarting enclaves, with FAKES of nitro-cli, docker and the rest (`support.nitro_host`)."""
 
+import hashlib
 import shutil
 import stat
 import subprocess
@@ -109,6 +110,18 @@ def test_it_prints_the_registers_and_a_policy_that_loads(host: Host) -> None:
     assert build.measurements == {f"pcr{index}": value for index, value in PCRS.items()}
     assert not build.allow_debug
     assert yaml.safe_load(done.stdout[done.stdout.index("version:") :])["models"]["tiny.gguf"]["sha256"]
+
+
+def test_it_writes_down_what_another_needs_to_build_the_same(host: Host) -> None:
+    host.build_and_run("--build-only", "--slots", "2")
+
+    recipe = dict(line.split(maxsplit=1) for line in (host.state / "15/recipe").read_text().splitlines())
+    assert recipe["base"] == f"python:3.11-slim{DIGEST}"
+    assert recipe["builder"] == f"python:3.11{DIGEST}"
+    assert recipe["nitro-cli"] == "Nitro CLI 1.4.2"
+    assert recipe["model"] == hashlib.sha256(host.model.read_bytes()).hexdigest()
+    assert recipe["arguments"].strip().endswith("--name tiny.gguf --slots 2")
+    assert recipe["commit"]
 
 
 def test_building_only_needs_no_nitro_host(host: Host) -> None:
