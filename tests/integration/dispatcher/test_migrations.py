@@ -63,3 +63,38 @@ async def test_jobs_of_before_verification_are_final(new_database: Any) -> None:
         )
         assert [tuple(row) for row in rows] == [("completed", True, 0), ("failed", None, 0)]
     await engine.dispose()
+
+
+async def test_results_of_before_attestation_have_none_and_survive_going_back(new_database: Any) -> None:
+    engine = create_async_engine(database_url(await new_database("dispatcher")))
+
+    def move(connection: Connection, to: str) -> None:
+        config = alembic_config("dispatcher")
+        config.attributes["connection"] = connection
+        (command.upgrade if to == "head" else command.downgrade)(config, to)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(move, "0002")
+        for statement in _A_RESULT:
+            await connection.execute(text(statement))
+        await connection.run_sync(move, "head")
+        held = text("select id, attestation is null from results")
+        assert [tuple(row) for row in await connection.execute(held)] == [("before", True)]
+        appraised = text("update results set attestation = cast(:said as json)")
+        await connection.execute(appraised, {"said": '{"kind": "simulated"}'})
+        await connection.run_sync(move, "0002")
+        columns = await connection.run_sync(lambda sync: inspect(sync).get_columns("results"))
+        assert "attestation" not in {column["name"] for column in columns}
+        frames = await connection.execute(text("select frame from results"))
+        assert list(frames.scalars()) == ["signed"]
+    await engine.dispose()
+
+
+_A_RESULT = (
+    "insert into projects (id, private) values ('shop', false)",
+    "insert into jobs (id, sequence, project_id, user_id, request, request_digest, receipt, seed, seed_proof, status, clock, "
+    "deadline) values ('job', 1, 'shop', 'device', '{}', '', '', '', '', 'completed', '{}', now())",
+    "insert into rounds (id, job_id, tag, position, job_type, model, model_sha256, status, deadline) "
+    "values (1, 'job', '', '', 'opml', 'tiny.gguf', '', 'completed', now())",
+    "insert into results (id, job_id, round_id, operator, frame) values ('before', 'job', 1, 'somebody', 'signed')",
+)

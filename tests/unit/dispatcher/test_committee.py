@@ -57,6 +57,20 @@ def test_verifiers_score_once_the_executor_has_answered() -> None:
     assert seats.step(3, set("abc")).closed == ""
 
 
+def test_a_reserve_that_its_ticket_selects_is_no_filler() -> None:
+    """Where one member is seated alone, the next of the draw may have been selected as well."""
+    ranking = rank(Candidate(name, value, 100) for name, value in (("a", 1), ("b", 2), ("c", 500)))
+    seats = Committee.drawn(committee(ranking, 1, alone=True), ranking[1:], plan(), PATIENCE, DEADLINE)
+    seats.refused("a", "restarted")
+    assert calls(seats, 1, "abc") == [("b", EXECUTE)]
+    seats.step(DEADLINE, set())
+    assert [(seat.operator, seat.member.filled) for seat in seats.seats] == [
+        ("a", False),
+        ("b", False),
+        ("c", True),
+    ]
+
+
 def test_verifiers_of_a_blind_round_execute_before_they_score() -> None:
     seats = drawn("abc", 3, plan(3, blind=True))
     assert calls(seats, 0, "abc") == [("a", EXECUTE), ("b", EXECUTE), ("c", EXECUTE)]

@@ -85,3 +85,31 @@ def test_the_job_ends_with_its_own_round(changes: dict[str, Any], own: bool) -> 
 
 def test_the_deadline_is_seconds_of_this_process() -> None:
     assert 55 < facts().deadline - time.monotonic() <= 60
+
+
+READER = "0x" + "1" * 40
+SEALED = {
+    "suite": "0x0020-0x0001-0x0002",
+    "reply_key": "ab" * 32,
+    "boxes": [{"operator": READER, "keyset": "cd" * 32, "box": "AAAA"}],
+}
+
+
+def sealed() -> RoundFacts:
+    job = {"tag": "tee", "sealed": SEALED, "model": "tiny.gguf"}
+    return facts(request={"from": "shop", "user": "device", "job": job})
+
+
+def test_a_sealed_prompt_is_for_its_readers_and_one_of_them_works_alone() -> None:
+    assert (sealed().readers, sealed().alone) == (frozenset({READER}), True)
+    assert sealed().may_ask(READER)
+    assert not sealed().may_ask("0x" + "2" * 40)
+    assert sealed().plan(1) == Plan(executes=True, blind=False, minimum=1, needed=1)
+
+
+def test_an_open_prompt_is_for_everybody_but_who_made_the_claim() -> None:
+    assert (facts().readers, facts().alone) == (None, False)
+    assert facts().may_ask(READER)
+    claim = {"output_tokens": [1], "seed": "ab" * 32, "prover": READER}
+    assert not facts(claim).may_ask(READER)
+    assert facts(claim).may_ask("0x" + "2" * 40)
