@@ -129,7 +129,7 @@ class TestRun:
         [
             ("queue", "queue_url", "redis://127.0.0.1:1/0", 1, "Redis"),
             ("db", "pg_db_url", "postgres://u:secretpw@127.0.0.1:1/x", 1, "no PostgreSQL server at"),
-            ("node", "node_type", "tee", 2, "enclave worker, which is not built yet"),
+            ("net", "worker_url", "vsock://2:5005", 2, "has CID 2: an enclave's is 3 to 4294967295"),
         ],
     )
     async def test_what_is_missing_at_the_start_is_named(
