@@ -10,6 +10,8 @@ import pytest
 from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import (
+    MAX_BOXES,
+    Attest,
     Challenge,
     Claim,
     Draw,
@@ -20,6 +22,7 @@ from aos_protocol.messages import (
     Receipt,
     Reply,
     ScoreCall,
+    Sealed,
     SubmitRequest,
     Ticket,
     Welcome,
@@ -172,6 +175,112 @@ def test_a_claim_is_part_of_the_request_and_so_of_the_job_s_id(claim: dict[str, 
 def test_a_claim_that_cannot_be_scored_says_what_is_wrong(claim: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidMessage, match=re.escape(why)):
         parse_message(Claim, claim)
+
+
+BOX = {
+    "operator": "0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf",
+    "keyset": "2c" * 32,
+    "box": base64.b64encode(bytes(60)).decode(),
+}
+SECOND = BOX | {"operator": "0x2B5AD5c4795c026514f8317c7a215E218DcCD6cF", "keyset": "2d" * 32}
+SEALED: dict[str, Any] = {"suite": "0x0020-0x0001-0x0002", "reply_key": "4e" * 32, "boxes": [BOX, SECOND]}
+PRIVATE: dict[str, Any] = {"tag": "tee", "model": "m.gguf", "sealed": SEALED}
+
+
+def test_a_sealed_prompt_stands_for_the_prompt_wherever_that_is_hashed() -> None:
+    job = parse_message(JobSpec, PRIVATE)
+    assert job.sealed is not None
+    assert job.to_json() == PRIVATE | {"params": Params().to_json()}
+    assert job.prompt_bytes() == canonical(SEALED)
+    assert job.prompt_hash() == hashlib.sha512(canonical(SEALED)).hexdigest()
+    assert job.prompt_digest() == digest(SEALED)
+    assert job.sealed.operators == {BOX["operator"], SECOND["operator"]}
+
+
+@pytest.mark.parametrize(
+    ("job", "bound"),
+    [
+        (JOB, b"What is AI?"),
+        ({"tag": "tee", "model": "m", "prompt": "é"}, "é".encode()),
+        (
+            {"tag": "tee", "model": "m", "messages": [{"role": "user", "content": "é"}]},
+            canonical([{"role": "user", "content": "é"}]),
+        ),
+    ],
+)
+def test_a_prompt_s_two_digests_are_of_the_same_bytes(job: dict[str, Any], bound: bytes) -> None:
+    said = parse_message(JobSpec, job)
+    assert said.prompt_hash() == hashlib.sha512(bound).hexdigest()
+    assert said.prompt_digest() == hashlib.sha256(bound).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tag": "opml"}, "a sealed prompt needs job type tee, and allows no claim"),
+        ({"claim": {"text": "x"}}, "a sealed prompt needs job type tee, and allows no claim"),
+        ({"prompt": "What is AI?"}, "exactly one of prompt, messages and sealed"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "exactly one of prompt, messages and sealed"),
+        ({"sealed": None}, "exactly one of prompt, messages and sealed"),
+    ],
+    ids=str,
+)
+def test_a_sealed_prompt_is_the_only_one_of_a_tee_job(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidMessage, match=said):
+        parse_message(JobSpec, PRIVATE | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"suite": "0x0020-0x0001-0x0001"}, "suite: "),
+        ({"reply_key": "4E" * 32}, "reply_key: "),
+        ({"reply_key": "4e" * 31}, "reply_key: "),
+        ({"boxes": []}, "boxes: "),
+        ({"boxes": [BOX | {"keyset": f"{number:064x}"} for number in range(17)]}, "boxes: "),
+        ({"boxes": [BOX, SECOND | {"keyset": BOX["keyset"]}]}, "two boxes are for the same keyset"),
+        ({"boxes": [BOX | {"operator": BOX["operator"].lower()}]}, "boxes.0.operator: "),
+        ({"boxes": [BOX | {"box": ""}]}, "boxes.0.box: "),
+        ({"boxes": [BOX | {"box": "AB=="}]}, "boxes.0.box: is not the one base64 form"),
+        ({"boxes": [BOX | {"box": BOX["box"] + "\n"}]}, "boxes.0.box: is not base64"),
+        ({"boxes": [BOX | {"box": "A" * (MAX_BOXES + 4)}]}, f"at most {MAX_BOXES} are taken"),
+        ({"boxes": [BOX | {"note": "x"}]}, "boxes.0.note: "),
+        ({"enc": "00"}, "enc: "),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_sealed_prompts_are_strict_and_closed(change: dict[str, Any], said: str) -> None:
+    assert parse_message(Sealed, SEALED).to_json() == SEALED
+    with pytest.raises(InvalidMessage, match=said):
+        parse_message(Sealed, SEALED | change)
+
+
+def test_a_box_is_one_operator_s_and_one_keyset_s() -> None:
+    sealed = parse_message(Sealed, SEALED)
+    assert sealed.has_box(BOX["operator"], BOX["keyset"])
+    assert not sealed.has_box(BOX["operator"], SECOND["keyset"])
+    assert not sealed.has_box(SECOND["operator"], BOX["keyset"])
+
+
+def test_an_operator_may_stand_before_two_enclaves() -> None:
+    both = SEALED | {"boxes": [BOX, BOX | {"keyset": SECOND["keyset"]}]}
+    assert parse_message(Sealed, both).operators == {BOX["operator"]}
+
+
+@pytest.mark.parametrize(
+    "change", [{"nonce": "a" * 63}, {"nonce": "A" * 64}, {"model": ""}, {"operator": "x"}]
+)
+def test_a_call_for_an_attestation_names_model_and_nonce(change: dict[str, Any]) -> None:
+    call = {"model": "m.gguf", "nonce": "a" * 64}
+    assert parse_message(Attest, call).to_json() == call
+    with pytest.raises(InvalidMessage, match=f"Attest: {next(iter(change))}: "):
+        parse_message(Attest, call | change)
+
+
+def test_a_reply_may_carry_an_attestation() -> None:
+    said = {"code": 200, "message": "success", "attestation": {"kind": "nitro"}}
+    assert parse_message(Reply, said).to_json() == said
+    assert parse_message(Reply, {"code": 200, "message": "success"}).attestation is None
 
 
 @pytest.mark.parametrize("kind", [Draw, Ticket])

@@ -116,6 +116,18 @@ def test_a_third_party_recomputes_the_committee(
     assert not outside or not order or min(outside) >= order[-1][0]
 
 
+@given(candidates, st.sampled_from([1, 3, 5]))
+def test_a_sealed_prompt_has_its_executor_alone_and_the_others_in_reserve(
+    drawn: list[Candidate], minimum: int
+) -> None:
+    """It is the very first of the committee that the draw would have made, however many are selected."""
+    ranking = sortition.rank(drawn)
+    alone = sortition.committee(ranking, minimum, alone=True)
+    assert alone == sortition.committee(ranking, minimum)[:1]
+    assert len(alone) == min(1, len(ranking))
+    assert [c.operator for c in ranking[len(alone) :]] == [c.operator for c in ranking][1:]
+
+
 @given(st.lists(st.integers(0, 10**9).map(lambda n: f"0x{n:040x}"), unique=True, min_size=1, max_size=200))
 def test_equal_shares_cover_the_range_without_gap_or_overlap(operators: list[str]) -> None:
     shares = sortition.equal_shares(operators)

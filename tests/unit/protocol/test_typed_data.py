@@ -14,6 +14,7 @@ from aos_protocol.identity import Signer, recover_digest
 from aos_protocol.typed_data import (
     ChallengeClaim,
     Domain,
+    ExecutionClaim,
     ReceiptClaim,
     ResultClaim,
     ScoreClaim,
@@ -44,6 +45,16 @@ RESULT = ResultClaim(
     attestation="0" * 64,
 )
 RECEIPT = ReceiptClaim(job_id=DIGESTS[0], sequence=12, request=DIGESTS[1])
+EXECUTION = ExecutionClaim(
+    job_id=DIGESTS[0],
+    operator=SIGNER.address,
+    prompt=DIGESTS[1],
+    seed=DIGESTS[2],
+    answer=DIGESTS[3],
+    transcript=DIGESTS[4],
+    model=DIGESTS[5],
+    params=DIGESTS[6],
+)
 
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -66,6 +77,11 @@ SCORES = st.builds(
     position=TEXTS,
     challenge=st.integers(0, 2**256 - 1),
     **dict.fromkeys(("job_id", "subject", "score", "model", "params", "vrf_proof", "clock"), HEX64),
+)
+EXECUTIONS = st.builds(
+    ExecutionClaim,
+    operator=ADDRESSES,
+    **dict.fromkeys(("job_id", "prompt", "seed", "answer", "transcript", "model", "params"), HEX64),
 )
 CHALLENGES = st.builds(ChallengeClaim, operator=ADDRESSES, purpose=TEXTS, result=TEXTS, reason=TEXTS)
 DOMAINS = st.builds(Domain, chain_id=st.integers(0, 2**256 - 1), registry=ADDRESSES)
@@ -110,6 +126,13 @@ def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
     if isinstance(claim, ReceiptClaim):
         struct = text("Receipt(bytes32 jobId,uint256 sequence,bytes32 request)")
         struct += word(claim.job_id) + word(claim.sequence) + word(claim.request)
+    elif isinstance(claim, ExecutionClaim):
+        struct = text(
+            "Execution(bytes32 jobId,address operator,bytes32 prompt,bytes32 seed,bytes32 answer,bytes32 transcript,"
+            "bytes32 model,bytes32 params)"
+        )
+        struct += b"".join(map(word, (claim.job_id, claim.operator, claim.prompt, claim.seed, claim.answer)))
+        struct += word(claim.transcript) + word(claim.model) + word(claim.params)
     elif isinstance(claim, ChallengeClaim):
         struct = text("Challenge(address operator,string purpose,string result,string reason)")
         struct += word(claim.operator) + text(claim.purpose) + text(claim.result) + text(claim.reason)
@@ -135,7 +158,7 @@ def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
     return keccak(b"\x19\x01" + separator + keccak(struct))
 
 
-@given(DOMAINS, RESULTS | RECEIPTS | SCORES | CHALLENGES)
+@given(DOMAINS, RESULTS | RECEIPTS | SCORES | EXECUTIONS | CHALLENGES)
 def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: SignedClaim) -> None:
     digest = by_hand(domain, claim)
     assert typed_digest(typed_document(domain, claim)) == digest
@@ -144,14 +167,29 @@ def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: SignedClaim) 
     assert recover_typed(domain, claim, signature) == SIGNER.address
 
 
-@pytest.mark.parametrize("claim", [RESULT, RECEIPT])
-def test_other_wallets_make_the_same_signature(claim: ResultClaim | ReceiptClaim) -> None:
+@pytest.mark.parametrize("claim", [RESULT, RECEIPT, EXECUTION])
+def test_other_wallets_make_the_same_signature(claim: ResultClaim | ReceiptClaim | ExecutionClaim) -> None:
     signed = Account.sign_typed_data(SIGNER.secret, full_message=typed_document(DOMAIN, claim))
     assert sign_typed(SIGNER, DOMAIN, claim) == bytes(signed.signature).hex()
 
 
-@pytest.mark.parametrize("claim", [RESULT, RECEIPT])
-def test_every_field_is_bound(claim: ResultClaim | ReceiptClaim) -> None:
+def test_no_struct_can_be_taken_for_another() -> None:
+    """What an enclave, an operator, a verifier, a challenger and a dispatcher sign has a name of its own in its type."""
+    kinds: list[Any] = [ResultClaim, ReceiptClaim, ScoreClaim, ExecutionClaim, ChallengeClaim]
+    names = [kind.primary_type for kind in kinds]
+    assert sorted(names) == ["Challenge", "Execution", "Receipt", "Result", "Score"]
+    for kind in kinds:
+        declared = {attribute for _, _, attribute in kind.fields}
+        assert declared == {field.name for field in fields(kind)}, "a field that is not signed"
+
+
+def test_an_enclave_s_signature_is_none_of_an_operator_with_the_same_words() -> None:
+    same = replace(RESULT, answer=EXECUTION.answer, transcript=EXECUTION.transcript, model=EXECUTION.model)
+    assert recover_typed(DOMAIN, same, sign_typed(SIGNER, DOMAIN, EXECUTION)) != SIGNER.address
+
+
+@pytest.mark.parametrize("claim", [RESULT, RECEIPT, EXECUTION])
+def test_every_field_is_bound(claim: ResultClaim | ReceiptClaim | ExecutionClaim) -> None:
     signature = sign_typed(SIGNER, DOMAIN, claim)
     for field in fields(claim):
         value = getattr(claim, field.name)
@@ -206,6 +244,9 @@ def test_digests_must_be_64_lower_case_digits(bad: Any) -> None:
     for name in ("job_id", "request"):
         with pytest.raises(InvalidMessage, match=f"{name} must be 64"):
             replace(RECEIPT, **{name: bad})
+    for name in ("job_id", "prompt", "seed", "answer", "transcript", "model", "params"):
+        with pytest.raises(InvalidMessage, match=f"{name} must be 64"):
+            replace(EXECUTION, **{name: bad})
 
 
 @pytest.mark.parametrize("bad", [None, 1, b"executor", "\ud800"])

@@ -3,13 +3,16 @@
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from aos_protocol import sortition, vrf
+from aos_protocol.attestation.statement import execution_claim
 from aos_protocol.canonical import JsonValue
 from aos_protocol.errors import (
+    InvalidAttestation,
     InvalidClock,
     InvalidMessage,
     InvalidProof,
@@ -18,21 +21,34 @@ from aos_protocol.errors import (
     ProtocolError,
 )
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Draw, JobResult, JobScore, JobSpec, ModelOffer, Ticket, parse_message
+from aos_protocol.messages import (
+    NO_DIGEST,
+    Draw,
+    JobResult,
+    JobScore,
+    JobSpec,
+    ModelOffer,
+    Ticket,
+    parse_message,
+)
 from aos_protocol.score_document import Score
+from aos_protocol.sealing import seal_prompt
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
 from aos_protocol.verification import (
     Terms,
+    check_enclave,
     check_job_id,
     check_receipt,
     check_result,
     check_score,
     check_seed,
     check_ticket,
+    check_work,
     result_claim,
     score_claim,
 )
+from support.enclaves import Enclave
 
 DISPATCHER, OPERATOR, OTHER = (Signer(bytes([number]) * 32) for number in (1, 2, 3))
 DOMAIN = Domain(31337, "0x" + "0" * 40)
@@ -287,6 +303,94 @@ def test_every_wrong_part_of_a_result_is_refused_though_it_is_signed(
 def test_what_was_changed_after_signing_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidSignature):
         check_result(signed_result({}).model_copy(update=change), TERMS, TICKET, "executor", DOMAIN)
+
+
+ENCLAVE = Enclave(1, MODEL)
+TEE = parse_message(JobSpec, JOB.to_json() | {"tag": "tee"})
+TEE_TERMS = replace(TERMS, job=TEE)
+
+
+def enclosed(changes: dict[str, Any], job: JobSpec = TEE, **how: Any) -> JobResult:
+    """A result with its enclave's statement, both signed after the changes; those of `enclave` come after its signature."""
+    changes = dict(changes)
+    bent = changes.pop("enclave", {})
+    said = parse_message(JobResult, RESULT | changes)
+    commitment = Transcript.from_json(said.transcript).commitment() if said.transcript else NO_DIGEST
+    statement = ENCLAVE.state(execution_claim(said, job, SEED, commitment), DOMAIN)
+    return signed_result(changes | {"enclave": None if bent is None else statement | bent}, **how)
+
+
+def test_a_tee_answer_comes_with_its_enclave_s_statement() -> None:
+    statement = check_result(enclosed({}), TEE_TERMS, TICKET, "executor", DOMAIN)
+    assert statement is not None
+    assert statement.attestation.keyset == ENCLAVE.keyset
+    assert check_result(signed_result({}), TERMS, TICKET, "executor", DOMAIN) is None
+    refusal = signed_result({"result": "", "reason": "the enclave is gone", "transcript": None})
+    assert check_result(refusal, TEE_TERMS, TICKET, "executor", DOMAIN) is None
+
+
+def test_what_the_operator_says_and_what_the_enclave_says_are_checked_apart() -> None:
+    """As evidence does it, so that the one that is wrong is named."""
+    bad = enclosed({"enclave": {"signature": "1" * 130}})
+    commitment = check_work(bad, TEE_TERMS, TICKET, "executor", DOMAIN)
+    assert commitment == Transcript.from_json(TRANSCRIPT).commitment()
+    with pytest.raises(ProtocolError):
+        check_enclave(bad, TEE_TERMS, commitment, DOMAIN)
+    assert check_enclave(enclosed({}), TEE_TERMS, commitment, DOMAIN) is not None
+
+
+@pytest.mark.parametrize(
+    ("result", "terms", "said"),
+    [
+        (signed_result({}), TEE_TERMS, "must come with its enclave's statement"),
+        (enclosed({"enclave": None}), TEE_TERMS, "must come with its enclave's statement"),
+        (enclosed({}), TERMS, "only an answer to a tee job"),
+        (
+            enclosed({"result": "", "reason": "no memory left", "transcript": None}),
+            TEE_TERMS,
+            "only an answer to a tee job",
+        ),
+        (
+            enclosed({}, job=JOB.model_copy(update={"prompt": "Say yes."})),
+            TEE_TERMS,
+            "not by the enclave's key",
+        ),
+        (
+            enclosed({"transcript": TRANSCRIPT, "enclave": {"attestation": Enclave(2, MODEL).attest(SEED)}}),
+            TEE_TERMS,
+            "not by the enclave's key",
+        ),
+    ],
+)
+def test_a_tee_answer_without_its_enclave_s_word_is_refused_though_it_is_signed(
+    result: JobResult, terms: Terms, said: str
+) -> None:
+    with pytest.raises(InvalidAttestation, match=said):
+        check_result(result, terms, TICKET, "executor", DOMAIN)
+
+
+def test_another_statement_than_the_operator_signed_is_refused() -> None:
+    good = enclosed({})
+    assert good.enclave is not None
+    newer = good.enclave | {"attestation": good.enclave["attestation"] | {"collateral": None}}
+    with pytest.raises(InvalidSignature, match="not by its operator"):
+        check_result(good.model_copy(update={"enclave": newer}), TEE_TERMS, TICKET, "executor", DOMAIN)
+
+
+def sealed_terms() -> Terms:
+    sealed = seal_prompt(
+        {"prompt": "What is AI?"}, (MODEL.name, JOB.params), "07" * 32, [(OPERATOR.address, ENCLAVE.keyset)]
+    )
+    job = {name: value for name, value in TEE.to_json().items() if name != "prompt"}
+    return replace(TERMS, job=parse_message(JobSpec, job | {"sealed": sealed.to_json()}))
+
+
+def test_an_answer_to_a_sealed_prompt_has_its_transcript_inside() -> None:
+    terms = sealed_terms()
+    good = enclosed({"result": "c2VhbGVk", "transcript": None}, job=terms.job)
+    assert check_result(good, terms, TICKET, "executor", DOMAIN) is not None
+    with pytest.raises(InvalidTranscript, match="belongs inside the sealed answer"):
+        check_result(enclosed({}, job=terms.job), terms, TICKET, "executor", DOMAIN)
 
 
 def test_a_true_score_is_returned() -> None:
