@@ -17,6 +17,7 @@ from aos_inference.options import ServeOptions
 from aos_inference.progress import Progress
 from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
+from aos_inference.worker import Vocabulary
 
 if TYPE_CHECKING:
     from aos_inference import llama
@@ -35,7 +36,7 @@ class Loaded(NamedTuple):
 
     card: ModelCard
     engine: Engine
-    vocabulary: "llama.Model"
+    vocabulary: Vocabulary
     chat_format: ChatFormat | None
 
 
