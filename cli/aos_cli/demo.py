@@ -121,8 +121,8 @@ async def _one_job(stack: Stack, prompt: str, private: bool, progress: Progress)
             expected = Expected(receipt.job_id, dispatcher, rows, submission, model, policy, key)
             document = await client.evidence(receipt.job_id)
             checks = check_job(document, expected)
-    if passed(checks) and key is not None:
-        rows = opened_rows(document, expected)
+    if key is not None:  # what does not hold is not shown
+        rows = opened_rows(document, expected) if passed(checks) else []
     _tell(stack, rows, looks_of(document), checks, progress.console)
     return passed(checks)
 

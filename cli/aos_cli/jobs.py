@@ -14,7 +14,7 @@ from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
 from aos_cli.looks import looks_of, said_of, show_looks
 from aos_cli.models import model_file
-from aos_cli.opening import opened_rows
+from aos_cli.opening import opened_rows, without_sealed
 from aos_cli.policies import PolicyFile, find_policy
 from aos_cli.private import read_key
 from aos_cli.show import make_console, show_rows
@@ -56,7 +56,12 @@ def result(
     key = read_key(reply_key) if reply_key else None
 
     async def fetch(client: DispatcherClient) -> tuple[list[JsonObject], JsonObject]:
-        return await client.results(job_id), await client.evidence(job_id) if key else {}
+        rows = await client.results(job_id)
+        if key is not None:
+            return rows, await client.evidence(job_id)
+        if not as_json and any(row.get("attestation") for row in rows):
+            return without_sealed(rows, await client.detail(job_id)), {}
+        return rows, {}
 
     rows, document = call(target, fetch)
     if key is not None and rows:

@@ -1,4 +1,4 @@
-"""Showing the answer to a private job: only when it is one of an enclave to which the prompt was sealed."""
+"""Showing the answer to a private job: only to its project, and only when it is one of an enclave to which the prompt was sealed."""
 
 from aos_cli.checks import Expected, check_job
 from aos_cli.client import JsonObject
@@ -19,3 +19,12 @@ def opened_rows(document: JsonObject, expected: Expected) -> list[JsonObject]:
     return [
         {**row, "result": opened[str(row["operator"])]} if row.get("result") else row for row in expected.rows
     ]
+
+
+def without_sealed(rows: list[JsonObject], detail: JsonObject) -> list[JsonObject]:
+    """Return the rows with a word in place of each answer that is sealed, which nobody could read."""
+    job = detail.get("job")
+    if not isinstance(job, dict) or job.get("sealed") is None:
+        return rows
+    said = "(sealed: --reply-key FILE opens it, with the file that was made with the job)"
+    return [{**row, "result": said} if row.get("result") else row for row in rows]

@@ -72,7 +72,11 @@ def test_without_waiting_the_key_is_kept_and_opens_the_answer_later(dispatcher: 
         runner.invoke(app, ["result", job_id, "--reply-key", "reply", "--json", *HERE[:2]]).stdout
     )
     assert [row["result"] for row in rows] == [ANSWER]
-    assert ANSWER not in runner.invoke(app, ["result", job_id, *HERE[:2]]).stdout
+    without = runner.invoke(app, ["result", job_id, *HERE[:2]]).stdout
+    assert "(sealed: --reply-key FILE opens it, with the file that was made with the job)" in without
+    assert dispatcher.rows[0]["result"] not in without
+    as_it_is = json.loads(runner.invoke(app, ["result", job_id, "--json", *HERE[:2]]).stdout)
+    assert as_it_is == dispatcher.rows
 
 
 def test_there_may_be_no_answer_yet(dispatcher: PrivateDispatcher) -> None:
