@@ -39,7 +39,9 @@ REFUSED: Final = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Instruction(ctypes.Structure):
+class Instruction(ctypes.Structure):
+    """One of classic BPF: where to jump when a comparison holds and when not, and its constant."""
+
     _fields_ = (
         ("code", ctypes.c_uint16),
         ("yes", ctypes.c_uint8),
@@ -49,7 +51,7 @@ class _Instruction(ctypes.Structure):
 
 
 class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
+    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(Instruction)))
 
 
 class _Architecture(NamedTuple):
@@ -65,22 +67,25 @@ def refuse_ways_out() -> None:
 
     The process must have no_new_privs set. Raises OSError, also where the numbers are not known here.
     """
-    architecture = _ARCHITECTURES.get(platform.machine())
-    if architecture is None:
-        raise OSError(errno.ENOSYS, f"the system calls of {platform.machine()} are not known here")
-    instructions = _instructions(architecture)
-    program = _Program(len(instructions), instructions)
+    lines = instructions(platform.machine())
+    program = _Program(len(lines), lines)
     if _libc.prctl(_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
 
-def _instructions(architecture: _Architecture) -> "ctypes.Array[_Instruction]":
-    """Jumps count from the next instruction on; the last is the refusal, and the one before lets pass."""
+def instructions(machine: str) -> "ctypes.Array[Instruction]":
+    """Return the filter for a machine, as `platform.machine` names it. Raises OSError for one whose numbers are not known here.
+
+    Jumps count from the next instruction on; the last is the refusal, and the one before lets pass.
+    """
+    architecture = _ARCHITECTURES.get(machine)
+    if architecture is None:
+        raise OSError(errno.ENOSYS, f"the system calls of {machine} are not known here")
     checks = [(_AT_LEAST, _NO_X32), *((_EQUAL, each[architecture.column]) for each in REFUSED.values())]
     last = len(checks) + 4
     lines = [(_LOAD, 0, 0, 4), (_EQUAL, 0, last - 2, architecture.audit), (_LOAD, 0, 0, 0)]
     for code, number in checks:
         lines.append((code, last - len(lines) - 1, 0, number))
     lines += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
-    return (_Instruction * len(lines))(*(_Instruction(*line) for line in lines))
+    return (Instruction * len(lines))(*(Instruction(*line) for line in lines))

@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from aos_protocol import canonical
 from aos_protocol.attestation.statement import Kind
-from aos_protocol.errors import NotCanonical
 from aos_tee_worker.device import Signed
 from aos_tee_worker.errors import DeviceFailed, DeviceMissing
 
@@ -26,7 +24,7 @@ PathCall = Callable[[Path], object]
 
 
 class TdxDevice:
-    """Has the TDX module sign a quote. `collateral` is what goes along with it; `make` and `remove` are `os.mkdir` and `os.rmdir`.
+    """Has the TDX module sign a quote. `collateral` is what a PCCS said of this platform, and goes along; `make` and `remove` are `os.mkdir` and `os.rmdir`.
 
     Raises `DeviceMissing` when this is no TDX guest, or its kernel has no configfs-tsm.
     """
@@ -89,21 +87,6 @@ class TdxDevice:
             yield path
         finally:
             self._remove(path)
-
-
-def read_collateral(path: Path) -> dict[str, Any]:
-    """Read what a PCCS said of this platform, one JSON object. Raises `DeviceMissing`."""
-    try:
-        collateral = canonical.parse(path.read_bytes())
-    except OSError as error:
-        raise DeviceMissing(f"the collateral {path} cannot be read: {error.strerror}") from error
-    except NotCanonical as error:
-        raise DeviceMissing(f"the collateral {path} is {error}") from error
-    if not isinstance(collateral, dict):
-        raise DeviceMissing(
-            f"the collateral {path} is no JSON object; give what a PCCS says of this platform"
-        )
-    return collateral
 
 
 def _check_provider(entry: Path) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from aos_tee_worker import isolation, landlock, seccomp
+
+SET_DEATH_SIGNAL, GET_DEATH_SIGNAL = 1, 2
 
 
 def absent(*_: object) -> int:
@@ -86,6 +89,14 @@ def talk_to_itself() -> None:
     theirs.close()
 
 
+def die_with_parent() -> None:
+    """Whether the signal that was set for its parent's death is still set."""
+    found = ctypes.c_int()
+    ctypes.CDLL(None).prctl(GET_DEATH_SIGNAL, ctypes.byref(found), 0, 0, 0)
+    if found.value != signal.SIGKILL:
+        raise OSError(errno.ESRCH, "it would outlive its parent")
+
+
 ATTEMPTS: dict[str, Callable[..., object]] = {
     "connect": connect,
     "connect_unix": connect_unix,
@@ -105,6 +116,7 @@ ATTEMPTS: dict[str, Callable[..., object]] = {
     "take_memory": take_memory,
     "become_root": lambda: os.setuid(0),
     "change_host_name": lambda: socket.sethostname("x"),
+    "die_with_parent": die_with_parent,
     "talk_to_itself": talk_to_itself,
 }
 
@@ -159,6 +171,7 @@ def become(uid: int | None) -> None:
 def main(orders: dict[str, Any]) -> None:
     serve = serve_attempts if orders["model"] is None else model_server(Path(orders["model"]))
     become(orders["uid"])
+    ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     for layer in orders["without"]:
         LAYERS[layer]()
     report = isolation.Report([], [])

@@ -218,6 +218,10 @@ class TestIsolated:
             assert process.tries("take_memory", 400) == "MemoryError"
             assert process.tries("take_memory", 100) == "did"
 
+    def test_it_still_dies_with_its_supervisor(self, uid: int | None) -> None:
+        with confined(uid=uid) as process:
+            assert process.tries("die_with_parent") == "did"
+
     def test_a_socketpair_still_works_which_event_loops_need(self, uid: int | None) -> None:
         with confined(uid=uid) as process:
             assert process.tries("talk_to_itself") == "did"

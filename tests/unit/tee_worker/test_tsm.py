@@ -5,14 +5,10 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from aos_tee_worker import tsm
 from aos_tee_worker.device import Signed
 from aos_tee_worker.errors import DeviceFailed, DeviceMissing
 from aos_tee_worker.tsm import TdxDevice
@@ -174,32 +170,3 @@ class TestStart:
         kernel.refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with pytest.raises(DeviceMissing, match=r"Permission denied.*may write"):
             kernel.device()
-
-
-class TestCollateral:
-    def test_it_is_read_once_as_it_is(self, tmp_path: Path) -> None:
-        (tmp_path / "collateral.json").write_text('{"tcb_info": "{}", "tcb_info_signature": "00"}')
-        read = tsm.read_collateral(tmp_path / "collateral.json")
-        assert read == {"tcb_info": "{}", "tcb_info_signature": "00"}
-
-    def test_what_a_pccs_gave_for_real_hardware_is_read(self, vectors: Path) -> None:
-        assert "tcb_info" in tsm.read_collateral(vectors / "tdx" / "tdx_quote_collateral.json")
-
-    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(DeviceMissing, match=r"none\.json cannot be read: No such file"):
-            tsm.read_collateral(tmp_path / "none.json")
-
-    @pytest.mark.parametrize("text", ["[]", "1", '"text"', "null"])
-    def test_what_is_no_object_is_refused(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / "c.json").write_text(text)
-        with pytest.raises(DeviceMissing, match="no JSON object"):
-            tsm.read_collateral(tmp_path / "c.json")
-
-    @given(st.binary(max_size=60))
-    def test_no_file_raises_anything_else(
-        self, tmp_path_factory: pytest.TempPathFactory, content: bytes
-    ) -> None:
-        path = tmp_path_factory.getbasetemp() / "collateral.json"
-        path.write_bytes(content)
-        with suppress(DeviceMissing):
-            assert isinstance(tsm.read_collateral(path), dict)
