@@ -52,8 +52,8 @@ def isolate(readable: Sequence[Path], memory_limit: int | None = None) -> Report
 
     `readable` is what may be read beside Python, its packages and the system's libraries; `memory_limit` is in bytes, of memory that can be
     written: a model that is mapped from its file does not count. Sockets and files that are open stay so. Raises RuntimeError when a thread was
-    started before, since that would keep everything. In this order: a namespace takes a process that may still be dumped, Landlock and
-    seccomp one that can gain no privileges, and seccomp comes last, because it refuses nothing that the others need.
+    started before, since that would keep everything. Capabilities go after the namespace, which gives new ones; Landlock and seccomp take
+    a process that can gain no privileges.
     """
     if sys.platform != "linux":
         return Report([], ["all of it: the kernel is not Linux"])
