@@ -4,17 +4,15 @@ python -m aos_tee_worker.enclave ORDERS (JSON, see `orders`)
 """
 
 import asyncio
-import ctypes
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import typer
@@ -38,8 +36,6 @@ from aos_tee_worker.orders import EnclaveOptions, Orders
 from aos_tee_worker.simulator import SimulatedDevice
 from aos_tee_worker.tsm import TdxDevice
 from aos_tee_worker.worker import TeeWorker
-
-_SET_PDEATHSIG: Final = 1
 
 _log = structlog.get_logger(__name__)
 
@@ -102,9 +98,6 @@ def _isolate(options: EnclaveOptions) -> None:
     limit = options.memory_limit
     report = isolate([options.serve.path], None if limit is None else limit << 20)
     _log.info("isolated", in_force=list(report.in_force), not_in_force=list(report.not_in_force))
-    # Entering a user namespace has undone what `tether` had set: with our parent we end.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _introduce(kind: Kind, keyring: Keyring) -> None:

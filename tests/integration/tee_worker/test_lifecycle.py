@@ -103,13 +103,11 @@ def test_with_its_supervisor_it_ends(start_enclave: StartEnclave, tmp_path: Path
     """Also one that hangs: nothing of it may stay, with a model's memory and a socket that nobody serves."""
     enclave = start_enclave("--uds", str(tmp_path / "e.sock"))
     pid = enclave.pid()
-    child = os.pidfd_open(pid)
     os.kill(pid, signal.SIGSTOP)
     enclave.process.kill()
     enclave.process.wait()
     enclave._reader.join(20)  # its standard error ends with the last process that has it
     assert not enclave._reader.is_alive()
-    os.close(child)
 
 
 def test_a_bad_model_ends_it_with_the_reason(

@@ -101,3 +101,10 @@ def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, value: str, expe
     monkeypatch.setenv("XDG_CACHE_HOME", value)
     monkeypatch.setenv("HOME", "/home/somebody")
     assert digest.cache_folder() == expected or Path("/home/somebody/.cache/aos/digests")
+
+
+def test_without_a_folder_nothing_is_remembered(model: Path) -> None:
+    told: list[float] = []
+    for _ in range(2):
+        assert digest.of_file(model, None, told.append) == sha256(model)
+    assert told == [1.0, 1.0]

@@ -470,3 +470,23 @@ async def test_the_stand_in_notices_when_it_is_misdriven() -> None:
     for rows in ([(0, 5, 1, True)], [(0, 5, place, True) for place in range(3)]):
         with pytest.raises(Misdriven):
             model.decode(rows)
+
+
+async def test_steps_are_counted_through_a_long_prompt(model: ByteModel) -> None:
+    async with running(model, rows=8) as engine:
+        assert engine.steps == 0
+        await outcome(engine, [65] * 80, params(max_tokens=1))
+        assert engine.steps == len(model.batches) >= 10
+
+
+async def test_a_private_prompt_is_read_whole_by_everybody(model: ByteModel) -> None:
+    async with running(model, slots=1) as engine:
+        fed = []
+        for private in (False, True, False, False):
+            before = model.fed
+            with engine.generate(
+                b"the same prompt", params(max_tokens=1), SEED, PROVER, private=private
+            ) as steps:
+                assert [step async for step in steps]
+            fed.append(model.fed - before)
+    assert fed == [15, 15, 15, 1]

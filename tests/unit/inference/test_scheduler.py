@@ -426,3 +426,34 @@ def test_every_token_is_read_once_and_in_order(lengths: list[int], slots: int, b
             if span.last:
                 scheduler.remove(span.job)
     assert read == {job: list(generation(job, length).tokens) for job, length in enumerate(lengths)}
+
+
+def test_a_private_prompt_uses_no_memory_and_leaves_none() -> None:
+    """Neither the time of others tells that a private prompt began like theirs, nor its own that it began like one of theirs."""
+    scheduler = Scheduler(limits(slots=1, rows=64))
+    prompt = [5, 6, 7, 8]
+
+    def read(job: int, *, private: bool) -> Span:
+        scheduler.submit([Task(job, prompt, wanted=3, private=private)])
+        (span,) = scheduler.plan()
+        scheduler.remove(job)
+        return span
+
+    known = read(0, private=False)
+    assert (known.start, known.first) == (0, True)
+    assert read(1, private=False).start == 3
+    assert read(2, private=True).start == 0
+    after = read(3, private=False)
+    assert (after.start, after.first) == (0, True)
+    assert read(4, private=False).start == 3
+
+
+def test_a_private_prompt_that_was_never_read_takes_nothing_from_its_slot() -> None:
+    scheduler = Scheduler(limits(slots=1))
+    scheduler.submit([Task(0, [5, 6, 7], wanted=2)])
+    scheduler.plan()
+    scheduler.remove(0)
+    scheduler.submit([Task(1, [5, 6, 7], wanted=2, private=True)])
+    scheduler.remove(1)
+    scheduler.submit([Task(2, [5, 6, 7], wanted=2)])
+    assert scheduler.plan()[0].start == 2
