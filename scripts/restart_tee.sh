@@ -45,27 +45,28 @@ is_healthy() {
   local age=$(($(date +%s) - started)) tries
   for tries in 1 2 3; do
     [[ -x "$aos" ]] || return 0
-    attests >"$state/$cid/attest.log" 2>&1 && return 0
+    attests >"$here/attest.log" 2>&1 && return 0
     ((age >= patience)) || { say "it gives no good attestation yet, $age s after its start: left alone until $patience s" && return 0; }
-    say "no good attestation ($tries of 3): $(tail -n 1 "$state/$cid/attest.log")"
+    say "no good attestation ($tries of 3): $(tail -n 1 "$here/attest.log")"
     sleep "$pause"
   done
   return 1
 }
 
 main() {
-  local id
   read_arguments "$@"
   need_program nitro-cli
   need_program python3
-  load_options "$wanted"
+  here="$state/$wanted"
+  load_options
   lock
-  id="$(enclave_id RUNNING TERMINATING)"
-  if [[ "$only_unhealthy" == yes && -n "$id" && -n "$(enclave_id RUNNING)" ]] && is_healthy; then
+  find_enclave RUNNING
+  if [[ "$only_unhealthy" == yes && -n "$id" ]] && is_healthy; then
     return
   fi
+  find_enclave RUNNING TERMINATING
   if [[ -n "$id" ]]; then
-    end_enclave "$id"
+    end_enclave
   else
     say "no enclave with CID $cid runs: it crashed, or was ended"
   fi

@@ -12,7 +12,7 @@
 #   --port N          the worker's port there (default 5005: tee_llm_port of the operator)
 #   --slots N, --context N, --threads N   as of tee-worker; they are measured, too
 #   --wait SECONDS    how long it may take until it attests to itself (default 600)
-#   --build-only      build, print the measurements, and run nothing: needs no Nitro host
+#   --build-only      build in .aos/enclave/build, print the measurements, and run nothing: needs no Nitro host
 #   --debug           run it with a console, for looking for errors. Such an enclave proves NOTHING
 #
 # The model becomes a part of the image, so PCR0 and PCR2 measure its weights: another file is another enclave. Everything is
@@ -95,7 +95,7 @@ check_image() {
 
 # Copies of exactly what the image is made from, with fixed modes and times, and nothing else.
 stage() {
-  local context="$1" file
+  local context="$here/context" file
   rm -rf "$context"
   mkdir -p "$context"
   while IFS= read -r file; do
@@ -114,7 +114,7 @@ stage() {
 }
 
 build_image() {
-  local context="$1"
+  local context="$here/context"
   case "$(uname -m)" in
     x86_64) flags="$flags $flags_x86" ;;
     aarch64) flags="$flags $flags_arm" ;;
@@ -128,30 +128,29 @@ build_image() {
 }
 
 build_eif() {
-  local folder="$1"
   say "building the enclave image"
-  nitro-cli build-enclave --docker-uri "$IMAGE" --output-file "$folder/enclave.eif.new" >"$folder/measurements.json" ||
+  nitro-cli build-enclave --docker-uri "$IMAGE" --output-file "$here/enclave.eif.new" >"$here/measurements.json" ||
     fail "nitro-cli could not build the enclave image: its lines above say why. A full disk is the usual cause:
-  /tmp and $folder each need three times the model's size"
-  mv "$folder/enclave.eif.new" "$eif"
+  /tmp and $here each need three times the model's size"
+  mv "$here/enclave.eif.new" "$eif"
 }
 
-# Prints register $2 of the measurements in folder $1.
+# Prints register $1 as nitro-cli measured it.
 pcr() {
   local value
-  value="$(from_json 'said["Measurements"][wanted[0]].lower()' "PCR$2" <"$1/measurements.json")" || fail "nitro-cli printed no PCR$2: see $1/measurements.json"
-  [[ "$value" =~ ^[0-9a-f]{96}$ ]] || fail "nitro-cli printed a PCR$2 that is no SHA-384: $value"
+  value="$(from_json 'said["Measurements"][wanted[0]].lower()' "PCR$1" <"$here/measurements.json")" || fail "nitro-cli printed no PCR$1: see $here/measurements.json"
+  [[ "$value" =~ ^[0-9a-f]{96}$ ]] || fail "nitro-cli printed a PCR$1 that is no SHA-384: $value"
   echo "$value"
 }
 
 # The policy that this very enclave meets, in the form of docs/template/attestation-policy.yaml.
 write_policy() {
-  local folder="$1" registers=("$2" "$3" "$4") allow=false index
+  local registers=("$@") allow=false index
   if [[ "$debug" == yes ]]; then
     allow=true
     for index in 0 1 2; do registers[index]="$(printf '0%.0s' {1..96})"; done
   fi
-  cat >"$folder/policy.yaml" <<TEXT
+  cat >"$here/policy.yaml" <<TEXT
 version: aos-attestation-policy/1
 models:
   "$model_name":
@@ -177,14 +176,13 @@ describe_source() {
 
 # What somebody else must know to build the same: to be published together with the registers.
 write_recipe() {
-  local folder="$1"
   {
     printf 'commit     %s\n' "$(describe_source)"
     printf 'base       %s\nbuilder    %s\n' "$base" "$builder"
     printf 'machine    %s\nnitro-cli  %s\n' "$(uname -m)" "$(nitro-cli --version)"
     printf 'model      %s\n' "$(sha256sum "$model" | cut -d ' ' -f 1)"
-    printf 'arguments  %s\n' "$(tr '\n' ' ' <"$folder/context/tee-worker.args")"
-  } >"$folder/recipe"
+    printf 'arguments  %s\n' "$(tr '\n' ' ' <"$here/context/tee-worker.args")"
+  } >"$here/recipe"
 }
 
 # nitro-cli refuses less than four times the image: it is unpacked in memory, into a file system of at most half of it.
@@ -196,31 +194,33 @@ choose_memory() {
 }
 
 main() {
-  local folder pcr0 pcr1 pcr2
+  local pcr0 pcr1 pcr2 program_needed
   read_arguments "$@"
   check_arguments
   for program_needed in docker nitro-cli python3; do need_program "$program_needed"; done
+  here="$state/$cid"
+  [[ "$build_only" == no ]] || here="$state/build" # a running enclave's image and policy stay as they are
   lock
-  folder="$state/$cid"
-  eif="$folder/enclave.eif"
+  eif="$here/enclave.eif"
   if [[ "$build_only" == no ]]; then
     [[ -e "${AOS_HOST_ROOT:-}/dev/nitro_enclaves" ]] || fail "this machine cannot run enclaves: scripts/init_env.sh --check says what is missing. To build only: --build-only"
-    [[ -z "$(enclave_id RUNNING TERMINATING)" ]] || fail "an enclave with CID $cid runs already: scripts/restart_tee.sh restarts it, nitro-cli terminate-enclave ends it"
+    find_enclave RUNNING TERMINATING
+    [[ -z "$id" ]] || fail "an enclave with CID $cid runs already: scripts/restart_tee.sh restarts it, nitro-cli terminate-enclave ends it"
   fi
-  stage "$folder/context"
-  build_image "$folder/context"
-  build_eif "$folder"
-  pcr0="$(pcr "$folder" 0)" pcr1="$(pcr "$folder" 1)" pcr2="$(pcr "$folder" 2)"
-  write_recipe "$folder"
-  rm -rf "$folder/context"
-  write_policy "$folder" "$pcr0" "$pcr1" "$pcr2"
+  stage
+  build_image
+  build_eif
+  pcr0="$(pcr 0)" pcr1="$(pcr 1)" pcr2="$(pcr 2)"
+  write_recipe
+  rm -rf "$here/context"
+  write_policy "$pcr0" "$pcr1" "$pcr2"
   choose_memory
   printf 'PCR0 %s  the whole image, with the weights of %s\n' "$pcr0" "$model_name"
   printf 'PCR1 %s  kernel and boot, from nitro-cli\n' "$pcr1"
   printf 'PCR2 %s  the application, with the weights of %s\n\n' "$pcr2" "$model_name"
-  say "a policy that trusts this enclave and no other is in $(policy_file):"
-  cat "$(policy_file)"
-  say "what it takes to get the same registers again is in $folder/recipe: publish both"
+  say "a policy that trusts this enclave and no other is in $here/policy.yaml:"
+  cat "$here/policy.yaml"
+  say "what it takes to get the same registers again is in $here/recipe: publish both"
   [[ "$build_only" == no ]] || { say "built $eif; it needs $memory MiB. Nothing was started." && return; }
   start_enclave
   wait_until_it_attests "$patience"

@@ -2,13 +2,17 @@
 # What run_tee.sh and restart_tee.sh share: the options of an enclave, starting it, ending it, asking it. Sourced, never run.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck disable=SC2034 # the scripts choose a folder in it
 state="${AOS_TEE_STATE:-$root/.aos/enclave}"
 pause="${AOS_TEE_PAUSE:-3}" # seconds between two questions
 aos="${AOS_COMMAND:-$root/.venv/bin/aos}"
 program="$(basename "${0%.sh}")"
 
-# How an enclave is run; read from and written to $state/CID/options. "started" is in Unix seconds.
-model_name="" eif="" cpus="" memory="" cid="" port="" debug="" started=""
+# Where an enclave's image, policy, options and lock are: $state/CID.
+here=""
+
+# How it is run; read from and written to $here/options. "started" is in Unix seconds.
+model_name="" eif="" cpus="" memory="" cid="" port="" debug="" started="" id=""
 
 fail() {
   printf '%s: %s\n' "$program" "$*" >&2
@@ -40,9 +44,9 @@ need_program() {
 
 # One instance of these scripts at a time for one enclave: a timer must not restart what is just being started.
 lock() {
-  mkdir -p "$state/$cid"
-  exec 9>"$state/$cid/lock"
-  flock --nonblock 9 || fail "another run_tee.sh or restart_tee.sh is at work on the enclave with CID $cid"
+  mkdir -p "$here"
+  exec 9>"$here/lock"
+  flock --nonblock 9 || fail "another run_tee.sh or restart_tee.sh is at work in $here"
 }
 
 # Prints what the Python expression $1 makes of the JSON on standard input, which it knows as `said`.
@@ -56,32 +60,29 @@ save_options() {
   local name
   for name in model_name eif cpus memory cid port debug started; do
     printf '%s=%s\n' "$name" "${!name}"
-  done >"$state/$cid/options.new"
-  mv "$state/$cid/options.new" "$state/$cid/options"
+  done >"$here/options.new"
+  mv "$here/options.new" "$here/options"
 }
 
 # Read, and not sourced: what stands in the file is never run.
 load_options() {
   local name value
-  [[ -f "$state/$1/options" ]] || fail "no enclave with CID $1 was started here by scripts/run_tee.sh ($state/$1/options is not there)"
+  [[ -f "$here/options" ]] || fail "no enclave was started here by scripts/run_tee.sh with this CID: $here/options is not there"
   while IFS='=' read -r name value; do
     case "$name" in
       model_name | eif | cpus | memory | cid | port | debug | started) printf -v "$name" '%s' "$value" ;;
-      *) fail "$state/$1/options has a line that is not known here: $name" ;;
+      *) fail "$here/options has a line that is not known here: $name" ;;
     esac
-  done <"$state/$1/options"
+  done <"$here/options"
 }
 
-policy_file() {
-  echo "$state/$cid/policy.yaml"
-}
-
-# Prints the id of the enclave with our CID in one of the states $1..., or nothing.
-enclave_id() {
+# Sets id to that of the enclave with our CID in one of the states $1..., or to nothing. Not a function that prints: a failure in
+# $(...) would be taken for an enclave that is not there.
+find_enclave() {
   local listed
   listed="$(nitro-cli describe-enclaves)" || fail "nitro-cli describe-enclaves failed: is this user in the group ne? (scripts/init_env.sh --check)"
-  from_json 'next((e["EnclaveID"] for e in said if e["EnclaveCID"] == int(wanted[0]) and e["State"] in wanted[1:]), "")' \
-    "$cid" "$@" <<<"$listed"
+  id="$(from_json 'next((e["EnclaveID"] for e in said if e["EnclaveCID"] == int(wanted[0]) and e["State"] in wanted[1:]), "")' \
+    "$cid" "$@" <<<"$listed")" || fail "nitro-cli describe-enclaves printed something else than enclaves: $listed"
 }
 
 start_enclave() {
@@ -103,29 +104,30 @@ start_enclave() {
 
 # Whether the enclave attests to itself, on a fresh nonce, as its own policy wants it.
 attests() {
-  timeout 30 "$aos" attest "vsock://$cid:$port" --model "$model_name" --policy "$(policy_file)"
+  timeout 30 "$aos" attest "vsock://$cid:$port" --model "$model_name" --policy "$here/policy.yaml"
 }
 
 wait_until_it_attests() {
   local deadline=$((SECONDS + $1))
   if [[ ! -x "$aos" ]]; then
     say "the enclave runs. AOS is not installed here (scripts/setup.sh), so ask it yourself:"
-    say "  aos attest vsock://$cid:$port --model $model_name --policy $(policy_file)"
+    say "  aos attest vsock://$cid:$port --model $model_name --policy $here/policy.yaml"
     return
   fi
   say "waiting until it attests to itself (the model is hashed and loaded first)"
-  until attests >"$state/$cid/attest.log" 2>&1; do
-    [[ -n "$(enclave_id RUNNING)" ]] || {
-      tail -n 5 "$state/$cid/attest.log" >&2
+  until attests >"$here/attest.log" 2>&1; do
+    find_enclave RUNNING
+    [[ -n "$id" ]] || {
+      tail -n 5 "$here/attest.log" >&2
       fail "the enclave has ended by itself. $(how_to_look)"
     }
     ((SECONDS < deadline)) || {
-      tail -n 5 "$state/$cid/attest.log" >&2
+      tail -n 5 "$here/attest.log" >&2
       fail "no good attestation after $1 s; the last answer is above. The enclave still runs. $(how_to_look)"
     }
     sleep "$pause"
   done
-  cat "$state/$cid/attest.log"
+  cat "$here/attest.log"
 }
 
 how_to_look() {
@@ -137,13 +139,16 @@ how_to_look() {
   fi
 }
 
+# Ends the enclave that find_enclave found.
 end_enclave() {
-  local deadline=$((SECONDS + 60)) id="$1"
+  local deadline=$((SECONDS + 60))
   say "ending enclave $id"
   nitro-cli terminate-enclave --enclave-id "$id" || fail "nitro-cli could not end enclave $id. As the user who started it, or as root:
   nitro-cli terminate-enclave --enclave-id $id"
-  while [[ -n "$(enclave_id RUNNING TERMINATING)" ]]; do
+  find_enclave RUNNING TERMINATING
+  while [[ -n "$id" ]]; do
     ((SECONDS < deadline)) || fail "enclave $id does not end; restart nitro-enclaves-allocator, or the instance"
     sleep "$pause"
+    find_enclave RUNNING TERMINATING
   done
 }

@@ -75,7 +75,7 @@ def test_the_image_gets_four_packages_the_model_and_nothing_else(host: Host) -> 
     assert not [name for name, _, _ in files if name.endswith(".pyc")]
     assert {mode for _, mode, _ in files} == {"644"}
     assert {float(time) for _, _, time in files} == {315532800.0}
-    assert not (host.state / "15/context").exists()
+    assert not (host.state / "build/context").exists()
 
 
 def test_what_the_worker_is_told_is_a_part_of_the_image(host: Host) -> None:
@@ -105,7 +105,7 @@ def test_it_prints_the_registers_and_a_policy_that_loads(host: Host) -> None:
     for index, value in PCRS.items():
         assert f"PCR{index} {value}" in done.stdout
     assert "with the weights of tiny.gguf" in done.stdout
-    policy = load_settings(host.state / "15/policy.yaml", AttestationPolicy)
+    policy = load_settings(host.state / "build/policy.yaml", AttestationPolicy)
     (build,) = policy.models["tiny.gguf"].nitro.builds  # type: ignore[union-attr]
     assert build.measurements == {f"pcr{index}": value for index, value in PCRS.items()}
     assert not build.allow_debug
@@ -115,7 +115,7 @@ def test_it_prints_the_registers_and_a_policy_that_loads(host: Host) -> None:
 def test_it_writes_down_what_another_needs_to_build_the_same(host: Host) -> None:
     host.build_and_run("--build-only", "--slots", "2")
 
-    recipe = dict(line.split(maxsplit=1) for line in (host.state / "15/recipe").read_text().splitlines())
+    recipe = dict(line.split(maxsplit=1) for line in (host.state / "build/recipe").read_text().splitlines())
     assert recipe["base"] == f"python:3.11-slim{DIGEST}"
     assert recipe["builder"] == f"python:3.11{DIGEST}"
     assert recipe["nitro-cli"] == "Nitro CLI 1.4.2"
@@ -220,7 +220,7 @@ def test_measurements_in_another_form_are_not_printed_as_if_they_were_good(host:
 
     assert done.returncode == 1
     assert "PCR0 that is no SHA-384" in done.stderr
-    assert not (host.state / "15/policy.yaml").exists()
+    assert not (host.state / "build/policy.yaml").exists()
 
 
 def test_memory_is_four_times_the_image_or_more(host: Host) -> None:
@@ -257,6 +257,16 @@ def test_without_aos_it_says_how_to_ask(host: Host) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "aos attest vsock://15:5005 --model tiny.gguf" in done.stderr
+
+
+@pytest.mark.parametrize("said", ["exit 1", "echo nothing"])
+def test_not_knowing_what_runs_is_not_taken_for_nothing_runs(host: Host, said: str) -> None:
+    host.install("nitro-cli", f"case $1 in describe-enclaves) {said} ;; esac")
+    done = host.build_and_run()
+
+    assert done.returncode == 1
+    assert "nitro-cli describe-enclaves" in done.stderr
+    assert host.calls() == []
 
 
 # restart_tee.sh
@@ -315,6 +325,35 @@ def test_one_slow_answer_is_no_reason(running: Host) -> None:
     assert [line.split()[1] for line in running.calls()] == ["attest"] * 3
 
 
+def test_building_another_image_leaves_a_running_enclave_alone(running: Host) -> None:
+    age(running)
+    before = {path: path.read_bytes() for path in (running.state / "15").iterdir()}
+    running.model.write_bytes(b"GGUF" + b"x" * 1000)
+    assert running.build_and_run("--build-only").returncode == 0
+    assert {path: path.read_bytes() for path in (running.state / "15").iterdir()} == before
+
+    running.calls()
+    assert running.run("restart_tee.sh", "--if-unhealthy").returncode == 0
+    assert [line.split()[1] for line in running.calls()] == ["attest"]
+
+
+def test_when_it_cannot_be_told_what_runs_nothing_is_ended(running: Host) -> None:
+    running.install("nitro-cli", "exit 1")
+    done = running.run("restart_tee.sh", "--if-unhealthy")
+
+    assert done.returncode == 1
+    assert running.calls() == []
+
+
+def test_an_enclave_that_does_not_end_is_not_doubled(running: Host) -> None:
+    running.set("never-ends")
+    running.install("sleep", "exit 9")  # in place of waiting a minute
+    done = running.run("restart_tee.sh")
+
+    assert done.returncode == 9
+    assert [line.split()[1] for line in running.calls("nitro-cli")] == ["terminate-enclave"]
+
+
 def test_a_hung_enclave_is_ended_and_started_again(running: Host) -> None:
     age(running)
     running.set("attest-fails", "3")
@@ -347,7 +386,7 @@ def test_an_enclave_that_was_never_started_here_is_not_invented(host: Host) -> N
     done = host.run("restart_tee.sh", "--cid", "16")
 
     assert done.returncode == 1
-    assert "no enclave with CID 16 was started here" in done.stderr
+    assert "no enclave was started here" in done.stderr
     assert host.calls() == []
 
 
