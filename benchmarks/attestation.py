@@ -121,7 +121,7 @@ def bare_rsa() -> Operation:
 def forget() -> None:
     """Forget all certificates."""
     certificates._issued.cache_clear()
-    certificates._parse.cache_clear()
+    certificates._root.cache_clear()
 
 
 def measure(cases: list[Case], rounds: int) -> list[Figure]:

@@ -1,66 +1,68 @@
 """Chains of certificates from a pinned root to the one that signs an attestation (RFC 5280, section 6.1, as far as vendors use it).
 
-A certificate is read only after its issuer's signature holds. Revocation is not looked up, since nothing here has I/O: AWS's chains live
-for hours to weeks, and AMD's and Intel's states of a platform are in the report and its collateral.
+`cryptography` reads certificates and verifies signatures. Its path builder is not used, since it wants what vendors leave out: AWS's
+certificates have no key identifiers. Revocation is not looked up, since nothing here has I/O: AWS's chains live for hours to weeks,
+and AMD's and Intel's states of a platform are in the report and its collateral.
 """
 
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.x509.oid import NameOID
 
-from aos_protocol.attestation import der
 from aos_protocol.attestation.foreign import printable
 from aos_protocol.errors import InvalidAttestation
 
 _KEPT: Final = 512
 """How many verified pairs of issuer and certificate are kept; an enclave's host adds about one a day, an enclave one every three hours."""
 
-_COMMON_NAME: Final = bytes.fromhex("550403")
-_BASIC_CONSTRAINTS: Final = bytes.fromhex("551d13")
-_KEY_USAGE: Final = bytes.fromhex("551d0f")
-_DIGITAL_SIGNATURE: Final = 0x80
-_KEY_CERT_SIGN: Final = 0x04
-_TO_BE_SIGNED: Final = (0xA0, der.INTEGER, *[der.SEQUENCE] * 5, 0xA3)
-"""Version, serial number, algorithm, issuer, validity, subject, key, extensions: what every version 3 certificate of a vendor has."""
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for what it cannot read, at once or when it is asked for it."""
 
-_EXTENSION: Final = ([der.OBJECT, der.OCTET_STRING], [der.OBJECT, der.BOOLEAN, der.OCTET_STRING])
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+_UNDERSTOOD: Final = (x509.BasicConstraints, x509.KeyUsage)
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*")
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says; times are Unix seconds (both ends included), names DER, `extensions` by the content of their OID."""
+    """What a certificate says; times are Unix seconds (both ends included), `usage` is None where it leaves it out."""
 
     common_name: str
-    issuer: bytes
-    subject: bytes
     not_before: int
     not_after: int
     public_key: PublicKeyTypes
     authority: bool
     path_length: int | None
-    key_usage: int | None
-    extensions: Mapping[bytes, bytes]
+    usage: x509.KeyUsage | None
+    extensions: x509.Extensions
+    read: x509.Certificate
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the certificates of a vendor are signed: the AlgorithmIdentifiers (DER) that may stand in them, and their check."""
+    """How the certificates of a vendor are signed, and whether one of them is, by a key of its issuer's."""
 
     name: str
-    algorithms: frozenset[bytes]
-    verify: Callable[[PublicKeyTypes, bytes, bytes], None]
+    fits: Callable[[x509.Certificate, PublicKeyTypes], bool]
 
 
 def p384(key: PublicKeyTypes) -> ec.EllipticCurvePublicKey:
@@ -70,35 +72,20 @@ def p384(key: PublicKeyTypes) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _verify_ecdsa(key: PublicKeyTypes, signature: bytes, data: bytes) -> None:
-    p384(key).verify(signature, data, ec.ECDSA(SHA384()))
+def _is_ecdsa(certificate: x509.Certificate, key: PublicKeyTypes) -> bool:
+    signed = isinstance(certificate.signature_algorithm_parameters, ec.ECDSA)
+    good = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
+    return signed and good and isinstance(certificate.signature_hash_algorithm, SHA384)
 
 
-def _verify_pss(key: PublicKeyTypes, signature: bytes, data: bytes) -> None:
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < 4096:
-        raise InvalidAttestation("its key is not an RSA key of 4096 bits")
-    key.verify(signature, data, padding.PSS(padding.MGF1(SHA384()), 48), SHA384())
+def _is_pss(certificate: x509.Certificate, key: PublicKeyTypes) -> bool:
+    signed = isinstance(certificate.signature_algorithm_parameters, padding.PSS)
+    good = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 4096
+    return signed and good and isinstance(certificate.signature_hash_algorithm, SHA384)
 
 
-_SHA384_PSS: Final = "300d06096086480165030402020500"
-_PSS: Final = f"a00f{_SHA384_PSS}a11c301a06092a864886f70d010108{_SHA384_PSS}a203020130"
-ECDSA_P384: Final = Scheme(
-    "ECDSA on P-384 with SHA-384 (RFC 5758)",
-    frozenset({bytes.fromhex("300a06082a8648ce3d040303")}),
-    _verify_ecdsa,
-)
-RSA_PSS: Final = Scheme(
-    "RSASSA-PSS with SHA-384 and a salt of 48 bytes (RFC 4055)",
-    # AMD writes the trailer field, which DER would leave out.
-    frozenset(
-        bytes.fromhex(each)
-        for each in (
-            f"304106092a864886f70d01010a3034{_PSS}",
-            f"304606092a864886f70d01010a3039{_PSS}a303020101",
-        )
-    ),
-    _verify_pss,
-)
+ECDSA_P384: Final = Scheme("ECDSA on P-384 with SHA-384 (RFC 5758)", _is_ecdsa)
+RSA_PSS: Final = Scheme("RSASSA-PSS with SHA-384, by a key of 4096 bits or more (RFC 4055)", _is_pss)
 
 
 def verify_chain(chain: Sequence[bytes], *, roots: Collection[str], at: int, scheme: Scheme) -> Certificate:
@@ -113,7 +100,7 @@ def verify_chain(chain: Sequence[bytes], *, roots: Collection[str], at: int, sch
         raise InvalidAttestation(
             f"its chain begins with a certificate that is no trusted root: {fingerprint}"
         )
-    certificate = _parse(chain[0])
+    certificate = _root(chain[0])
     for place, encoded in enumerate(chain):
         if place:
             certificate = _issued(chain[place - 1], encoded, scheme)
@@ -152,138 +139,66 @@ def from_pem(text: str) -> list[bytes]:
 
 
 @lru_cache(maxsize=_KEPT)
-def _issued(issuer: bytes, encoded: bytes, scheme: Scheme) -> Certificate:
-    """Verify a certificate by its issuer's, which is verified already; only what holds is remembered."""
-    signer = _parse(issuer)
-    to_be_signed, algorithm, signature = _signed_parts(encoded)
-    said = f"the certificate below {signer.common_name}"
-    if algorithm not in scheme.algorithms:
-        raise InvalidAttestation(f"{said} is not signed with {scheme.name}")
-    try:
-        scheme.verify(signer.public_key, signature, to_be_signed)
-    except InvalidSignature:
-        raise InvalidAttestation(f"{said} does not bear that one's signature") from None
-    certificate = _parse(encoded)
-    if certificate.issuer != signer.subject:
-        raise InvalidAttestation(f"{said} names another issuer")
-    return certificate
-
-
-def _signed_parts(encoded: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return what is signed, the algorithm (DER) and the signature."""
-    body, algorithm, bits = der.sequence(encoded, der.SEQUENCE, der.SEQUENCE, der.BIT_STRING)
-    if bits.content[:1] != b"\x00":
-        raise InvalidAttestation("a certificate's signature is no whole number of bytes")
-    return body.whole, algorithm.whole, bits.content[1:]
+def _root(encoded: bytes) -> Certificate:
+    return _said(_read(encoded))
 
 
 @lru_cache(maxsize=_KEPT)
-def _parse(encoded: bytes) -> Certificate:
-    """Read a certificate that is pinned, or whose signature holds."""
-    body, outer, _ = der.sequence(encoded, der.SEQUENCE, der.SEQUENCE, der.BIT_STRING)
-    version, _, inner, issuer, validity, subject, key, extensions = der.sequence(body.whole, *_TO_BE_SIGNED)
-    if der.unsigned(version.content) != 2:
-        raise InvalidAttestation("a certificate is not of version 3")
-    if inner.whole != outer.whole:
-        raise InvalidAttestation("a certificate names two algorithms for its signature")
-    begins, ends = _window(validity)
-    found = _extensions(extensions)
-    authority, path_length = _constraints(found.get(_BASIC_CONSTRAINTS))
-    return Certificate(
-        common_name=_common_name(subject),
-        issuer=issuer.whole,
-        subject=subject.whole,
-        not_before=begins,
-        not_after=ends,
-        public_key=_public_key(key.whole),
-        authority=authority,
-        path_length=path_length,
-        key_usage=_usage(found.get(_KEY_USAGE)),
-        extensions=found,
-    )
-
-
-def _public_key(info: bytes) -> PublicKeyTypes:
+def _issued(issuer: bytes, encoded: bytes, scheme: Scheme) -> Certificate:
+    """Verify a certificate by its issuer's, which is verified already; only what holds is remembered."""
+    signer, certificate = _said(_read(issuer)), _read(encoded)
+    said = f"the certificate below {signer.common_name}"
     try:
-        return load_der_public_key(info)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidAttestation(f"a certificate's public key is unusable: {printable(error)}") from None
+        if not scheme.fits(certificate, signer.read.public_key()):
+            raise InvalidAttestation(f"{said} is not signed with {scheme.name}")
+        if certificate.issuer != signer.read.subject:
+            raise InvalidAttestation(f"{said} names another issuer")
+        certificate.verify_directly_issued_by(signer.read)
+    except InvalidSignature:
+        raise InvalidAttestation(f"{said} does not bear that one's signature") from None
+    except _UNREADABLE as error:
+        raise InvalidAttestation(f"{said} cannot be verified: {printable(error)}") from None
+    return _said(certificate)
 
 
-def _common_name(name: der.Element) -> str:
-    for group in der.elements(name.content):
-        for part in der.elements(group.content):
-            pair = der.elements(part.content)
-            if len(pair) == 2 and pair[0].content == _COMMON_NAME:
-                return printable(pair[1].content.decode("ascii", "backslashreplace"))
-    return "without a common name"
-
-
-def _window(validity: der.Element) -> tuple[int, int]:
-    times = der.elements(validity.content)
-    if len(times) != 2:
-        raise InvalidAttestation("a certificate's validity is not two times")
-    return _seconds(times[0]), _seconds(times[1])
-
-
-def _seconds(time: der.Element) -> int:
-    """Return a time in Unix seconds; two-digit years are 1950 to 2049 (RFC 5280, section 4.1.2.5)."""
-    text = time.content.decode("ascii", "replace")
-    if time.tag == der.UTC_TIME:
-        text = ("19" if text[:1] >= "5" else "20") + text
-    if time.tag not in {der.UTC_TIME, der.GENERALIZED_TIME} or not re.fullmatch(r"[0-9]{14}Z", text):
-        raise InvalidAttestation("a certificate's validity has a time in a form that is not allowed")
+def _read(encoded: bytes) -> x509.Certificate:
     try:
-        return int(datetime.fromisoformat(f"{text[:8]}T{text[8:]}").timestamp())
-    except ValueError as error:
-        raise InvalidAttestation(
-            f"a certificate's validity has an impossible time: {printable(error)}"
-        ) from None
+        return x509.load_der_x509_certificate(encoded)
+    except _UNREADABLE as error:
+        raise InvalidAttestation(f"a certificate cannot be read: {printable(error)}") from None
 
 
-def _extensions(field: der.Element) -> dict[bytes, bytes]:
-    """Return the extensions' values; what is critical must be understood (RFC 5280, section 4.2)."""
-    found: dict[bytes, bytes] = {}
-    for extension in der.elements(der.element(field.content, der.SEQUENCE).content):
-        name, *flag, value = _extension(extension)
-        critical = bool(flag) and der.boolean(flag[0].whole)
-        if critical and name.content not in {_BASIC_CONSTRAINTS, _KEY_USAGE}:
-            raise InvalidAttestation(
-                f"a certificate has a critical extension unknown here, OID {name.content.hex()}"
-            )
-        if name.content in found:
-            raise InvalidAttestation(f"a certificate has the extension with OID {name.content.hex()} twice")
-        found[name.content] = value.content
-    return found
+def _said(certificate: x509.Certificate) -> Certificate:
+    """Read all that is looked at later; what is critical must be understood (RFC 5280, section 4.2)."""
+    try:
+        extensions = certificate.extensions
+        unknown = [each for each in extensions if each.critical and not isinstance(each.value, _UNDERSTOOD)]
+        if unknown:
+            oid = unknown[0].oid.dotted_string
+            raise InvalidAttestation(f"a certificate has a critical extension unknown here, OID {oid}")
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        constraints = _extension(extensions, x509.BasicConstraints)
+        return Certificate(
+            common_name=printable(names[0].value) if names else "without a common name",
+            not_before=int(certificate.not_valid_before_utc.timestamp()),
+            not_after=int(certificate.not_valid_after_utc.timestamp()),
+            public_key=certificate.public_key(),
+            authority=constraints is not None and constraints.ca,
+            path_length=constraints.path_length if constraints is not None else None,
+            usage=_extension(extensions, x509.KeyUsage),
+            extensions=extensions,
+            read=certificate,
+        )
+    except _UNREADABLE as error:
+        raise InvalidAttestation(f"a certificate cannot be read: {printable(error)}") from None
 
 
-def _extension(field: der.Element) -> list[der.Element]:
-    parts = der.elements(field.content)
-    if field.tag != der.SEQUENCE or [part.tag for part in parts] not in _EXTENSION:
-        raise InvalidAttestation("a certificate has an extension that is not a name, a flag and a value")
-    return parts
+def _extension(extensions: x509.Extensions, kind: type[_Extension]) -> _Extension | None:
 
-
-def _constraints(value: bytes | None) -> tuple[bool, int | None]:
-    """Return whether a certificate may issue others, and how many authorities may follow it."""
-    if value is None:
-        return False, None
-    inside = der.elements(der.element(value, der.SEQUENCE).content)
-    tags = [each.tag for each in inside]
-    if tags not in ([], [der.BOOLEAN], [der.BOOLEAN, der.INTEGER]):
-        raise InvalidAttestation("a certificate's basic constraints are malformed")
-    authority = bool(inside) and der.boolean(inside[0].whole)
-    return authority, der.unsigned(inside[1].whole) if len(inside) == 2 else None
-
-
-def _usage(value: bytes | None) -> int | None:
-    """Return the first eight bits of the key usage, the first bit being the highest."""
-    if value is None:
+    try:
+        return extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
         return None
-    content = der.element(value, der.BIT_STRING).content
-    if len(content) < 2:
-        raise InvalidAttestation("a certificate's key usage is empty")
-    return content[1]
 
 
 def _check_window(certificate: Certificate, at: int, said: str) -> None:
@@ -305,12 +220,12 @@ def _check_authority(certificate: Certificate, below: int, said: str) -> None:
         raise InvalidAttestation(
             f"{said} allows {certificate.path_length} authorities below it, and there are {below}"
         )
-    if certificate.key_usage is not None and not certificate.key_usage & _KEY_CERT_SIGN:
+    if certificate.usage is not None and not certificate.usage.key_cert_sign:
         raise InvalidAttestation(f"{said} has a key usage without certificate signing")
 
 
 def _check_leaf(certificate: Certificate, said: str) -> None:
     if certificate.authority:
         raise InvalidAttestation(f"{said} is a certificate authority, and must only sign documents")
-    if certificate.key_usage is not None and not certificate.key_usage & _DIGITAL_SIGNATURE:
+    if certificate.usage is not None and not certificate.usage.digital_signature:
         raise InvalidAttestation(f"{said} has a key usage without digital signatures")

@@ -2,17 +2,18 @@
 
 Reports of version 2, 3 and 5 from Milan and Genoa are read here; chips from Turin on lay their TCB out otherwise, and are refused.
 """
+# AMD numbers its chips' certificates 0, of which `cryptography` warns; a version that refuses them would refuse such reports with that.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
-from aos_protocol.attestation import der
 from aos_protocol.attestation.certificates import RSA_PSS, Certificate, from_pem, p384, verify_chain
 from aos_protocol.attestation.foreign import printable
 from aos_protocol.errors import InvalidAttestation
@@ -24,6 +25,8 @@ _VERSIONS: Final = frozenset({2, 3, 5})
 _PRODUCTS: Final = ("Milan", "Genoa")
 _MIGRATION_AGENT: Final = 1 << 18
 _DEBUG: Final = 1 << 19
+_INTEGER: Final = 0x02
+_IA5_STRING: Final = 0x16
 _FIELDS: Final = {
     "family_id": (0x10, 16),
     "image_id": (0x20, 16),
@@ -36,12 +39,12 @@ _FIELDS: Final = {
 }
 """Where a report says what, and how many bytes that has."""
 
-_AMD: Final = bytes.fromhex("2b060104019c7801")
-"""The OID 1.3.6.1.4.1.3704.1, below which AMD's extensions stand."""
+_AMD: Final = "1.3.6.1.4.1.3704.1"
+"""The OID below which AMD's extensions stand."""
 
-_PRODUCT: Final = _AMD + b"\x02"
-_CHIP_ID: Final = _AMD + b"\x04"
-_TCB: Final = {0: b"\x03\x01", 1: b"\x03\x02", 6: b"\x03\x03", 7: b"\x03\x08"}
+_PRODUCT: Final = f"{_AMD}.2"
+_CHIP_ID: Final = f"{_AMD}.4"
+_TCB: Final = {0: f"{_AMD}.3.1", 1: f"{_AMD}.3.2", 6: f"{_AMD}.3.3", 7: f"{_AMD}.3.8"}
 """Byte of the TCB, and the extension that has the same: boot loader, TEE, SNP firmware, microcode."""
 
 
@@ -108,27 +111,35 @@ def _certificate(collateral: dict[str, Any] | None, name: str) -> bytes:
 
 def _check_chip(vcek: Certificate, chip_id: bytes, tcb: bytes) -> None:
     """Check that AMD made the key for this chip with this firmware."""
-    said = der.element(_extension(vcek, _PRODUCT), der.IA5_STRING).content
-    product = printable(said.decode("ascii", "backslashreplace"))
+    product = printable(_content(vcek, _PRODUCT, _IA5_STRING).decode("ascii", "backslashreplace"))
     if not product.startswith(_PRODUCTS):
         raise InvalidAttestation(
             f"the chip is of product {product}: {' and '.join(_PRODUCTS)} are known here"
         )
     if _extension(vcek, _CHIP_ID) != chip_id:
         raise InvalidAttestation("the VCEK is another chip's than the report: their chip ids differ")
-    for place, below in _TCB.items():
-        certified = der.unsigned(_extension(vcek, _AMD + below))
+    for place, oid in _TCB.items():
+        certified = int.from_bytes(_content(vcek, oid, _INTEGER), "big")
         if certified != tcb[place]:
             raise InvalidAttestation(
                 f"the VCEK is for another TCB than the report: byte {place} is {certified}, not {tcb[place]}"
             )
 
 
-def _extension(vcek: Certificate, oid: bytes) -> bytes:
-    value = vcek.extensions.get(oid)
-    if value is None:
-        raise InvalidAttestation(f"the VCEK lacks AMD's extension with OID {oid.hex()}")
-    return value
+def _content(vcek: Certificate, oid: str, tag: int) -> bytes:
+    """Return what a short DER value of this tag holds, which is all of an extension."""
+    value = _extension(vcek, oid)
+    if value[:2] != bytes((tag, len(value) - 2)):
+        raise InvalidAttestation(f"the VCEK's extension {oid} is not the value that it must be")
+    return value[2:]
+
+
+def _extension(vcek: Certificate, oid: str) -> bytes:
+    try:
+        value = vcek.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
+    except x509.ExtensionNotFound:
+        raise InvalidAttestation(f"the VCEK lacks AMD's extension {oid}") from None
+    return value.public_bytes()
 
 
 def _check_signature(vcek: Certificate, report: bytes) -> None:

@@ -55,7 +55,7 @@ def test_any_other_order_is_refused() -> None:
 
 def test_a_link_that_is_left_out_or_repeated_is_missed() -> None:
     for place in range(1, 4):
-        assert "does not bear that one's signature" in refused([*GOOD[:place], *GOOD[place + 1 :]])
+        assert "names another issuer" in refused([*GOOD[:place], *GOOD[place + 1 :]])
     assert "(level 1) allows 2 authorities below it, and there are 3" in refused([*GOOD[:2], *GOOD[1:]])
     assert "certificate 4 of 4 (level 3) is a certificate authority" in refused(GOOD[:-1])
     assert "certificate 1 of 1 (root) is a certificate authority" in refused([ROOT])
@@ -63,7 +63,7 @@ def test_a_link_that_is_left_out_or_repeated_is_missed() -> None:
 
 def test_a_certificate_below_a_key_of_another_curve_is_refused() -> None:
     weak = issue("weak", ROOT, curve=ec.SECP256R1())
-    assert "its key is not on the curve P-384" in refused([ROOT, weak, issue("leaf", weak, authority=False)])
+    assert "is not signed with ECDSA on P-384" in refused([ROOT, weak, issue("leaf", weak, authority=False)])
 
 
 LEAF_REFUSALS = [
@@ -75,7 +75,7 @@ LEAF_REFUSALS = [
     (issue("leaf", ROOT, authority=False, window=(NOW - 9, NOW - 1)), "has expired at 1800000000"),
     (
         issue("leaf", ROOT, authority=False, extra=[(UNKNOWN, True)]),
-        "a critical extension unknown here, OID 2a0304",
+        "a critical extension unknown here, OID 1.2.3.4",
     ),
 ]
 
@@ -91,13 +91,15 @@ def test_a_leaf_needs_no_basic_constraints_and_no_usage(authority: bool | None) 
     assert verify([ROOT, leaf]).authority is False
 
 
-def test_a_certificate_without_any_extension_is_refused() -> None:
-    assert "holds tags a0 02 30 30 30 30 30, not" in refused([ROOT, issue("leaf", ROOT, authority=None)])
+def test_a_certificate_without_any_extension_is_no_authority() -> None:
+    middle = issue("middle", ROOT, authority=None)
+    assert verify([ROOT, middle]).authority is False
+    assert "(middle) is no certificate authority" in refused([ROOT, middle, issue("leaf", middle)])
 
 
 def test_an_extension_that_is_not_critical_need_not_be_known() -> None:
     leaf = issue("leaf", ROOT, authority=False, extra=[(UNKNOWN, False)])
-    assert verify([ROOT, leaf]).extensions[bytes.fromhex("2a0304")] == b"x"
+    assert verify([ROOT, leaf]).extensions.get_extension_for_oid(UNKNOWN.oid).value == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -158,14 +160,14 @@ def test_windows_are_looked_at_each_time_though_signatures_are_remembered() -> N
 
 def test_what_does_not_verify_is_not_remembered() -> None:
     links = [ROOT, issue("leaf", issue("another"), authority=False)]
-    kept = certificates._issued.cache_info().currsize, certificates._parse.cache_info().currsize
+    kept = certificates._issued.cache_info().currsize, certificates._root.cache_info().currsize
     for _ in range(3):
         refused(links)
-    assert (certificates._issued.cache_info().currsize, certificates._parse.cache_info().currsize) == kept
+    assert (certificates._issued.cache_info().currsize, certificates._root.cache_info().currsize) == kept
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    for cache in (certificates._issued, certificates._parse):
+    for cache in (certificates._issued, certificates._root):
         assert cache.cache_info().maxsize == 512
 
 
@@ -195,7 +197,7 @@ def test_a_pinned_root_that_is_damaged_raises_nothing_else(data: st.DataObject) 
         verify([damaged, *GOOD[1:]])
     except InvalidAttestation:
         return
-    assert certificates._parse(damaged.der).public_key == ROOT.key.public_key()
+    assert certificates._root(damaged.der).public_key == ROOT.key.public_key()
 
 
 def resigned(to_be_signed: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -221,26 +223,30 @@ def patched(old: bytes, new: bytes) -> Issued:
     [
         (b"000101000000Z", b"000101000000Z", None),
         (b"000101000000Z", b"500101000000Z", None),
-        (b"000101000000Z", b"000230000000Z", "an impossible time"),
-        (b"000101000000Z", b"000101000060Z", "an impossible time"),
-        (b"000101000000Z", b"0001010000+0Z", "a time in a form that is not allowed"),
-        (b"000101000000Z", b"0001010000000", "a time in a form that is not allowed"),
-        (b"\x17\x0d000101", b"\x13\x0d000101", "a time in a form that is not allowed"),
-        (bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), "is not of version 3"),
-        (bytes.fromhex("06082a8648ce3d040303"), bytes.fromhex("06082a8648ce3d040304"), "two algorithms"),
-        (bytes.fromhex("2b81040022"), bytes.fromhex("2b81040021"), "public key is unusable"),
+        (b"000101000000Z", b"000230000000Z", "Validity::not_before"),
+        (b"000101000000Z", b"000101000060Z", "Validity::not_before"),
+        (b"000101000000Z", b"0001010000+0Z", "Validity::not_before"),
+        (b"000101000000Z", b"0001010000000", "Validity::not_before"),
+        (b"\x17\x0d000101", b"\x13\x0d000101", "UnexpectedTag"),
+        (bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), "is not a valid X509 version"),
+        (
+            bytes.fromhex("06082a8648ce3d040303"),
+            bytes.fromhex("06082a8648ce3d040304"),
+            "signature algorithms do not match",
+        ),
+        (bytes.fromhex("2b81040022"), bytes.fromhex("2b81040021"), "Invalid key"),
         (
             bytes.fromhex("0603551d13"),
             bytes.fromhex("0603551d12"),
-            "critical extension unknown here, OID 551d12",
+            "critical extension unknown here, OID 2.5.29.18",
         ),
         (
             bytes.fromhex("0603551d130101ff"),
             bytes.fromhex("0603551d13010101"),
-            "BOOLEAN is neither 00 nor ff",
+            "Extension::critical",
         ),
-        (bytes.fromhex("0603551d13"), bytes.fromhex("0403551d13"), "not a name, a flag and a value"),
-        (bytes.fromhex("04023000"), bytes.fromhex("04020500"), "there is something else"),
+        (bytes.fromhex("0603551d13"), bytes.fromhex("0403551d13"), "UnexpectedTag"),
+        (bytes.fromhex("04023000"), bytes.fromhex("04020500"), "UnexpectedTag"),
     ],
 )
 def test_what_a_trusted_issuer_signed_is_still_read_strictly(
@@ -268,7 +274,7 @@ def test_no_extension_stands_twice() -> None:
     body = made.sign(ROOT.key, SHA384()).tbs_certificate_bytes
     twice = body.replace(bytes.fromhex("06032a0305"), bytes.fromhex("06032a0304"))
     assert extension[:5] in body
-    assert "the extension with OID 2a0304 twice" in refused(
+    assert "Duplicate 1.2.3.4 extension" in refused(
         [ROOT, Issued("leaf", GOOD[-1].key, resigned(twice, ROOT.key))]
     )
 
@@ -288,7 +294,7 @@ def test_rsa_keys_below_4096_bits_are_refused() -> None:
     pss = padding.PSS(padding.MGF1(SHA384()), 48)
     encoded = leaf.sign(key, SHA384(), rsa_padding=pss).public_bytes(Encoding.DER)
     fingerprint = hashlib.sha256(root).hexdigest()
-    with pytest.raises(InvalidAttestation, match="not an RSA key of 4096 bits"):
+    with pytest.raises(InvalidAttestation, match="by a key of 4096 bits or more"):
         verify_chain([root, encoded], roots=[fingerprint], at=NOW, scheme=RSA_PSS)
     with pytest.raises(InvalidAttestation, match="is not signed with ECDSA on P-384"):
         verify_chain([root, encoded], roots=[fingerprint], at=NOW, scheme=ECDSA_P384)
