@@ -142,6 +142,21 @@ class TestAttestation:
         )
 
 
+async def test_without_a_worker_s_url_the_enclave_is_looked_for_on_vsock(
+    tee_configuration: dict[str, Any],
+) -> None:
+    del tee_configuration["net"]["worker_url"]
+    tee_configuration["net"] |= {"tee_llm_cid": 4_000_000_000, "tee_llm_port": 70_000}
+    stop = asyncio.Event()
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_operator(OperatorSettings.model_validate(tee_configuration), stop))
+            while not (waiting := [each for each in logs if each["event"] == "waiting to try again"]):
+                await asyncio.sleep(0.02)
+            stop.set()
+    assert "cannot be reached (vsock 4000000000:70000" in waiting[0]["problem"]
+
+
 async def test_while_the_enclave_is_away_nothing_is_promised(
     tee_configuration: dict[str, Any], dispatcher: FakeDispatcher, enclave: SimulatedEnclave, tmp_path: Path
 ) -> None:
