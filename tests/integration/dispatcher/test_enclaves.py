@@ -361,3 +361,51 @@ async def test_a_result_sent_again_and_a_restart_appraise_nothing_again(
 
 def _never(*_arguments: Any, **_named: Any) -> None:
     raise AssertionError("what was appraised is appraised again")
+
+
+async def test_an_enclaves_answer_can_be_challenged_like_any_other(enclaved: Any) -> None:
+    operators = [await enclaved.enclave(number) for number in (1, 2, 3, 4)]
+    job_id = await enclaved.submit(job=JOB)
+    await enclaved.finished(job_id)
+    (row,) = await enclaved.results(job_id)
+    plea = {"job_id": job_id, "operator": row["operator"], "verify": enclaved.token}
+    assert (await enclaved.post("/api/job/challenge", plea)).status_code == 200
+    detail = await enclaved.closed(job_id, 2)
+    assert (detail["verdict"]["outcome"], detail["attestation"]) == ("match", "simulated")
+    judges = {member["operator"] for member in detail["rounds"][1]["members"]}
+    assert judges == {operator.signer.address for operator in operators} - {row["operator"]}
+    assert await enclaved.unpassed(job_id) == []
+
+
+async def test_earlier_jobs_of_a_tagged_user_are_attested_again(enclaved: Any) -> None:
+    for number in (1, 2, 3):
+        await enclaved.enclave(number)
+    earlier = await enclaved.submit(job=JOB)
+    await enclaved.finished(earlier)
+    await enclaved.submit(job=JOB, tag="suspicion")
+    detail = await enclaved.closed(earlier, 2)
+    assert [look["purpose"] for look in detail["rounds"]] == ["job", "before"]
+    assert [appraisal["kind"] for appraisal in await stored(enclaved, earlier)] == ["simulated"] * 2
+    ids = [check.id for check in await enclaved.checks(earlier)]
+    assert (ids.count("AOS-ENCLAVE-1"), ids.count("AOS-ATTEST-1")) == (2, 2)
+    failing = [line for line in await enclaved.unpassed(earlier) if not line.startswith("AOS-MATCH-1 SKIP")]
+    assert failing == []
+
+
+async def test_a_claim_is_scored_in_enclaves_and_needs_no_attestation(enclaved: Any) -> None:
+    await enclaved.enclave(1)
+    job_id = await enclaved.submit(job={**JOB, "claim": {"output_tokens": [4, 5, 6]}})
+    detail = await enclaved.finished(job_id)
+    assert (detail["status"], detail["attestation"]) == ("completed", None)
+    assert {check.id for check in await enclaved.checks(job_id)} & {"AOS-ENCLAVE-1", "AOS-ATTEST-1"} == set()
+    assert [line for line in await enclaved.unpassed(job_id) if " FAIL " in line] == []
+
+
+async def test_an_auditor_without_a_policy_sees_the_kind_and_a_skip(enclaved: Any) -> None:
+    await enclaved.enclave(1)
+    job_id = await enclaved.submit(job=JOB)
+    await enclaved.finished(job_id)
+    enclaved.policy = None
+    (skipped,) = [line for line in await enclaved.unpassed(job_id) if line.startswith("AOS-ATTEST-1")]
+    assert skipped.startswith("AOS-ATTEST-1 SKIP no attestation policy was given")
+    assert "SIMULATED" in skipped

@@ -1,6 +1,8 @@
 """The attestation policy of a dispatcher: how it is read, what is said of it at start, and which jobs it lets in."""
 
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from aos_dispatcher.settings import DispatcherSettings, load_policy
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import EnclaveStatement
 from aos_protocol.errors import InvalidAttestation
-from aos_protocol.messages import JobResult, JobSpec, parse_message
+from aos_protocol.messages import JobResult, JobSpec, ModelOffer, parse_message
 from aos_service.errors import SettingsError
 from aos_service.settings import load_settings
 
@@ -176,6 +178,22 @@ async def test_without_a_policy_no_enclave_is_believed() -> None:
     statement: Any = EnclaveStatement.model_construct()
     with pytest.raises(InvalidAttestation, match=r"\(any more\), so it believes no enclave"):
         await Enclaves(None).appraise(result, statement, "ab" * 32)
+
+
+async def test_an_enclave_is_appraised_now_and_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates and signatures take milliseconds, in which everybody else would wait."""
+    asked: list[Any] = []
+
+    def appraised(_attestation: Any, _policy: Any, **named: Any) -> None:
+        asked.append((named, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr("aos_dispatcher.enclaves.appraise", appraised)
+    model: Any = {"model": ModelOffer(name="tiny.gguf", sha256=FILE)}
+    result, statement = JobResult.model_construct(**model), EnclaveStatement.model_construct(attestation=None)
+    await Enclaves(policy()).appraise(result, statement, "ab" * 32)
+    ((named, on_the_loop),) = asked
+    assert (named["model"], named["nonce"], on_the_loop) == ("tiny.gguf", "ab" * 32, False)
+    assert abs(named["now"] - time.time()) < 60
 
 
 @pytest.mark.parametrize(
