@@ -20,6 +20,12 @@ class DeviceFailed(RequestError):
     status = 503
 
 
+class Unattested(RequestError):
+    """The hardware gave no attestation for this answer, so it is worth nothing; send the job to another enclave."""
+
+    status = 500
+
+
 class UnknownKeyset(RequestError):
     """This enclave has no such keyset: it was restarted, or the keyset has expired. Seal the prompt to its present one."""
 

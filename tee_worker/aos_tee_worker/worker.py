@@ -21,7 +21,7 @@ from aos_protocol.errors import NotSealed
 from aos_protocol.messages import NO_DIGEST, Sealed
 from aos_protocol.sealing import open_prompt, seal_answer
 from aos_protocol.typed_data import Domain, ExecutionClaim
-from aos_tee_worker.errors import DeviceFailed, PromptUnusable, SealedWrongly, UnknownKeyset
+from aos_tee_worker.errors import DeviceFailed, PromptUnusable, SealedWrongly, Unattested, UnknownKeyset
 from aos_tee_worker.keyring import Keyring, Keys
 from aos_tee_worker.metrics import Metrics
 from aos_tee_worker.schemas import EnclaveAnswer, EnclaveRequest, SealedAnswer
@@ -77,7 +77,7 @@ class TeeWorker(Worker):
         return _run(plain, asked, keyset=keys.digest)
 
     def answer(self, generation: Generation) -> EnclaveAnswer | SealedAnswer:
-        """The signed answer, sealed if its prompt was. Raises `DeviceFailed`, and `UnknownKeyset` if that has just expired."""
+        """The signed answer, sealed if its prompt was. Raises `Unattested`, and `UnknownKeyset` if that has just expired."""
         run = _is(Run, generation)
         plain = super().plain_answer(run)
         if run.request.sealed is None or run.keyset is None:
@@ -115,8 +115,13 @@ class TeeWorker(Worker):
             model=self.card.sha256,
             params=job.params.digest(),
         )
-        with self._attesting():
-            return self._keyring.statement(claim, Domain(execution.chain_id, execution.registry), run.keyset)
+        try:
+            with self._attesting():
+                domain = Domain(execution.chain_id, execution.registry)
+                return self._keyring.statement(claim, domain, run.keyset)
+        except DeviceFailed as error:
+            # Not `DeviceFailed`'s own 503: whoever is told to come again has the whole job run again.
+            raise Unattested(f"The hardware gave no attestation for this answer: {error}") from error
 
     @contextmanager
     def _attesting(self) -> Iterator[None]:
