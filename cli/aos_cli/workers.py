@@ -36,8 +36,9 @@ async def fetch_attestation(url: str, nonce: str) -> Attestation:
         raise BadAnswer(f"{url} is no enclave's worker: its answer to /attestation is not JSON") from error
     if response.is_error:
         why = said.get("message") if isinstance(said, dict) else None
+        known = why is not None and response.status_code != httpx.codes.NOT_FOUND
         raise BadAnswer(
-            f"the worker at {url} gives no attestation: {why or 'is it a tee-worker?'} (HTTP {response.status_code})"
+            f"the worker at {url} gives no attestation: {why if known else 'is it a tee-worker?'} (HTTP {response.status_code})"
         )
     try:
         return parse_message(Attestation, said)

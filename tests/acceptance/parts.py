@@ -18,10 +18,14 @@ import httpx
 import yaml
 
 from acceptance.processes import command
+from acceptance.wire import Recorder
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
+from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
 from aos_service.child import Child
+from aos_service.settings import load_settings
+from aos_tee_worker.simulator import ensure_root, measurements
 
 PUBLISHED: dict[str, Any] = {
     "from": "projectid",
@@ -45,12 +49,20 @@ PATIENT_S = 40.0
 
 @dataclass
 class Parts:
-    """The parts of a network: its processes by name, and its operators' numbers by address."""
+    """The parts of a network: its processes by name, and its operators' numbers by address.
+
+    `tee`: its workers are simulated enclaves. With a `recorder`, operators find dispatcher and workers through its relays.
+    """
 
     folder: Path
     dispatcher_key: Signer
     url: str
     database: str
+    tee: bool = False
+    recorder: Recorder | None = None
+    reached: int = 0
+    operators_database: str = ""
+    queue: str = ""
     token: str = ""
     children: dict[str, Child] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
@@ -58,6 +70,15 @@ class Parts:
     @property
     def config(self) -> Path:
         return self.folder / "dispatcher.yaml"
+
+    @property
+    def policy(self) -> Path:
+        return self.folder / "attestation-policy.yaml"
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The published job, of the type that this network runs."""
+        return PUBLISHED["job"] | ({"tag": "tee"} if self.tee else {})
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)
@@ -77,7 +98,7 @@ class Parts:
             "listen": {"port": httpx.URL(self.url).port},
             "dispatch": {"reassign_after": reassign_after, "lease": 2},
             "verification": {"audit_share": 1},
-        }
+        } | ({"attestation": {"policy": self.policy.name}} if self.tee else {})
         self.config.write_text(yaml.safe_dump(settings))
 
     def start_dispatcher(self) -> None:
@@ -138,12 +159,18 @@ class Parts:
         async with self.client() as client:
             await self.children["dispatcher"].until_ready(connected, timeout_s=40)
 
+    def worker(self, number: int) -> httpx.AsyncClient:
+        """Ask a worker itself."""
+        transport = httpx.AsyncHTTPTransport(uds=str(_socket(self, number)))
+        return httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=20)
+
     async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         async with self.client() as client:
             return await client.post(path, json=body)
 
-    async def submit(self, **other: str) -> str:
-        answer = await self.post("/api/job/submit", PUBLISHED | {"verify": self.token} | other)
+    async def submit(self, **other: Any) -> str:
+        body = PUBLISHED | {"verify": self.token, "job": self.job}
+        answer = await self.post("/api/job/submit", body | other)
         assert answer.status_code == 200, answer.text
         job_id: str = answer.json()["result"]
         return job_id
@@ -177,12 +204,20 @@ class Parts:
         committee = (await self.evidence(job_id))["rounds"][0]["committee"]
         return {seat["operator"]: (seat["role"], seat["state"]) for seat in committee}
 
+    async def ended(self, job_id: str) -> tuple[str, str]:
+        """Wait for the job's end; its status, and the reason."""
+        while (job := (await self.evidence(job_id))["job"])["status"] in {"created", "dispatched"}:
+            await asyncio.sleep(0.05)
+        return job["status"], job["reason"]
+
     async def completed(self, job_id: str, *, scored: bool = True) -> None:
         """Wait for the job's end, which must be a good one, with evidence of all that happened and a match, if it was `scored`."""
         while (document := await self.evidence(job_id))["job"]["status"] in {"created", "dispatched"}:
             await asyncio.sleep(0.05)
         assert document["job"]["status"] == "completed", document["job"]["reason"]
-        checks = check_evidence(document, dispatcher=self.dispatcher_key.address, job_id=job_id)
+        policy = load_settings(self.policy, AttestationPolicy) if self.tee else None
+        address = self.dispatcher_key.address
+        checks = check_evidence(document, dispatcher=address, job_id=job_id, policy=policy)
         assert "AOS-MATCH-1" in {check.id for check in checks}
         open_without_scores = set() if scored else {"AOS-SCORE-1", "AOS-MATCH-1"}
         bad = [
@@ -204,56 +239,81 @@ async def run(*arguments: str, **environment: str) -> str:
 
 
 @asynccontextmanager
-async def started(folder: Path, port: int, model: Path) -> AsyncIterator[Parts]:
+async def started(
+    folder: Path, port: int, model: Path, *, tee: bool = False, recorder: Recorder | None = None
+) -> AsyncIterator[Parts]:
     """Databases, dispatcher, and three operators with their workers, all connected; nothing of it is left afterwards."""
     async with (
         EmbeddedPostgres(folder / "postgres", durable=False) as postgres,
         EmbeddedValkey(folder / "valkey", durable=False) as valkey,
     ):
         url = f"http://127.0.0.1:{port}"
-        parts = Parts(folder, Signer.generate(), url, postgres.url("dispatcher"))
+        parts = Parts(folder, Signer.generate(), url, postgres.url("dispatcher"), tee, recorder, port)
+        parts.operators_database, parts.queue = postgres.url("operators"), valkey.url()
         try:
-            await _start(parts, postgres, model)
-            urls = {"pg_db_url": postgres.url("operators"), "queue_url": valkey.url()}
-            await asyncio.gather(*(_start_operator(parts, number, port, **urls) for number in OPERATORS))
+            await _start(parts, model)
+            await asyncio.gather(*(_start_operator(parts, number) for number in OPERATORS))
             await parts.ready(len(OPERATORS))
             yield parts
         finally:
             await asyncio.gather(*(child.stop() for child in parts.children.values()))
 
 
-async def _start(parts: Parts, postgres: EmbeddedPostgres, model: Path) -> None:
-    name = PUBLISHED["job"]["model"]
+async def _start(parts: Parts, model: Path) -> None:
+    name, digest = PUBLISHED["job"]["model"], hashlib.sha256(model.read_bytes()).hexdigest()
+    if parts.tee:
+        _write_policy(parts, name, digest)
     for number in OPERATORS:
-        options = ("--name", name, "--threads", "1", "--uds", str(_socket(parts, number)))
-        parts.start(f"worker-{number}", "inference-worker", "--model", str(model), *options)
+        _start_worker(parts, number, model, name)
+    if parts.recorder is not None:
+        parts.reached = await parts.recorder.relay_port(parts.reached, "project and dispatcher")
+        for number in OPERATORS:
+            between = (_socket(parts, number), _relayed(parts, number))
+            await parts.recorder.relay_socket(*between, "operator and enclave")
     parts.configure_dispatcher(IMPATIENT_S)
     here, secret = ("-c", str(parts.config)), parts.secret()
     await asyncio.gather(
         run("dispatcher", "migrate", *here, **secret),
-        run("operator-runner", "-i", postgres.url("operators")),
+        run("operator-runner", "-i", parts.operators_database),
     )
     parts.start_dispatcher()
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
     calibration = ("--calibration", str(model.with_suffix(".calibration.json")))
+    pin = ("model", "pin", name, digest, "--job-type", parts.job["tag"], *calibration)
     parts.token, _ = await asyncio.gather(
         run("dispatcher", "project", "create", PUBLISHED["from"], *here, **secret),
-        run("dispatcher", "model", "pin", name, digest, *calibration, *here, **secret),
+        run("dispatcher", *pin, *here, **secret),
     )
 
 
-async def _start_operator(parts: Parts, number: int, port: int, *, pg_db_url: str, queue_url: str) -> None:
+def _start_worker(parts: Parts, number: int, model: Path, name: str) -> None:
+    enclave = ("--enclave", "simulated", "--simulator", str(parts.folder / "simulator"))
+    program = ("tee-worker", *enclave) if parts.tee else ("inference-worker",)
+    options = ("--model", str(model), "--name", name, "--threads", "1", "--uds", str(_socket(parts, number)))
+    parts.start(f"worker-{number}", *program, *options)
+
+
+def _write_policy(parts: Parts, name: str, digest: str) -> None:
+    builds = [{"name": "this checkout", "measurements": measurements()}]
+    trusted = {"roots": [ensure_root(parts.folder / "simulator")], "builds": builds}
+    models = {name: {"sha256": digest, "simulated": trusted}}
+    policy = {"version": "aos-attestation-policy/1", "allow_simulated": True, "models": models}
+    parts.policy.write_text(yaml.safe_dump(policy))
+
+
+async def _start_operator(parts: Parts, number: int) -> None:
     signer, here = Signer.generate(), ("-c", str(parts.config))
     added = await run("dispatcher", "operator", "add", signer.address, *here, **parts.secret())
     assert int(added) >= 2
+    worker = _relayed(parts, number) if parts.recorder else _socket(parts, number)
     settings = {
-        "db": {"pg_db_url": pg_db_url, "min_connect_pool": 1, "max_connect_pool": 3},
-        "queue": {"queue_url": queue_url},
-        "net": {
-            "dispatcher_url": f"ws://127.0.0.1:{port}/ws",
-            "worker_url": f"unix://{_socket(parts, number)}",
+        "db": {"pg_db_url": parts.operators_database, "min_connect_pool": 1, "max_connect_pool": 3},
+        "queue": {"queue_url": parts.queue},
+        "net": {"dispatcher_url": f"ws://127.0.0.1:{parts.reached}/ws", "worker_url": f"unix://{worker}"},
+        "node": {
+            "signer_key": "${AOS_SIGNER_KEY}",
+            "dispatcher_address": parts.dispatcher_key.address,
+            "node_type": parts.job["tag"],
         },
-        "node": {"signer_key": "${AOS_SIGNER_KEY}", "dispatcher_address": parts.dispatcher_key.address},
     }
     file = parts.folder / f"operator-{number}.yaml"
     file.write_text(yaml.safe_dump(settings))
@@ -264,3 +324,7 @@ async def _start_operator(parts: Parts, number: int, port: int, *, pg_db_url: st
 
 def _socket(parts: Parts, number: int) -> Path:
     return parts.folder / f"worker-{number}.sock"
+
+
+def _relayed(parts: Parts, number: int) -> Path:
+    return parts.folder / f"relay-{number}.sock"
