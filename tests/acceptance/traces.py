@@ -19,7 +19,8 @@ def forms(text: str) -> dict[str, bytes]:
         "plain": plain,
         "JSON": raw.encode(),
         "JSON in JSON": json.dumps(raw, ensure_ascii=False)[1:-1].encode(),
-        "JSON in a row of PostgreSQL": raw.replace("\\", "\\\\").replace('"', '""').encode(),
+        "JSON in a row": _in_a_row(raw),
+        "JSON in ASCII in a row": _in_a_row(ascii_),
         "JSON in ASCII": ascii_.encode(),
         "JSON in ASCII in JSON": json.dumps(ascii_)[1:-1].encode(),
         "hex": plain.hex().encode(),
@@ -30,6 +31,11 @@ def forms(text: str) -> dict[str, bytes]:
         # The characters at both ends depend on what stands before and after.
         found[f"base64, shifted by {shift}"] = whole[4 if shift else 0 : len(whole) // 4 * 4 - 4]
     return found
+
+
+def _in_a_row(text: str) -> bytes:
+    """As PostgreSQL writes it in a row's text (8.16.6): quotes and backslashes are doubled."""
+    return text.replace("\\", "\\\\").replace('"', '""').encode()
 
 
 def digests(text: str) -> dict[str, bytes]:
