@@ -60,7 +60,7 @@ def attest(
     """Ask every enclave behind a dispatcher, or one worker, for an attestation on a fresh nonce, and hold it against a policy.
 
     The exit status is 0 only if there is an enclave and every one is good. What a good one proves, and what not, is in
-    docs/enclave.md; a SIMULATED one proves nothing about hardware.
+    docs/attestation.md; a SIMULATED one proves nothing about hardware.
     """
     target = _target(data, url)
     wanted = required_policy(policy, target)

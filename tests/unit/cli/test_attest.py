@@ -225,6 +225,7 @@ async def test_a_worker_s_attestation_is_fetched(monkeypatch: pytest.MonkeyPatch
         ),
         (httpx.Response(404, json={"detail": "Not Found"}), BadAnswer, r"is it a tee-worker. .HTTP 404."),
         (httpx.Response(404, json=[]), BadAnswer, r"is it a tee-worker"),
+        (httpx.Response(404, json={"message": "Not Found"}), BadAnswer, r"is it a tee-worker. .HTTP 404."),
     ],
 )
 async def test_what_is_no_enclave_s_worker_is_said_to_be_none(

@@ -314,3 +314,20 @@ def test_a_receipt_of_another_domain_is_refused() -> None:
 def test_a_request_without_a_canonical_form_is_refused() -> None:
     with pytest.raises(ReceiptRefused, match=r"does not hold"):
         verify_receipt(RECEIPT, REQUEST | {"n": 2**60}, dispatcher=None, domain=DOMAIN)
+
+
+async def test_attestations_are_asked_for_by_model_and_nonce_without_a_token() -> None:
+    rows = [{"operator": SIGNER.address, "attestation": {}}, {"operator": SIGNER.address, "reason": "busy"}]
+    server = answering({"code": 200, "result": rows})
+    async with server.client("aos_secret") as client:
+        assert await client.attestations("a&b c.gguf", "5" * 64) == rows
+    url = server.requests[0].url
+    assert (url.path, dict(url.params)) == ("/api/attestation", {"model": "a&b c.gguf", "nonce": "5" * 64})
+    assert "Authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("result", [None, {}, [1], [{}], [{"operator": 1}], "rows"])
+async def test_what_is_no_list_of_attestations(result: Any) -> None:
+    async with answering({"code": 200, "result": result}).client() as client:
+        with pytest.raises(BadAnswer, match=r"gave no list of attestations"):
+            await client.attestations("m", "5" * 64)

@@ -211,3 +211,11 @@ def test_verify_holds_enclaves_against_a_policy(dispatcher: PrivateDispatcher) -
     wrong = runner.invoke(app, ["verify", job_id, *HERE, "--policy", "other.yaml"])
     assert wrong.exit_code == 1
     assert "FAIL  AOS-ATTEST-1" in wrong.stdout
+
+
+def test_only_an_enclave_reads_a_sealed_prompt_in_the_demo_too() -> None:
+    said = runner.invoke(app, ["demo", "--private"])
+    assert (said.exit_code, said.stderr) == (
+        1,
+        "error: only an enclave can read a sealed prompt: add --tee\n",
+    )
