@@ -41,8 +41,8 @@ Outcome = Literal["match", "mismatch", "inconclusive"]
 class ResultRow(BaseModel):
     """What one member of a committee said. `id` is `<operator>_<job id>_<tag>`, a challenge's with its number behind; times are UTC.
 
-    `attestation` is what vouches for the enclave that gave the answer, `build` what the dispatcher's policy calls it; both null where
-    no enclave did. `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
+    `attestation` is what vouches for the enclave that gave the answer, `build` what the dispatcher's policy calls it, with
+    ` (debug)` behind where its host could read it; both null where no enclave did. `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
     verifier's is what follows from its own score; null before it is there, and then `reason` says why.
     """
 

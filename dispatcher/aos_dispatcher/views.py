@@ -129,10 +129,15 @@ def _verdict_of(row: Row[Any], own: JsonObject | None) -> JsonObject | None:
 def _answer_row(row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> JsonObject:
     said = stored_result(row.frame)
     shown = _row(said, row, job, verdict)
-    enclave = _enclave_kind(row.attestation) | {
-        "build": row.attestation["build"] if row.attestation else None
-    }
+    enclave = _enclave_kind(row.attestation) | {"build": _build(row.attestation)}
     return shown | {"id": row.id, "result": said.result, "signs": "answer"} | enclave
+
+
+def _build(appraisal: JsonObject | None) -> str | None:
+    """Name an enclave's build; a host can read one in debug mode, so that is said wherever it shows."""
+    if appraisal is None:
+        return None
+    return f"{appraisal['build']} (debug)" if appraisal["debug"] else str(appraisal["build"])
 
 
 def _score_row(row: Row[Any], job: Row[Any]) -> JsonObject:

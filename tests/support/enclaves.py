@@ -31,6 +31,12 @@ def hardware() -> tuple[SimulatedDevice, str]:
         return SimulatedDevice(Path(folder), clock=lambda: NOW), ensure_root(Path(folder))
 
 
+@cache
+def registers() -> dict[str, str]:
+    """What the device has measured: once, as it does, whatever is edited while tests run."""
+    return measurements()
+
+
 class Enclave:
     """One enclave. `number` makes its keys, so that two with the same one are the same; `changes` are of its keyset."""
 
@@ -71,7 +77,7 @@ class Enclave:
 def policy(model: str = MODEL.name, **changes: Any) -> AttestationPolicy:
     """What trusts the simulated hardware of this process for a model; `changes` are of the model's entry."""
     simulated = {
-        "builds": [{"name": "this checkout", "measurements": measurements()}],
+        "builds": [{"name": "this checkout", "measurements": registers()}],
         "roots": [hardware()[1]],
     }
     document = {

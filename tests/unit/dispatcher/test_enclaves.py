@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
+from aos_dispatcher import views
 from aos_dispatcher.enclaves import Enclaves, refusals_seen
 from aos_dispatcher.errors import Unprocessable
 from aos_dispatcher.main import app
@@ -223,3 +224,17 @@ def test_other_refusals_are_not_an_enclaves() -> None:
     with capture_logs() as logs, pytest.raises(KeyError), refusals_seen(result):
         raise KeyError
     assert logs == []
+
+
+@pytest.mark.parametrize(
+    ("appraisal", "shown"),
+    [
+        (None, None),
+        ({"build": "a release", "debug": False}, "a release"),
+        ({"build": "a release", "debug": True}, "a release (debug)"),
+    ],
+)
+def test_a_build_that_its_host_can_read_is_shown_as_such(
+    appraisal: dict[str, Any] | None, shown: str | None
+) -> None:
+    assert views._build(appraisal) == shown
