@@ -231,8 +231,8 @@ async def test_an_enclave_that_is_killed_in_the_middle_of_jobs(parts: Parts) -> 
     async with parts.worker(number) as worker:
         metrics = (await worker.get("/metrics")).text
         assert (await worker.get("/attestation", params={"nonce": "5" * 64})).status_code == 200
-    assert 'aos_enclave_restarts_total{reason="crashed"} 1.0' in metrics.replace("} 1\n", "} 1.0\n")
-    assert 'aos_enclave_kind{kind="simulated"} 1' in metrics
+    assert 'aos_enclave_restarts_total{reason="crashed"} 1\n' in metrics
+    assert 'aos_enclave_kind{kind="simulated"} 1\n' in metrics
     await parts.completed(await parts.submit())
 
 
