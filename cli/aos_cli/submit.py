@@ -194,7 +194,8 @@ def _said(enclave: Enclave) -> str:
     if good is None:
         return f"left out: {enclave.operator}: {enclave.reason}"
     kind = "SIMULATED" if good.kind == "simulated" else good.kind
-    return f"sealed to: {enclave.operator}, {kind}, build {good.build}"
+    debug = " in DEBUG mode, so that its host can read it" if good.debug else ""
+    return f"sealed to: {enclave.operator}, {kind}, build {good.build}{debug}"
 
 
 async def _hold(client: DispatcherClient, receipt: Receipt, request: JsonObject, target: Target) -> None:

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from aos_cli import enclaves
 from aos_cli.failures import ApiError
 from aos_cli.main import app
+from aos_protocol.attestation.appraisal import appraise
 from support.evidence import DISPATCHER, MODEL
 from unit.cli.fake import HERE, put_in_place
 from unit.cli.sealing import ANSWER, OPERATOR, PrivateDispatcher, enclave, sealed_to
@@ -58,6 +60,18 @@ def test_a_private_job_is_sealed_submitted_opened_and_shown(dispatcher: PrivateD
 def test_who_is_left_out_is_said_with_the_reason(dispatcher: PrivateDispatcher) -> None:
     dispatcher.others = [{"operator": DISPATCHER.address, "reason": "the device failed"}]
     assert f"left out: {DISPATCHER.address}: the device failed\n" in submit("--wait").stderr
+
+
+def test_a_host_that_can_read_the_prompt_is_not_passed_over(
+    dispatcher: PrivateDispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy may allow debug mode, for trying things out."""
+
+    def in_debug_mode(*arguments: Any, **options: Any) -> Any:
+        return appraise(*arguments, **options).model_copy(update={"debug": True})
+
+    monkeypatch.setattr(enclaves, "appraise", in_debug_mode)
+    assert "build simulated in DEBUG mode, so that its host can read it\n" in submit("--wait").stderr
 
 
 def test_without_waiting_the_key_is_kept_and_opens_the_answer_later(dispatcher: PrivateDispatcher) -> None:
