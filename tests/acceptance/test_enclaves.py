@@ -4,9 +4,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ TEE_CHECKS[TEE_CHECKS.index("AOS-VERDICT-1") : TEE_CHECKS.index("AOS-VERDICT-1")
 
 UNSEEN = {"AOS-TRANSCRIPT-1", "AOS-SCORE-1", "AOS-VERDICT-1", "AOS-MATCH-1"}
 """What nobody can check of a private job, for nobody but its project can read it."""
+
+LONG = {"params": {"temperature": 5.0, "max_tokens": 900}}
+"""So hot that the model hardly ever ends an answer before its context does."""
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -151,26 +155,6 @@ def test_logs_of_enclaves_say_that_they_are_simulated(network: Network) -> None:
         assert "SIMULATED" in (network.data / "logs" / f"tee-worker-{number}.log").read_text()
 
 
-def test_a_stack_goes_on_with_and_without_enclaves(data: Path, demo_model: Path) -> None:
-    options = ("--data", str(data), "--port", "0", "--operators", "1", "--model", str(demo_model))
-    root = data / "simulator" / "root.pem"
-    made: list[bytes] = []
-    for enclaves in ("1", "0", "1"):
-        with Program("aos", "up", *options, "--enclaves", enclaves) as up:
-            up.read_until("stop:")
-            running = Network(up, data)
-            said = running.aos("submit", "What is AI?", "--job-type", "tee", "--top-p", "0.5", "--wait")
-            assert (data / "config" / "attestation-policy.yaml").exists() == (enclaves == "1")
-            if enclaves == "1":
-                assert said.returncode == 0, said.stderr
-                made.append(root.read_bytes())
-            else:
-                assert said.returncode == 1
-                assert "has no attestation policy, so it takes no tee jobs" in said.stderr
-            assert up.interrupt(signal.SIGTERM) == 0
-    assert made[0] == made[1]
-
-
 def enclaves_of(supervisor: int) -> list[int]:
     """The enclave processes that a `tee-worker` has started."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
@@ -178,22 +162,46 @@ def enclaves_of(supervisor: int) -> list[int]:
     return [pid for pid, said in commands.items() if b"aos_tee_worker.enclave" in said]
 
 
-def test_the_stack_outlives_an_enclave_and_not_its_supervisor(data: Path, demo_model: Path) -> None:
+def test_a_stack_goes_on_with_and_without_enclaves(data: Path, demo_model: Path) -> None:
+    """Kept data, with enclaves, without and with them again; then one is killed, and at last its supervisor."""
     options = ("--data", str(data), "--port", "0", "--operators", "1", "--model", str(demo_model))
+    policy, root = data / "config" / "attestation-policy.yaml", data / "simulator" / "root.pem"
     with Program("aos", "up", *options, "--enclaves", "1") as up:
         up.read_until("stop:")
-        network, family = Network(up, data), up.family()
-        [supervisor] = [pid for pid in family if enclaves_of(pid)]
-        [enclave] = enclaves_of(supervisor)
-        worker = f"unix://{data}/run/tee-worker-1.sock"
-        before = keyset_of(network, worker)
-        os.kill(enclave, signal.SIGKILL)
-        assert left_of({enclave: family[enclave]}) == []
-        assert keyset_of(network, worker) != before
-        assert network.aos("submit", "What is AI?", "--job-type", "tee", "--wait").returncode == 0
-        family = up.family()
-        os.kill(supervisor, signal.SIGKILL)
-        assert up.wait() == 1
+        assert submit_tee(Network(up, data)).returncode == 0
+        made = root.read_bytes()
+        assert up.interrupt(signal.SIGTERM) == 0
+    with Program("aos", "up", *options, "--enclaves", "0") as up:
+        up.read_until("stop:")
+        said = submit_tee(Network(up, data))
+        assert said.returncode == 1
+        assert "has no attestation policy, so it takes no tee jobs" in said.stderr
+        assert not policy.exists()
+        assert up.interrupt(signal.SIGTERM) == 0
+    with Program("aos", "up", *options, "--enclaves", "1") as up:
+        up.read_until("stop:")
+        assert root.read_bytes() == made
+        assert_only_supervisors_matter(up, data)
+
+
+def submit_tee(network: Network) -> subprocess.CompletedProcess[str]:
+    return network.aos("submit", "What is AI?", "--job-type", "tee", "--top-p", "0.5", "--wait")
+
+
+def assert_only_supervisors_matter(up: Program, data: Path) -> None:
+    """An enclave that is killed lives again, with other keys; the end of its supervisor ends the stack."""
+    network, family = Network(up, data), up.family()
+    [supervisor] = [pid for pid in family if enclaves_of(pid)]
+    [enclave] = enclaves_of(supervisor)
+    worker = f"unix://{data}/run/tee-worker-1.sock"
+    before = keyset_of(network, worker)
+    os.kill(enclave, signal.SIGKILL)
+    assert left_of({enclave: family[enclave]}) == []
+    assert keyset_of(network, worker) != before
+    assert submit_tee(network).returncode == 0
+    family = up.family()
+    os.kill(supervisor, signal.SIGKILL)
+    assert up.wait() == 1
     assert "error: tee-worker-1 ended with status -9. Its log, " in up.output
     assert left_of(family) == []
 
@@ -219,8 +227,8 @@ async def parts(demo_model: Path) -> AsyncIterator[Parts]:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_an_enclave_that_is_killed_in_the_middle_of_jobs(parts: Parts) -> None:
     """Its jobs go to others, or fail with a reason; it is started again, which its metrics say."""
-    jobs = [await parts.submit(job=parts.job | {"params": {"max_tokens": 900}}) for _ in range(9)]
-    number, enclave = await busy_enclave(parts)
+    jobs = [await parts.submit(job=parts.job | LONG) for _ in range(9)]
+    number, enclave = await busy_enclave(parts, jobs)
     os.kill(enclave, signal.SIGKILL)
     ended = [await parts.ended(job_id) for job_id in jobs]
     assert "completed" in {status for status, _ in ended}
@@ -236,14 +244,19 @@ async def test_an_enclave_that_is_killed_in_the_middle_of_jobs(parts: Parts) -> 
     await parts.completed(await parts.submit())
 
 
-async def busy_enclave(parts: Parts) -> tuple[int, int]:
-    """Wait until an enclave runs a job; its worker's number, and its process."""
-    while True:
-        for number in parts.operators.values():
-            async with parts.worker(number) as worker:
-                health: dict[str, int] = (await worker.get("/healthz")).json()
-            if health["active"]:
-                supervisor = parts.children[f"worker-{number}"].pid
-                assert supervisor is not None
-                [enclave] = enclaves_of(supervisor)
-                return number, enclave
+async def busy_enclave(parts: Parts, jobs: list[str]) -> tuple[int, int]:
+    """Submit further jobs until an enclave is seen to run one; its worker's number, and its process."""
+    async with AsyncExitStack() as open_workers:
+        workers = {
+            number: await open_workers.enter_async_context(parts.worker(number))
+            for number in parts.operators.values()
+        }
+        while True:
+            for number, worker in workers.items():
+                if (await worker.get("/healthz")).json()["active"]:
+                    supervisor = parts.children[f"worker-{number}"].pid
+                    assert supervisor is not None
+                    [enclave] = enclaves_of(supervisor)
+                    return number, enclave
+            if len(jobs) < 60:
+                jobs.append(await parts.submit(job=parts.job | LONG))
