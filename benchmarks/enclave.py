@@ -11,16 +11,19 @@ PostgreSQL has them. Real hardware takes its own time to sign a document, which 
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import structlog
 import yaml
 from sqlalchemy import text
 
@@ -30,13 +33,17 @@ from aos_cli.ports import number, reserve
 from aos_dispatcher.database import Database
 from aos_dispatcher.operators import register_operator
 from aos_dispatcher.projects import create_project
+from aos_dispatcher.settings import NO_REGISTRY
 from aos_operator.database import prepare_database
 from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.policy import AttestationPolicy
+from aos_protocol.attestation.statement import check_statement, execution_claim, statement_digest
 from aos_protocol.identity import Signer
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.typed_data import Domain
 from aos_service.child import Child
 from aos_service.database import create_engine, database_url
+from aos_service.transport import WorkerTransport
 from aos_tee_worker import simulator
 from aos_tee_worker.keyring import Keyring
 
@@ -44,6 +51,7 @@ BOUND_S: Final = 540.0
 PROMPTS: Final = ("What is AI?", "What is a star?", "Who are you?", "What is a seed?")
 PARAMS: Final = {"temperature": 1.0, "top_p": 0.5, "max_tokens": 64}
 REPEATS: Final = 200
+KINDS: Final = ("opml", "tee")
 
 
 class Network:
@@ -70,9 +78,13 @@ class Network:
         self._database = Database(engine)
         children.push_async_callback(self._database.close)
         self._token = await create_project(self._database, "bench", private=False)
-        for kind in ("opml", "tee"):
+        for kind in KINDS:
             self._run(children, f"operator-{kind}", "operator-runner", "-c", str(await self._operator(kind)))
         await self._ready(2)
+        self._workers_clients = {
+            kind: await children.enter_async_context(_worker_client(f"unix://{self._folder / kind}.sock"))
+            for kind in KINDS
+        }
 
     async def job(self, client: httpx.AsyncClient, kind: str, index: int) -> str:
         """Run one job to its end; returns its id."""
@@ -96,6 +108,17 @@ class Network:
         if len(rows) != len(jobs) or any(row.status != "completed" for row in rows):
             raise RuntimeError("a job did not complete: these figures would mean nothing")
         return [float(row.took) for row in rows]
+
+    async def generation(self, kind: str, index: int) -> float:
+        """Seconds that a worker alone takes for such a job, asked as its operator does."""
+        body = {"model": DEMO_MODEL.name, "prompt": PROMPTS[index % len(PROMPTS)], "params": PARAMS}
+        body |= {"seed": f"{index:064x}", "prover": self._signer.address}
+        if kind == "tee":
+            body["execution"] = {"job_id": "ef" * 32, "chain_id": 0, "registry": NO_REGISTRY}
+        before = time.perf_counter()
+        answer = await self._workers_clients[kind].post("/v1/generate", json=body)
+        answer.raise_for_status()
+        return time.perf_counter() - before
 
     def client(self) -> httpx.AsyncClient:
         """A client of the dispatcher."""
@@ -169,6 +192,11 @@ class Network:
         return path
 
 
+def _worker_client(url: str) -> httpx.AsyncClient:
+    transport = WorkerTransport(url)
+    return httpx.AsyncClient(transport=transport, base_url=transport.base_url, timeout=60)
+
+
 def _policy(fingerprint: str) -> dict[str, Any]:
     build = {"name": "simulated", "measurements": simulator.measurements()}
     return {
@@ -178,21 +206,46 @@ def _policy(fingerprint: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Said:
+    """An answer, as far as an enclave speaks of it (`statement.Answered`)."""
+
+    job_id: str
+    operator: str
+    result: str
+    model: ModelOffer
+    enclave: dict[str, Any] | None = None
+
+
 def parts(folder: Path) -> dict[str, float]:
     """Median milliseconds of what a tee job does beside an opml job's work, each alone in this process."""
     fingerprint = simulator.ensure_root(folder / "simulator")
     policy = AttestationPolicy.model_validate(_policy(fingerprint))
-    model = ModelOffer(name=DEMO_MODEL.name, sha256="ab" * 32)
+    model, signer, seed = ModelOffer(name=DEMO_MODEL.name, sha256="ab" * 32), Signer.generate(), "cd" * 32
     keyring = Keyring(simulator.SimulatedDevice(folder / "simulator"), model, "benchmark", 86_400)
-    nonce = "cd" * 32
-    attestation = keyring.attestation(nonce)
+    domain, job = Domain(0, NO_REGISTRY), JobSpec(tag="tee", prompt=PROMPTS[0], model=model.name)
+    said, commitment = Said("ef" * 32, signer.address, "AI is a machine.", model), "12" * 32
+    claim = execution_claim(said, job, seed, commitment)
+    statement = keyring.statement(claim, domain)
+    stated = replace(said, enclave=statement.to_json())
+    frames = [
+        json.dumps({"enclave": enclave, "transcript": "00" * 2000}) for enclave in (None, stated.enclave)
+    ]
+    signing = [_median_ms(lambda text=text: signer.sign_message(text.encode())) for text in frames]
 
-    def check() -> None:
-        appraise(attestation, policy, model=DEMO_MODEL.name, nonce=nonce, now=int(time.time()))
+    def appraised() -> None:
+        appraise(statement.attestation, policy, model=model.name, nonce=seed, now=int(time.time()))
 
     return {
-        "enclave: attestation signed": _median_ms(lambda: keyring.attestation(nonce)),
-        "dispatcher: attestation appraised": _median_ms(check),
+        "enclave: answer signed and attested": _median_ms(lambda: keyring.statement(claim, domain)),
+        "operator and dispatcher, each: statement read and its signature checked": _median_ms(
+            lambda: check_statement(stated, job, seed, commitment, domain)
+        ),
+        "operator and dispatcher, each: statement's digest": _median_ms(
+            lambda: statement_digest(stated.enclave)
+        ),
+        f"frame larger by {len(frames[1]) - len(frames[0]):,} bytes, each hashing": signing[1] - signing[0],
+        "dispatcher: attestation appraised": _median_ms(appraised),
     }
 
 
@@ -207,7 +260,8 @@ def _median_ms(run: Callable[[], object]) -> float:
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run both kinds of job in turns, and the parts."""
-    took: dict[str, list[float]] = {"opml": [], "tee": []}
+    took: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    alone: dict[str, list[float]] = {kind: [] for kind in KINDS}
     ratios = []
     with tempfile.TemporaryDirectory(prefix="aos-bench-") as name:
         folder = Path(name)
@@ -233,14 +287,20 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
                         medians[kind] = statistics.median(times)
                         took[kind] += times
                     ratios.append(medians["tee"] / medians["opml"])
+                for index in range(REPEATS):
+                    for kind in KINDS:
+                        alone[kind].append(await network.generation(kind, index))
         figures = {
             kind: {"median": statistics.median(times), "p99": _p99(times)} for kind, times in took.items()
         }
+        workers = {kind: statistics.median(times) * 1000 for kind, times in alone.items()}
+        more = {"worker: its answer over HTTP, all in all": workers["tee"] - workers["opml"]}
         return {
             "jobs": len(took["tee"]),
             **figures,
             "ratio": statistics.median(ratios),
-            "parts_ms": parts(folder),
+            "worker_ms": workers,
+            "parts_ms": more | parts(folder),
         }
 
 
@@ -255,6 +315,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each kind, in turns (default: 5)")
     parser.add_argument("--json", action="store_true", help="print figures for machines")
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     result = asyncio.run(asyncio.wait_for(measure(options), BOUND_S))
     if options.json:
         print(json.dumps(result))
@@ -267,6 +328,7 @@ def main() -> None:
     print(
         f"tee / opml: {result['ratio']:.2f} (median of the rounds' ratios of medians), {tails:.2f} of the p99s"
     )
+    print("  what a tee job takes more, part by part:")
     for name, value in result["parts_ms"].items():
         print(f"  {name}: {value:.2f} ms")
 

@@ -18,6 +18,8 @@ from aos_service.errors import WorkerUrlError
 FORMS: Final = "http://host:port, unix:///folder/worker.sock with three slashes, or vsock://CID:PORT"
 _LARGEST: Final = 2**32 - 1
 _FIRST_CID: Final = 3
+_LOCAL_CID: Final = 1
+"""The machine itself, where its kernel has vsock_loopback (vsock(7))."""
 """vsock(7): 0 is the hypervisor, 1 the machine itself, 2 its host."""
 
 _LIMITS: Final = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
@@ -230,8 +232,10 @@ def _vsock(url: str) -> tuple[int, int]:
     if found is None:
         raise WorkerUrlError("must be vsock://CID:PORT with two numbers, as vsock://15:5005")
     cid, port = int(found[1]), int(found[2])
-    if not _FIRST_CID <= cid <= _LARGEST:
-        raise WorkerUrlError(f"has CID {cid}: an enclave's is {_FIRST_CID} to {_LARGEST}")
+    if cid != _LOCAL_CID and not _FIRST_CID <= cid <= _LARGEST:
+        raise WorkerUrlError(
+            f"has CID {cid}: an enclave's is {_FIRST_CID} to {_LARGEST}, and {_LOCAL_CID} is this machine itself"
+        )
     if not 1 <= port <= _LARGEST:
         raise WorkerUrlError(f"has port {port}: vsock ports are 1 to {_LARGEST}")
     return cid, port
