@@ -145,6 +145,15 @@ class Calibration(Message):
         return np.asarray(other - likest, dtype=np.float64)
 
     @property
+    def reach(self) -> int:
+        """How many of an answer's tokens these numbers speak for: as many as the honest answers that were measured have, MOST_TOKENS at least.
+
+        Noise grows with a token's place, most where a model goes beyond the lengths that it was trained on.
+        """
+        measured = min(sum(s.distances) // s.answers for s in self.samples if s.honest)
+        return max(measured, MOST_TOKENS)
+
+    @property
     def _seen_distances(self) -> int:
         return max(int(np.flatnonzero(sample.distances)[-1]) for sample in self.samples if sample.honest)
 

@@ -29,11 +29,12 @@ class Pool:
     decision: Decision = "open"
 
     def add(self, margins: Sequence[float], calibration: Calibration) -> Self:
-        """Return the pool with one more answer's margins, in logits."""
+        """Return the pool with one more answer's margins, in logits; those beyond the calibration's reach are no evidence."""
         if self.decision == "cheating":
             return replace(self, tokens=self.tokens + len(margins))
         before = 0.0 if self.decision == "honest" else self.llr
-        llr = before + float(np.asarray(margin_counts(margins), dtype=np.float64) @ calibration.pooled)
+        counts = np.asarray(margin_counts(margins[: calibration.reach]), dtype=np.float64)
+        llr = before + float(counts @ calibration.pooled)
         return replace(self, llr=llr, tokens=self.tokens + len(margins), decision=_decide(llr, calibration))
 
 

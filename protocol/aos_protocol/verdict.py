@@ -8,7 +8,8 @@ A score's numbers are weighed by likelihood ratios (`aos_protocol.calibration`):
     likelihood    no seed, so nothing to repeat: the surprisal must be what the model's own answers have
 
 `mismatch` says that honest operators do this with a chance below the calibration's alpha, `match` that an alternative
-which was measured does it with one below beta. Everything between is `inconclusive`.
+which was measured does it with one below beta. Everything between is `inconclusive`, and so is an accusation that falls once tokens beyond
+the calibration's reach are taken for noisier than those that were measured.
 """
 
 import math
@@ -31,6 +32,9 @@ _CONTRADICTIONS: Final[dict[str | None, str]] = {
     "text": "the answer's text is not what its tokens spell",
     "end": "the answer does not end for the reason that it gives",
 }
+_MORE_NOISE: Final = 8.0
+"""How many times as noisy tokens beyond a calibration's reach may be: twice what the demo model shows where its context ends."""
+
 _STEP: Final = math.log(1000)
 """A position diverges by itself if an alternative makes its numbers this much likelier (in nats)."""
 
@@ -56,6 +60,9 @@ def judge(score: Score, calibration: Calibration | None) -> Verdict:
     if calibration is None or calibration.model != score.model:
         return Verdict("inconclusive", score.level, f"there is no calibration of model {score.model}")
     verdict = _RULES[score.level](score, calibration)
+    if verdict.outcome == "mismatch" and _only_beyond_reach(score, calibration):
+        reason = f"{verdict.reason}; but this rests on tokens beyond the first {calibration.reach}, whose noise the calibration did not measure"
+        return replace(verdict, outcome="inconclusive", reason=reason)
     if verdict.outcome == "mismatch" and _may_be_other_tokens(score, calibration):
         return replace(
             verdict,
@@ -99,6 +106,19 @@ def _by_position(score: Score, calibration: Calibration) -> "np.ndarray[tuple[in
     if score.margins is not None:
         return np.asarray(np.maximum(against, calibration.margins.by_position(score.margins)))
     return np.asarray(np.maximum(against, score.surprisals))
+
+
+def _only_beyond_reach(score: Score, calibration: Calibration) -> bool:
+    """Whether an accusation rests on tokens beyond the calibration's reach, and falls once their noise is allowed for."""
+    reach = calibration.reach
+    if score.level == "likelihood" or score.positions <= reach:
+        return False
+    allowed = {
+        name: [*numbers[:reach], *(number / _MORE_NOISE for number in numbers[reach:])]
+        for name in ("distances", "margins")
+        if (numbers := getattr(score, name)) is not None
+    }
+    return _RULES[score.level](score.model_copy(update=allowed), calibration).outcome != "mismatch"
 
 
 def _may_be_other_tokens(score: Score, calibration: Calibration) -> bool:

@@ -45,7 +45,8 @@ def test_the_demo_answers_checks_and_leaves_nothing_running(kept: Path) -> None:
     assert checks_of(demo) == dict.fromkeys(DEMO_CHECKS, "PASS")
     assert re.search(r"^0x\w{40}\n\w.{40,}", demo.output, re.MULTILINE)
     assert re.search(
-        r"^the job, audited\n0x\w{40}  executor +\n0x\w{40}  verifier +match  .+\nverdict: match\. ",
+        # Lot now and then selects more than the one verifier of an audit.
+        r"^the job, audited\n0x\w{40}  executor +\n(0x\w{40}  verifier +match  .+\n)+verdict: match\. ",
         demo.output,
         re.MULTILINE,
     )

@@ -27,8 +27,8 @@ TEE_CHECKS[TEE_CHECKS.index("AOS-VERDICT-1") : TEE_CHECKS.index("AOS-VERDICT-1")
 UNSEEN = {"AOS-TRANSCRIPT-1", "AOS-SCORE-1", "AOS-VERDICT-1", "AOS-MATCH-1"}
 """What nobody can check of a private job, for nobody but its project can read it."""
 
-LONG = {"params": {"temperature": 5.0, "max_tokens": 900}}
-"""So hot that the model hardly ever ends an answer before its context does."""
+LONG = {"params": {"temperature": 5.0, "max_tokens": 300}}
+"""So hot that the model hardly ever ends an answer by itself."""
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -102,3 +102,10 @@ def test_who_was_found_honest_is_tested_anew() -> None:
 def test_a_few_tokens_leave_it_open() -> None:
     pool = Pool().add([0.0, 0.0, 0.4], STRICT)
     assert (pool.decision, pool.tokens) == ("open", 3)
+
+
+def test_tokens_beyond_the_calibration_s_reach_are_no_evidence() -> None:
+    within = Pool().add([0.0] * STRICT.reach, STRICT)
+    longer = Pool().add([0.0] * STRICT.reach + [5.0] * 300, STRICT)
+    assert (longer.llr, longer.decision) == (within.llr, within.decision)
+    assert longer.tokens == within.tokens + 300

@@ -289,3 +289,44 @@ def test_one_odd_token_is_told_from_many() -> None:
         "token 9 is not what the seed prescribes (9 logits behind, 7 wins), and all others are"
     )
     assert "the margins are likest to: " in many.reason
+
+
+def stretched(within: float, beyond: float, more: int = 400) -> list[float]:
+    """One number within the calibration's reach, and another one beyond it."""
+    return [within] * CALIBRATION.reach + [beyond] * more
+
+
+def test_a_calibration_reaches_as_far_as_it_was_measured_and_512_tokens_at_least() -> None:
+    assert CALIBRATION.reach == 512
+    longer = [
+        sample.model_copy(update={"answers": 10}) if sample.honest else sample
+        for sample in CALIBRATION.samples
+    ]
+    assert CALIBRATION.model_copy(update={"samples": longer}).reach == 2000
+
+
+def test_noise_that_grows_beyond_the_reach_accuses_nobody() -> None:
+    near = judge(score("fingerprint", 400, distances=10 * HONEST), CALIBRATION)
+    assert near.outcome == "mismatch"
+    far = stretched(HONEST, 10 * HONEST)
+    verdict = judge(score("fingerprint", len(far), distances=far), CALIBRATION)
+    assert verdict.outcome == "inconclusive"
+    assert "rests on tokens beyond the first 512" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distances": stretched(HONEST, COARSER)},
+        {"distances": stretched(COARSER, HONEST)},
+        {"margins": once(912, 700, FORBIDDEN)},
+        {"margins": once(912, 100, FORBIDDEN)},
+    ],
+    ids=["coarser later", "coarser first", "an edit later", "an edit first"],
+)
+def test_what_no_noise_explains_is_a_mismatch_wherever_it_stands(changes: dict[str, Any]) -> None:
+    assert judge(score("fingerprint", 912, **changes), CALIBRATION).outcome == "mismatch"
+
+
+def test_a_long_honest_answer_is_a_match() -> None:
+    assert judge(score("fingerprint", 912), CALIBRATION).outcome == "match"
