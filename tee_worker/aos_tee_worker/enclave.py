@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 import typer
 
-from aos_inference import gguf, loading, server
+from aos_inference import gguf, loading, memory, server
 from aos_inference.errors import StartupError
 from aos_protocol.attestation.statement import Kind
 from aos_protocol.canonical import parse
@@ -95,8 +95,9 @@ def _collateral(path: Path | None) -> dict[str, Any] | None:
 
 
 def _isolate(options: EnclaveOptions) -> None:
-    limit = options.memory_limit
-    report = isolate([options.serve.path], None if limit is None else limit << 20)
+    # Without a limit of its own it gets what is free now: enough for it, and no way to take what others get later.
+    limit = memory.available() if options.memory_limit is None else options.memory_limit << 20
+    report = isolate([options.serve.path], limit)
     _log.info("isolated", in_force=list(report.in_force), not_in_force=list(report.not_in_force))
 
 

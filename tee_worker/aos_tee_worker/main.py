@@ -55,7 +55,10 @@ def serve(
         Path | None, typer.Option(help="For tdx: JSON of what a PCCS says of this platform.")
     ] = None,
     memory_limit: Annotated[
-        int | None, typer.Option(min=64, help="For simulated: MiB that the enclave may take.")
+        int | None,
+        typer.Option(
+            min=64, help="For simulated: MiB that the enclave may take. Default: what is free at the start."
+        ),
     ] = None,
     keyset_lifetime: Annotated[
         int, typer.Option(min=60, max=30 * 86_400, help="Seconds until the enclave's keys are replaced.")

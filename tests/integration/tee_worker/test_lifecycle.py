@@ -150,7 +150,8 @@ def test_a_second_one_on_the_same_socket(start_enclave: StartEnclave, tmp_path: 
 def test_clients_that_come_before_the_model_wait(start_enclave: StartEnclave, tmp_path: Path) -> None:
     path = tmp_path / "e.sock"
     enclave = start_enclave("--uds", str(path))
-    enclave.wait_for("isolated")  # the model is not loaded yet
+    isolated = enclave.wait_for("isolated")  # the model is not loaded yet
+    assert any("MiB of memory beside the model's file" in each for each in isolated["in_force"])
     transport = httpx.HTTPTransport(uds=str(path))
     with httpx.Client(transport=transport, base_url="http://enclave", timeout=30) as client:
         assert client.get("/healthz").json()["status"] == "ok"
