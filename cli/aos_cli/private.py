@@ -25,13 +25,12 @@ from aos_protocol.canonical import digest
 from aos_protocol.errors import InvalidMessage, InvalidTranscript, NotSealed, ProtocolError
 from aos_protocol.evidence import Check, round_views
 from aos_protocol.evidence_view import RoundView
-from aos_protocol.messages import Hex32, JobResult, Message, Params, parse_message
+from aos_protocol.messages import MAX_BOXES, Hex32, JobResult, Message, Params, parse_message
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 from aos_protocol.transcript import FinishReason, Transcript
 
 SEALED = "AOS-SEALED-1"
 
-_MOST_BOXES = 16
 _NEEDED = frozenset({"AOS-JOB-1", "AOS-SEED-1", "AOS-RESULT-1", "AOS-ENCLAVE-1", SEALED})
 """What must pass before an opened answer is shown: the id binds request and keysets, and a key of these signed the answer."""
 
@@ -70,7 +69,7 @@ async def seal_request(
         raise CliError(
             f"the prompt was not sent: no enclave for model {job['model']} is good by the policy{_why_not(enclaves)}"
         )
-    keysets = list(good.values())[:_MOST_BOXES]
+    keysets = list(good.values())[:MAX_BOXES]
     try:
         params = parse_message(Params, job["params"])
         sealed = seal_prompt({"prompt": job.pop("prompt")}, (job["model"], params), key.public, keysets)

@@ -13,10 +13,7 @@ from aos_dispatcher.operators import Operators
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.attestation.statement import Attestation
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import Attest, ModelOffer, Reply, parse_message
-
-MOST_ASKED: Final = 16
-"""How many operators one call asks at most: as many as a prompt can be sealed to."""
+from aos_protocol.messages import MAX_BOXES, Attest, ModelOffer, Reply, parse_message
 
 _MOST_AT_ONCE: Final = 4  # anybody may call, and each call has enclaves sign
 _MOST_BYTES: Final = (
@@ -36,7 +33,7 @@ class AttestationRelay:
     async def ask(self, model: str, nonce: str) -> list[JsonObject]:
         """Return what each connected `tee` operator of this model answers: its `attestation`, or the `reason` for having none.
 
-        When there are more than `MOST_ASKED`, lot decides who is asked. Raises `NotFound` for a model that no operator has
+        At most `MAX_BOXES` are asked, as many as a prompt can be sealed to; lot decides when there are more. Raises `NotFound` for a model that no operator has
         announced for `tee`, and `Busy` while too many callers wait.
         """
         if self._callers >= _MOST_AT_ONCE:
@@ -60,7 +57,7 @@ class AttestationRelay:
         suspended = (await self._operators.snapshot()).suspended
         offer = ModelOffer(name=model, sha256=sha256)
         peers = [peer for peer in self._hub.serving("tee", offer) if peer.address not in suspended]
-        chosen = secrets.SystemRandom().sample(peers, min(len(peers), MOST_ASKED))
+        chosen = secrets.SystemRandom().sample(peers, min(len(peers), MAX_BOXES))
         return sorted(chosen, key=lambda peer: peer.address)
 
     async def _ask(self, peer: Peer, call: Attest) -> JsonObject:

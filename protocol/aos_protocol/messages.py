@@ -29,7 +29,10 @@ from aos_protocol.identity import checksum_address
 NO_DIGEST = "0" * 64
 """Stands where a result has nothing to bind: no transcript, no attestation."""
 
-MAX_BOXES = 960 << 10
+MAX_BOXES = 16
+"""How many enclaves a prompt can be sealed to."""
+
+MAX_BOX_CHARACTERS = 960 << 10
 """How many characters the boxes of a sealed prompt have together, so that a request with them is a body of less than 1 MiB."""
 
 UNSELECTED = "unselected worker by vrf"
@@ -181,16 +184,16 @@ class Sealed(Message):
 
     suite: Literal["0x0020-0x0001-0x0002"]
     reply_key: Hex32
-    boxes: list[SealedBox] = Field(min_length=1, max_length=16)
+    boxes: list[SealedBox] = Field(min_length=1, max_length=MAX_BOXES)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len({box.keyset for box in self.boxes}) != len(self.boxes):
             raise ValueError("two boxes are for the same keyset")
         total = sum(len(box.box) for box in self.boxes)
-        if total > MAX_BOXES:
+        if total > MAX_BOX_CHARACTERS:
             raise ValueError(
-                f"its boxes have {total} characters, at most {MAX_BOXES} are taken: seal a shorter prompt, or to fewer enclaves"
+                f"its boxes have {total} characters, at most {MAX_BOX_CHARACTERS} are taken: seal a shorter prompt, or to fewer enclaves"
             )
         return self
 

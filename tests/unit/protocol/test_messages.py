@@ -10,7 +10,7 @@ import pytest
 from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import (
-    MAX_BOXES,
+    MAX_BOX_CHARACTERS,
     Attest,
     Challenge,
     Claim,
@@ -243,7 +243,10 @@ def test_a_sealed_prompt_is_the_only_one_of_a_tee_job(change: dict[str, Any], sa
         ({"boxes": [BOX | {"box": ""}]}, "boxes.0.box: "),
         ({"boxes": [BOX | {"box": "AB=="}]}, "boxes.0.box: is not the one base64 form"),
         ({"boxes": [BOX | {"box": BOX["box"] + "\n"}]}, "boxes.0.box: is not base64"),
-        ({"boxes": [BOX | {"box": "A" * (MAX_BOXES + 4)}]}, f"at most {MAX_BOXES} are taken"),
+        (
+            {"boxes": [BOX | {"box": "A" * (MAX_BOX_CHARACTERS + 4)}]},
+            f"at most {MAX_BOX_CHARACTERS} are taken",
+        ),
         ({"boxes": [BOX | {"note": "x"}]}, "boxes.0.note: "),
         ({"enc": "00"}, "enc: "),
     ],

@@ -18,7 +18,7 @@ from aos_protocol.attestation.statement import Keyset
 from aos_protocol.canonical import canonical
 from aos_protocol.errors import InvalidMessage, NotCanonical, NotSealed
 from aos_protocol.identity import Signer
-from aos_protocol.messages import MAX_BOXES, ModelOffer, Params, Sealed
+from aos_protocol.messages import MAX_BOX_CHARACTERS, MAX_BOXES, ModelOffer, Params, Sealed
 from aos_protocol.sealing import SUITE, SealingKey, open_answer, open_prompt, seal_answer, seal_prompt
 
 # Published sender's secrets (skEm), receivers' keys (pkRm) and first ciphertexts (aad "Count-0") for the RFC's plaintext and info.
@@ -350,9 +350,14 @@ def test_enclaves_are_at_least_one_and_at_most_sixteen_and_distinct() -> None:
 
 def test_all_boxes_fit_a_body_of_one_mebibyte() -> None:
     many = [(PROVER, keyset_of(ENCLAVE.public, build=str(number))) for number in range(16)]
-    each = MAX_BOXES // 16 * 3 // 4 - 32 - 16 - len(canonical({"prompt": ""}))
+    each = MAX_BOX_CHARACTERS // MAX_BOXES * 3 // 4 - 32 - 16 - len(canonical({"prompt": ""}))
     most = sealed_to(*many, prompt={"prompt": "x" * each})
-    assert sum(len(box.box) for box in most.boxes) <= MAX_BOXES < len(canonical(most.to_json())) < 1 << 20
+    assert (
+        sum(len(box.box) for box in most.boxes)
+        <= MAX_BOX_CHARACTERS
+        < len(canonical(most.to_json()))
+        < 1 << 20
+    )
     with pytest.raises(InvalidMessage, match="shorter prompt, or to fewer enclaves"):
         sealed_to(*many, prompt={"prompt": "x" * (each + 3)})
 
