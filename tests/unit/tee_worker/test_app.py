@@ -20,20 +20,20 @@ from aos_inference.scheduler import Limits
 from aos_inference.schemas import Answer, ModelCard
 from aos_inference.testing import ByteModel
 from aos_inference.worker import Worker
-from aos_protocol.attestation.statement import EnclaveStatement, Keyset, Kind
+from aos_protocol.attestation.statement import EnclaveStatement, Keyset
 from aos_protocol.identity import checksum_address
 from aos_protocol.messages import NO_DIGEST, JobSpec, ModelOffer, Params, Sealed, parse_message
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed
 from aos_service.logs import configure_logs
 from aos_tee_worker.app import router
-from aos_tee_worker.device import Signed
 from aos_tee_worker.enclave import hide_values
 from aos_tee_worker.errors import DeviceFailed
 from aos_tee_worker.keyring import Keyring, Keys
 from aos_tee_worker.metrics import Metrics
 from aos_tee_worker.supervisor import Restarts
 from aos_tee_worker.worker import TeeWorker
+from support.devices import COLLATERAL, MADE_AT, FakeDevice
 
 CARD = ModelCard(name="m.gguf", sha256="ab" * 32, size=5, context=300, vocabulary=260, engine="stand-in 1")
 SEED = "0f" * 32
@@ -47,22 +47,6 @@ TEMPLATE = (
     "<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 )
 SECRET = "my secret is Xyzzy"
-
-
-class FakeDevice:
-    """Hardware of some kind; `failure` is raised once set."""
-
-    kind: Kind = "tdx"
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, bytes]] = []
-        self.failure: DeviceFailed | None = None
-
-    def attest(self, **asked: bytes) -> Signed:
-        if self.failure:
-            raise self.failure
-        self.asked.append(asked)
-        return Signed(b"quote", 1_900_000_000)
 
 
 @pytest.fixture
@@ -400,7 +384,8 @@ async def test_fresh_attestations(client: httpx.AsyncClient, device: FakeDevice,
             "kind": "tdx",
             "document": base64.b64encode(b"quote").decode(),
             "keyset": keyring.current().keyset.to_json(),
-            "issued_at": 1_900_000_000,
+            "issued_at": MADE_AT,
+            "collateral": COLLATERAL,
         }
     assert [asked["nonce"] for asked in device.asked] == [bytes.fromhex(first), bytes.fromhex(second)]
 

@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 
 from aos_protocol.attestation import appraisal
 from aos_protocol.attestation.policy import AttestationPolicy
-from aos_protocol.attestation.statement import Kind
 from aos_protocol.messages import ModelOffer, Params
 from aos_protocol.sealing import SealingKey, open_prompt, seal_prompt
 from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed
 from aos_tee_worker import simulator
-from aos_tee_worker.device import Signed
 from aos_tee_worker.errors import DeviceFailed, UnknownKeyset
 from aos_tee_worker.keyring import Keyring, build_name
 from aos_tee_worker.simulator import SimulatedDevice
+from support.devices import COLLATERAL, MADE_AT, FakeDevice
 
 NOW = 1_900_000_000
 LIFETIME = 1000
@@ -26,22 +25,6 @@ NONCE = "5e" * 32
 MODEL = ModelOffer(name="demo", sha256="ab" * 32)
 DOMAIN = Domain(31337, "0x" + "11" * 20)
 OPERATOR = "0x" + "22" * 20
-
-
-class FakeDevice:
-    """Writes down what it is asked to sign; `failure` is raised once set."""
-
-    kind: Kind = "tdx"
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, bytes]] = []
-        self.failure: DeviceFailed | None = None
-
-    def attest(self, **asked: bytes) -> Signed:
-        if self.failure:
-            raise self.failure
-        self.asked.append(asked)
-        return Signed(b"quote", NOW + 7, {"tcb_info": "..."})
 
 
 class Ring:
@@ -165,8 +148,8 @@ class TestAttestation:
             "kind": "tdx",
             "document": base64.b64encode(b"quote").decode(),
             "keyset": keys.keyset.to_json(),
-            "issued_at": NOW + 7,
-            "collateral": {"tcb_info": "..."},
+            "issued_at": MADE_AT,
+            "collateral": COLLATERAL,
         }
 
     def test_each_is_made_afresh(self, ring: Ring) -> None:
