@@ -1,0 +1,1 @@
+"""`aos-audit`: checks a job, or everything that a dispatcher logs, without trusting whoever served it."""

@@ -1,0 +1,67 @@
+"""A chain in this process (py-evm) with our contracts on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from eth_tester import EthereumTester, PyEVMBackend
+from eth_tester.exceptions import TransactionFailed
+from web3 import EthereumTesterProvider, Web3
+from web3.contract import Contract
+from web3.exceptions import ContractLogicError
+from web3.types import TxReceipt
+
+from aos_chain.artifacts import artifact
+
+ETHER = 10**18
+
+
+class Evm:
+    """A fresh chain; `accounts` have ether, and transactions are sent from them by name of the address."""
+
+    def __init__(self, accounts: int = 10) -> None:
+        self.tester = EthereumTester(PyEVMBackend.from_mnemonic("test " * 11 + "junk", num_accounts=accounts))
+        self.web3 = Web3(EthereumTesterProvider(self.tester))
+        self.accounts: list[str] = list(self.web3.eth.accounts)
+
+    def deploy(self, name: str, *arguments: Any, sender: int = 0) -> Contract:
+        """Deploy a contract of ours from account number `sender`."""
+        compiled = artifact(name)
+        factory = self.web3.eth.contract(abi=compiled.abi, bytecode=compiled.bytecode)
+        receipt = self.wait(factory.constructor(*arguments).transact({"from": self.accounts[sender]}))
+        return self.web3.eth.contract(address=receipt["contractAddress"], abi=compiled.abi)
+
+    def send(self, call: Any, *, sender: int = 0, value: int = 0) -> TxReceipt:
+        """Send a contract's call as a transaction, and return its receipt (`gasUsed`, `logs`)."""
+        return self.wait(call.transact({"from": self.accounts[sender], "value": value}))
+
+    def wait(self, transaction: Any) -> TxReceipt:
+        return self.web3.eth.wait_for_transaction_receipt(transaction)
+
+    def mine(self, blocks: int = 1) -> None:
+        self.tester.mine_blocks(blocks)
+
+    def travel(self, seconds: int) -> None:
+        """Let the next block be this much later."""
+        now = self.web3.eth.get_block("latest")["timestamp"]
+        self.tester.time_travel(now + seconds)
+
+    def balance(self, address: str) -> int:
+        return int(self.web3.eth.get_balance(Web3.to_checksum_address(address)))
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Take back on leaving whatever the block does."""
+        snapshot = self.tester.take_snapshot()
+        try:
+            yield
+        finally:
+            self.tester.revert_to_snapshot(snapshot)
+
+
+@contextmanager
+def reverts(reason: str) -> Iterator[None]:
+    """Expect a contract's refusal that gives this reason (a part of it)."""
+    with pytest.raises((ContractLogicError, TransactionFailed), match=reason):
+        yield
