@@ -61,6 +61,7 @@ def call_for(facts: RoundFacts, snapshot: RegistrySnapshot, operator: str, clock
         vrf_prompt_hash=facts.prompt_hash,
         range_start=start,
         range_end=end,
+        registry_block=snapshot.block,
         clock=clock,
     )
 

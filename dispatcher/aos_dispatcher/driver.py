@@ -15,7 +15,7 @@ from aos_dispatcher.facts import RoundFacts, RoundKey
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.metrics import JOBS_ENDED, VERDICTS
 from aos_dispatcher.operators import Operators, RegistrySnapshot
-from aos_dispatcher.round import ActiveRound, restore
+from aos_dispatcher.round import ActiveRound, Author, restore
 from aos_dispatcher.rounds_store import Claimed, Drawn, RoundsStore
 from aos_dispatcher.settings import Dispatch
 from aos_dispatcher.tables import JsonObject
@@ -45,6 +45,7 @@ class RoundDriver:
         *,
         operators: Operators,
         clock: DispatcherClock,
+        author: Author,
         settings: Dispatch,
     ) -> None:
         self.active: Active = {}
@@ -53,6 +54,7 @@ class RoundDriver:
         self._hub = hub
         self._operators = operators
         self._clock = clock
+        self._author = author
         self._settings = settings
 
     async def run(self, claimed: Claimed) -> None:
@@ -63,7 +65,7 @@ class RoundDriver:
         facts = RoundFacts.from_row(claimed.row)
         patience = Patience(self._settings.reassign_after, self._settings.member_timeout)
         if claimed.row.status == "dispatched":
-            round_ = restore(facts, claimed, patience)
+            round_ = restore(facts, claimed, patience, self._author)
         else:
             drawn = await self._draw(facts, patience)
             if drawn is None:
@@ -124,6 +126,8 @@ class RoundDriver:
         log.info("committee drawn", job_id=facts.job_id, committee=[m.operator for m in draw.members])
         return ActiveRound(
             facts=facts,
+            author=self._author,
+            registry_block=snapshot.block,
             ranges={answer.operator: snapshot.range_of(answer.operator) for answer in draw.answers},
             tickets=tickets,
             dispatch_clock=dispatch_clock,

@@ -28,12 +28,23 @@ class RegistrySnapshot:
     document: JsonObject
     suspended: frozenset[str]
 
+    @property
+    def block(self) -> int:
+        """The block of the chain that the registry was read at; 0 for this dispatcher's own."""
+        return block_of(self.document)
+
     def range_of(self, operator: str) -> tuple[int, int]:
         """Return the operator's `[start, end)`; an empty one when it is not registered."""
         for entry in self.document["operators"]:
             if entry["operator"] == operator:
                 return entry["start"], entry["end"]
         return 0, 0
+
+
+def block_of(registry: JsonObject) -> int:
+    """Return the block of the chain that a registry's document was read at; 0 for a dispatcher's own."""
+    chain = registry["chain"]
+    return chain["block"] if chain else 0
 
 
 async def register_operator(database: Database, address: str) -> int:
@@ -125,6 +136,7 @@ class Operators:
         shares = equal_shares([row.address for row in rows])
         document: JsonObject = {
             "max_range": MAX_RANGE,
+            "chain": None,
             "operators": [
                 {"operator": address, "number": row.number, "start": start, "end": end}
                 for row, (address, start, end) in zip(rows, shares, strict=True)

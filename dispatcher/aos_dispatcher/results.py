@@ -16,7 +16,7 @@ from aos_protocol.attestation.statement import EnclaveStatement
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobResult, Role
 from aos_protocol.typed_data import Domain
-from aos_protocol.verification import check_result
+from aos_protocol.verification import check_counter, check_result
 
 log = structlog.get_logger()
 
@@ -41,6 +41,7 @@ class ResultIntake(Intake[JobResult]):
         role = _role_of(round_, seat, said)
         with refusals_seen(said):
             statement = check_result(said, round_.terms(), round_.tickets[peer.address], role, self._domain)
+        check_counter(said, peer.number)
         if not said.answered:
             await self._desk.keep(frame, f"given up by its operator: {said.reason}")
             self._desk.give_up(round_, peer, said.reason)

@@ -6,16 +6,27 @@ from dataclasses import dataclass, field
 
 from aos_dispatcher.committee import Committee, Patience, Seat, SeatState
 from aos_dispatcher.facts import RoundFacts
+from aos_dispatcher.operators import block_of
 from aos_dispatcher.rounds_store import Claimed
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
 from aos_protocol.calibration import Calibration
 from aos_protocol.clock import VectorClock
 from aos_protocol.frames import open_frame
+from aos_protocol.identity import Signer
 from aos_protocol.messages import Dispatch, JobResult, JobScore, Role, ScoreCall, Ticket, parse_message
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import Domain, SeatClaim, sign_typed
 from aos_protocol.verification import Terms
+
+
+@dataclass(frozen=True)
+class Author:
+    """This dispatcher, and the EIP-712 domain that it signs in."""
+
+    signer: Signer
+    domain: Domain
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class ActiveRound:
     """
 
     facts: RoundFacts
+    author: Author
+    registry_block: int
     ranges: Mapping[str, tuple[int, int]]
     tickets: Mapping[str, Ticket]
     dispatch_clock: dict[str, str]
@@ -89,7 +102,10 @@ class ActiveRound:
             position=facts.position,
             model_sha256=facts.model.sha256,
             dispatch_clock=_merged(self.dispatch_clock, seen or {}),
+            dispatcher=self.author.signer.address,
             challenge=facts.challenge,
+            challenge_seed=facts.seed,
+            registry_block=self.registry_block,
         )
 
     def dispatch_to(self, seat: Seat) -> JsonObject:
@@ -110,10 +126,19 @@ class ActiveRound:
             seed_proof=facts.seed_proof,
             range_start=start,
             range_end=end,
+            registry_block=self.registry_block,
             role=seat.role,
+            seat=self._signed(seat),
             model=facts.model,
         )
         return {**message.to_json(), "job": facts.body["job"]}
+
+    def _signed(self, seat: Seat) -> str:
+        facts = self.facts
+        claim = SeatClaim(
+            facts.job_id, seat.operator, seat.role, facts.tag, facts.position, self.registry_block
+        )
+        return sign_typed(self.author.signer, self.author.domain, claim)
 
     def score_call_to(self, seat: Seat, subject: Subject, clock: dict[str, str]) -> JsonObject:
         """Return `score_job`'s parameter for a verifier, at this clock."""
@@ -152,7 +177,7 @@ def _merged(clock: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str
     return VectorClock.from_map(dict(clock)).merge(VectorClock.from_map(dict(other))).to_map()
 
 
-def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRound:
+def restore(facts: RoundFacts, claimed: Claimed, patience: Patience, author: Author) -> ActiveRound:
     """Rebuild a round that another process drew, from what it stored: nothing is drawn twice."""
     row = claimed.row
     ranges = {entry["operator"]: (entry["start"], entry["end"]) for entry in claimed.registry["operators"]}
@@ -169,6 +194,8 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience) -> ActiveRo
     heard += [stored_score(frame).clock for frame in claimed.scores]
     return ActiveRound(
         facts=facts,
+        author=author,
+        registry_block=block_of(claimed.registry),
         ranges=ranges,
         tickets=tickets,
         dispatch_clock=row.dispatch_clock,

@@ -21,6 +21,7 @@ from aos_dispatcher.operators import Operators
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.relay import AttestationRelay
 from aos_dispatcher.results import ResultIntake
+from aos_dispatcher.round import Author
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
 from aos_dispatcher.scores import ScoreIntake
@@ -71,7 +72,10 @@ def assemble(
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
     challenges = Challenges(database, signer, domain, verification, timeout)
     closing = Closing(database, store, challenges, verification)
-    driver = RoundDriver(store, closing, hub, operators=operators, clock=clock, settings=settings.dispatch)
+    author = Author(signer, domain)
+    driver = RoundDriver(
+        store, closing, hub, operators=operators, clock=clock, author=author, settings=settings.dispatch
+    )
     desk, enclaves = Desk(store, driver.active), Enclaves(policy)
     methods = {
         "job_result": ResultIntake(store, desk, domain, enclaves).accept,

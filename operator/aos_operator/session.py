@@ -20,7 +20,7 @@ import structlog
 from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
 from aos_operator.events import AttestCall, CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
-from aos_operator.statements import statement
+from aos_operator.statements import Author, statement
 from aos_operator.subjects import check_subject
 from aos_operator.tasks import Method, Product, Request, Task, TaskKey, sayable
 from aos_operator.tickets import draw_ticket
@@ -150,21 +150,22 @@ class Session:
             raise ValueError("a task without an outcome has no result yet")
         clock = self._clock(task.request.clock, counter)
         try:
-            text = self._statement(task.request, task.outcome, clock)
+            text = self._statement(task.request, task.outcome, clock, counter)
         except ProtocolError as error:
             unsendable = task.outcome.withdrawn(f"the answer cannot be sent: {error}")
-            text = self._statement(task.request, unsendable, clock)
+            text = self._statement(task.request, unsendable, clock, counter)
         if len(text.encode()) > MAX_FRAME_BYTES:
             too_large = task.outcome.withdrawn(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
-            text = self._statement(task.request, too_large, clock)
+            text = self._statement(task.request, too_large, clock, counter)
         return str(self._last_id), text
 
     def check_subject(self, call: ScoreCall) -> None:
         """Check the answer that a call wants scored, which takes a while when it is long. Raises `ProtocolError`."""
-        check_subject(call, self.domain, self._signer.address)
+        check_subject(call, self.domain, self._dispatcher, self._signer.address)
 
-    def _statement(self, request: Request, product: Product, clock: dict[str, str]) -> str:
-        return self._request(*statement(self._signer, self.domain, request, product, clock))
+    def _statement(self, request: Request, product: Product, clock: dict[str, str], counter: int) -> str:
+        author = Author(self._signer, self.domain, self._dispatcher)
+        return self._request(*statement(author, request, product, clock, counter))
 
     def _request(self, method: str, param: JsonObject) -> str:
         self._last_id += 1

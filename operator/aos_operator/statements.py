@@ -1,6 +1,6 @@
 """What an operator signs: a `job_result` for a dispatch, a `job_score` for a call. Each sending is signed afresh, with its own clock."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aos_operator.tasks import Outcome, Product, Request, Scored
 from aos_operator.tickets import draw_ticket
@@ -13,34 +13,46 @@ from aos_protocol.verification import result_claim, score_claim
 _UNSIGNED = "00" * 65
 
 
+@dataclass(frozen=True)
+class Author:
+    """Who signs, in which EIP-712 domain, and to which dispatcher."""
+
+    signer: Signer
+    domain: Domain
+    dispatcher: str
+
+
 def statement(
-    signer: Signer, domain: Domain, request: Request, product: Product, clock: dict[str, str]
+    author: Author, request: Request, product: Product, clock: dict[str, str], counter: int
 ) -> tuple[str, JsonObject]:
-    """Return the method and the parameter that answer a request with what came of it.
+    """Return the method and the parameter that answer a request with what came of it; `counter` is the author's entry of `clock`.
 
     Raises `ProtocolError` for what cannot be signed, and `ValueError` when the product is not one of such a request.
     """
     match request, product:
         case Dispatch(), Outcome():
-            return "job_result", _result(signer, domain, request, product, clock)
+            return "job_result", _result(author, request, product, clock, counter)
         case ScoreCall(), Scored():
-            return "job_score", _score(signer, domain, request, product, clock)
+            return "job_score", _score(author, request, product, clock)
         case _:
             raise ValueError(f"a {type(product).__name__} is no answer to a {type(request).__name__}")
 
 
 def _result(
-    signer: Signer, domain: Domain, dispatch: Dispatch, outcome: Outcome, clock: dict[str, str]
+    author: Author, dispatch: Dispatch, outcome: Outcome, clock: dict[str, str], counter: int
 ) -> JsonObject:
     unsigned = JobResult(
         user=dispatch.user,
         job_id=dispatch.job_id,
         result=outcome.result,
         reason=outcome.reason,
-        vrf=draw_ticket(signer, dispatch),
+        vrf=draw_ticket(author.signer, dispatch),
         tag=dispatch.tag,
         clock=clock,
-        operator=signer.address,
+        dispatcher=author.dispatcher,
+        operator=author.signer.address,
+        counter=counter,
+        registry_block=dispatch.registry_block,
         signature=_UNSIGNED,
         position=dispatch.position,
         role=dispatch.role,
@@ -48,14 +60,12 @@ def _result(
         transcript=outcome.transcript,
         enclave=outcome.enclave,
     )
-    claim = result_claim(unsigned, dispatch.job.params.digest(), None)
-    signature = sign_typed(signer, domain, replace(claim, transcript=outcome.commitment))
+    claim = result_claim(unsigned, dispatch.job.params.digest(), None, seed=dispatch.seed)
+    signature = sign_typed(author.signer, author.domain, replace(claim, transcript=outcome.commitment))
     return {**unsigned.to_json(), "signature": signature}
 
 
-def _score(
-    signer: Signer, domain: Domain, call: ScoreCall, scored: Scored, clock: dict[str, str]
-) -> JsonObject:
+def _score(author: Author, call: ScoreCall, scored: Scored, clock: dict[str, str]) -> JsonObject:
     unsigned = JobScore(
         user=call.user,
         job_id=call.job_id,
@@ -66,11 +76,12 @@ def _score(
         subject_operator=scored.subject_operator,
         score=scored.score,
         reason=scored.reason,
-        vrf=draw_ticket(signer, call),
+        vrf=draw_ticket(author.signer, call),
         clock=clock,
-        operator=signer.address,
+        operator=author.signer.address,
         signature=_UNSIGNED,
         model=call.model,
     )
-    signature = sign_typed(signer, domain, score_claim(unsigned, call.job.params.digest()))
+    claim = score_claim(unsigned, call.job.params.digest(), seed=call.seed)
+    signature = sign_typed(author.signer, author.domain, claim)
     return {**unsigned.to_json(), "signature": signature}

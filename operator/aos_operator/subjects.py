@@ -40,7 +40,7 @@ def subject_of(call: ScoreCall) -> Subject:
     return Subject(transcript.commitment(), claim, result.operator, transcript, result.result)
 
 
-def check_subject(call: ScoreCall, domain: Domain, verifier: str) -> None:
+def check_subject(call: ScoreCall, domain: Domain, dispatcher: str, verifier: str) -> None:
     """Make the dispatcher's checks of an executor's answer again, so that only what its operator signed is scored.
 
     1. There is a claim or an answer, not both.  2. The answer's frame is signed by its operator, who is not the verifier.
@@ -68,6 +68,8 @@ def check_subject(call: ScoreCall, domain: Domain, verifier: str) -> None:
         position=result.position,
         model_sha256=call.model.sha256,
         dispatch_clock={},
+        dispatcher=dispatcher,
+        registry_block=result.registry_block,  # by which block's registry it was drawn, the dispatcher knows
     )
     ticket = Ticket(
         job_id=call.job_id,

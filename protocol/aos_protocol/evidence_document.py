@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from aos_protocol.messages import (
     Address,
+    Block,
     Challenged,
     ClockMap,
     Hex32,
@@ -73,10 +74,20 @@ class RegistryEntry(Message):
     end: int = Field(ge=0)
 
 
+class RegistryChain(Message):
+    """Where a registry was read: the contract, and the block whose state it is."""
+
+    chain_id: int = Field(ge=1)
+    registry: Address
+    block: Block
+    block_hash: Hex32
+
+
 class RegistryDocument(Message):
-    """The registry as the draw saw it."""
+    """The registry as the draw saw it: a contract's at a block, or with `chain` null the dispatcher's own."""
 
     max_range: int = Field(ge=1)
+    chain: RegistryChain | None
     operators: list[RegistryEntry]
 
 

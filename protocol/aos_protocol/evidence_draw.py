@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from aos_protocol import sortition
 from aos_protocol.errors import InvalidEvidence, ProtocolError
-from aos_protocol.evidence_document import ElectorDocument, RoundDocument
+from aos_protocol.evidence_document import ElectorDocument, RegistryDocument, RoundDocument
 from aos_protocol.evidence_view import Planned, RoundView, is_given_up
 
 _STRENGTH = {"": 0, "suspicion": 1, "malicious": 2}
@@ -104,7 +104,7 @@ def _check_cause(view: RoundView, document: RoundDocument) -> None:
 
 
 def _check_registry(view: RoundView) -> None:
-    """Raise unless the range is shared equally in the order of the operators' numbers, as without a chain it must be."""
+    """Raise unless every operator is in the registry once, with a range of its own: an equal share where there is no chain."""
     registry = view.document.registry
     if registry is None or registry.max_range != sortition.MAX_RANGE:
         raise InvalidEvidence(f"the registry's range is not {sortition.MAX_RANGE}")
@@ -117,9 +117,24 @@ def _check_registry(view: RoundView) -> None:
                 raise InvalidEvidence(
                     f"{entry.operator} has another number in another round; it is given for ever"
                 )
-    shares = [(entry.operator, entry.start, entry.end) for entry in registry.operators]
-    if shares != sortition.equal_shares(list(view.entries)):
-        raise InvalidEvidence("the registry does not give every operator the same share of the range")
+    if registry.chain is None:
+        shares = [(entry.operator, entry.start, entry.end) for entry in registry.operators]
+        if shares != sortition.equal_shares(list(view.entries)):
+            raise InvalidEvidence("the registry does not give every operator the same share of the range")
+        return
+    domain = view.domain
+    if (registry.chain.chain_id, registry.chain.registry) != (domain.chain_id, domain.registry):
+        raise InvalidEvidence("the registry is another contract than the one that signatures are valid for")
+    _check_ranges(registry)
+
+
+def _check_ranges(registry: RegistryDocument) -> None:
+    """Raise unless all ranges lie within the whole, and none overlaps another, as the contract has it."""
+    taken = 0
+    for entry in sorted(registry.operators, key=lambda entry: entry.start):
+        if not taken <= entry.start < entry.end <= registry.max_range:
+            raise InvalidEvidence(f"the range of {entry.operator} is empty, overlaps another, or is too large")
+        taken = entry.end
 
 
 def _roles(view: RoundView) -> str:

@@ -139,6 +139,12 @@ class RoundView:
         return self.evidence.seed
 
     @property
+    def registry_block(self) -> int:
+        """The block of the chain that the registry was read at; 0 for a dispatcher's own registry."""
+        registry = self.document.registry
+        return registry.chain.block if registry is not None and registry.chain is not None else 0
+
+    @property
     def audited(self) -> bool:
         """True when the job's seed chose it, though untagged, to be verified."""
         share = self.evidence.policy.audit_ppm
@@ -258,7 +264,10 @@ class RoundView:
             position=self.document.position,
             model_sha256=self.document.model.sha256,
             dispatch_clock=self.document.dispatch_clock or {},
+            dispatcher=self.evidence.dispatcher.address,
             challenge=self.document.challenge,
+            challenge_seed=self.seed.value,
+            registry_block=self.registry_block,
         )
 
     def _call(self, operator: str) -> Draw:
@@ -278,6 +287,7 @@ class RoundView:
             vrf_prompt_hash=self.request.job.prompt_hash(),
             range_start=entry.start,
             range_end=entry.end,
+            registry_block=self.registry_block,
             clock=document.draw_clock or {},
         )
 

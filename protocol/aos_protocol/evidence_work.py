@@ -17,7 +17,7 @@ from aos_protocol.messages import JobResult, JobScore, JobSpec, Role
 from aos_protocol.score_document import Level, Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import recover_typed
-from aos_protocol.verification import check_score, check_work, result_claim
+from aos_protocol.verification import check_counter, check_score, check_work, result_claim
 
 _DISPATCHER = 1
 
@@ -142,7 +142,8 @@ def _check_transcripts(view: RoundView) -> None:
             raise InvalidTranscript(f"that of {result.operator} has the fingerprints of {transcript.prover}")
         if transcript.finish_reason == "stop" and not view.request.job.params.stop:
             raise InvalidTranscript(f"that of {result.operator} ends by a stop text, and the job has none")
-        signer = recover_typed(view.domain, result_claim(result, params, transcript), result.signature)
+        claim = result_claim(result, params, transcript, seed=view.seed.value)
+        signer = recover_typed(view.domain, claim, result.signature)
         if signer != result.operator:
             raise InvalidSignature(f"the commitment of {result.operator} is signed by {signer}")
 
@@ -161,6 +162,7 @@ def _check_clocks(view: RoundView) -> None:
             raise InvalidClock(f"the dispatch does not follow the ticket of {member.operator}")
     for result in view.results:
         _check_answer_clock(view, result)
+        check_counter(result, view.entries[result.operator].number)
     for score in view.scores:
         _check_answer_clock(view, score)
         _check_score_clock(view, score)

@@ -92,6 +92,8 @@ Position = Literal["", "before", "after"]
 WorkerType = Literal["opml", "tee"]
 Role = Literal["executor", "verifier"]
 TokenId = Annotated[int, Field(ge=0, lt=2**24)]
+Block = Annotated[int, Field(ge=0, lt=2**53)]
+"""The number of a block of the chain that the registry is on; 0 where there is none."""
 Challenged = Annotated[int, Field(ge=0, lt=2**31)]
 """Which challenge of a job's result a round decides; 0 for a round that none asked for."""
 
@@ -314,6 +316,7 @@ class Draw(Message):
     vrf_prompt_hash: Hex64
     range_start: int = Field(ge=0)
     range_end: int = Field(ge=0)
+    registry_block: Block = 0
     clock: ClockMap
 
 
@@ -342,9 +345,12 @@ class Vrf(Message):
     vrf_verify_pubkey: PublicKey
     vrf_proof: Proof
 
-    def proof_digest(self) -> str:
-        """Return the SHA-256 hex of the proof's bytes, which a result's signature binds."""
-        return hashlib.sha256(bytes.fromhex(self.vrf_proof)).hexdigest()
+    def digest(self, seed: str) -> str:
+        """Return the SHA-256 hex of what the ticket was drawn on (seed, then SHA-512 of the prompt) and of its proof.
+
+        Signatures of results and scores bind it, so that a contract that is shown these bytes can check the proof.
+        """
+        return hashlib.sha256(bytes.fromhex(seed + self.vrf_prompt_hash + self.vrf_proof)).hexdigest()
 
 
 class Ticket(Message):
@@ -363,7 +369,8 @@ class Dispatch(Message):
     """`dispatch_job`: the whole job to one member of its committee.
 
     `signature` is the dispatcher's receipt for `job_id`, `sequence` and `request_digest`. With the seed's
-    proof and the range, it lets an operator that remembers nothing of the draw check and answer it.
+    proof and the range, it lets an operator that remembers nothing of the draw check and answer it. `seat` is the dispatcher's
+    EIP-712 signature over `typed_data.SeatClaim`: the operator's proof that it was asked.
     """
 
     user: ShortText
@@ -379,7 +386,9 @@ class Dispatch(Message):
     seed_proof: Proof
     range_start: int = Field(ge=0)
     range_end: int = Field(ge=0)
+    registry_block: Block = 0
     role: Role
+    seat: Signature
     model: ModelOffer
 
 
@@ -414,7 +423,7 @@ class ScoreCall(Message):
 class JobResult(Message):
     """`job_result`: a signed answer, or with a `reason` and an empty result, why there is none.
 
-    `signature` is the EIP-712 signature over `typed_data.ResultClaim`; `transcript` is absent without an answer. An answer to a `tee`
+    `counter` is the operator's own entry of `clock`, `registry_block` the draw's. `signature` is the EIP-712 signature over `typed_data.ResultClaim`; `transcript` is absent without an answer. An answer to a `tee`
     job has an `enclave` statement (`attestation.statement.EnclaveStatement`). One to a sealed prompt has no transcript, and its
     `result` is the sealed answer in base64.
     """
@@ -426,7 +435,10 @@ class JobResult(Message):
     vrf: Vrf
     tag: Tag
     clock: ClockMap
+    dispatcher: Address
     operator: Address
+    counter: int = Field(ge=1)
+    registry_block: Block = 0
     signature: Signature
     position: Position
     role: Role

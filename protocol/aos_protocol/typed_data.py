@@ -1,4 +1,4 @@
-"""EIP-712 signatures over results and receipts, so that a contract can recover the signer.
+"""EIP-712 signatures over results, receipts and heads of logs, so that a contract can recover the signer.
 
 eth-account does the encoding. The half of it that depends on the domain alone is kept, since a
 program signs and checks in one domain.
@@ -51,14 +51,19 @@ class Domain:
 class ResultClaim:
     """What an operator signs about a result; digests are 64 hex digits (zeros: no attestation).
 
-    Raises InvalidMessage or InvalidAddress for a malformed field.
+    `counter` is its own entry of its clock: two different results with one are equivocation, which a contract can see.
+    `registry_block` is the block of the registry that the draw was made on, 0 without a chain; `vrf_proof` the digest of what
+    the ticket was drawn on and of its proof (`messages.Vrf.digest`). Raises InvalidMessage or InvalidAddress for a malformed field.
     """
 
     job_id: str
+    dispatcher: str
     operator: str
     role: str
     tag: str
     position: str
+    counter: int
+    registry_block: int
     answer: str
     transcript: str
     model: str
@@ -71,10 +76,13 @@ class ResultClaim:
     # Name and type in the EIP-712 struct, and the attribute that holds the value.
     fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("jobId", "bytes32", "job_id"),
+        ("dispatcher", "address", "dispatcher"),
         ("operator", "address", "operator"),
         ("role", "string", "role"),
         ("tag", "string", "tag"),
         ("position", "string", "position"),
+        ("counter", "uint256", "counter"),
+        ("registryBlock", "uint256", "registry_block"),
         ("answer", "bytes32", "answer"),
         ("transcript", "bytes32", "transcript"),
         ("model", "bytes32", "model"),
@@ -206,7 +214,91 @@ class ReceiptClaim:
         _check(self)
 
 
-SignedClaim: TypeAlias = ResultClaim | ExecutionClaim | ScoreClaim | ChallengeClaim | ReceiptClaim
+@dataclass(frozen=True)
+class SeatClaim:
+    """What a dispatcher signs for each member that it asks to execute: that it has this seat of the job's committee.
+
+    With it, a member whose ticket selected nobody (one that filled the committee) can answer a contract's question what it did
+    there. Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    job_id: str
+    operator: str
+    role: str
+    tag: str
+    position: str
+    registry_block: int
+
+    primary_type: ClassVar[str] = "Seat"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("jobId", "bytes32", "job_id"),
+        ("operator", "address", "operator"),
+        ("role", "string", "role"),
+        ("tag", "string", "tag"),
+        ("position", "string", "position"),
+        ("registryBlock", "uint256", "registry_block"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class TreeHeadClaim:
+    """What a dispatcher signs about its log: the root over the first `size` entries, at a time in seconds since 1970 (UTC).
+
+    Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    dispatcher: str
+    size: int
+    root: str
+    timestamp: int
+
+    primary_type: ClassVar[str] = "TreeHead"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("dispatcher", "address", "dispatcher"),
+        ("size", "uint256", "size"),
+        ("root", "bytes32", "root"),
+        ("timestamp", "uint256", "timestamp"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class VoteClaim:
+    """What a juror signs about a challenge on chain: 1 the answer matches, 2 it does not, 0 that cannot be told.
+
+    Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    challenge: int
+    operator: str
+    verdict: int
+
+    primary_type: ClassVar[str] = "Vote"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("challenge", "uint256", "challenge"),
+        ("operator", "address", "operator"),
+        ("verdict", "uint8", "verdict"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+SignedClaim: TypeAlias = (
+    ResultClaim
+    | ExecutionClaim
+    | ScoreClaim
+    | ChallengeClaim
+    | ReceiptClaim
+    | SeatClaim
+    | TreeHeadClaim
+    | VoteClaim
+)
 
 
 def typed_digest(typed_data: dict[str, Any]) -> bytes:
@@ -286,6 +378,8 @@ def _check(claim: SignedClaim) -> None:
                 raise InvalidMessage(f"{field} must be a string of valid Unicode")
             case "uint256" if not _is_uint256(value):
                 raise InvalidMessage(f"{field} must be an integer of at most 256 bits, not negative")
+            case "uint8" if not (_is_uint256(value) and value < 256):
+                raise InvalidMessage(f"{field} must be an integer of 0 to 255")
             case "address":
                 object.__setattr__(claim, field, checksum_address(value))
 

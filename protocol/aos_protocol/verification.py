@@ -43,7 +43,15 @@ class Terms:
     position: str
     model_sha256: str
     dispatch_clock: Mapping[str, str]
+    dispatcher: str
     challenge: int = 0
+    challenge_seed: str | None = None
+    registry_block: int = 0
+
+    @property
+    def draw_seed(self) -> str:
+        """The seed that tickets of the round were drawn on: a challenge has one of its own."""
+        return self.challenge_seed or self.seed
 
 
 def check_job_id(job_id: str, dispatcher: str, sequence: int, request: JsonValue) -> None:
@@ -105,19 +113,24 @@ def check_ticket_proof(operator: str, ticket: Vrf, seed: bytes, prompt_hash: str
         raise InvalidProof("the ticket's value is not the output of its proof")
 
 
-def result_claim(result: JobResult, params_digest: str, transcript: Transcript | None) -> ResultClaim:
-    """Return what the operator's EIP-712 signature on this result must cover."""
+def result_claim(
+    result: JobResult, params_digest: str, transcript: Transcript | None, *, seed: str
+) -> ResultClaim:
+    """Return what the operator's EIP-712 signature on this result must cover; `seed` is what its ticket was drawn on."""
     return ResultClaim(
         job_id=result.job_id,
+        dispatcher=result.dispatcher,
         operator=result.operator,
         role=result.role,
         tag=result.tag,
         position=result.position,
+        counter=result.counter,
+        registry_block=result.registry_block,
         answer=hashlib.sha256(result.result.encode()).hexdigest(),
         transcript=transcript.commitment() if transcript else NO_DIGEST,
         model=result.model.sha256,
         params=params_digest,
-        vrf_proof=result.vrf.proof_digest(),
+        vrf_proof=result.vrf.digest(seed),
         clock=digest(dict(result.clock)),
         attestation=statement_digest(result.enclave),
     )
@@ -137,7 +150,7 @@ def check_result(
 def check_work(result: JobResult, terms: Terms, ticket: Ticket, role: str, domain: Domain) -> str:
     """Verify what the operator says in a result; return the commitment that it signed, zeros without a transcript.
 
-    1. It speaks of this job, round, role and model.  2. It carries the ticket that was drawn.  3. Its clock dominates the dispatch.
+    1. It speaks of this job, round, role, model, dispatcher and registry.  2. It carries the ticket that was drawn.  3. Its clock dominates the dispatch.
     4. Its transcript has the model, parameters and seed of the job.  5. Only an answer to a `tee` job has an enclave's statement.
     6. Its operator signed all of that. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript`, `InvalidSignature` or
     `InvalidAttestation`.
@@ -151,6 +164,11 @@ def check_work(result: JobResult, terms: Terms, ticket: Ticket, role: str, domai
         raise InvalidMessage(
             f"the result names model {result.model.name} {result.model.sha256}, not {terms.job.model} {terms.model_sha256}"
         )
+    if (result.dispatcher, result.registry_block) != (terms.dispatcher, terms.registry_block):
+        raise InvalidMessage(
+            f"the result is for dispatcher {result.dispatcher} by the registry of block {result.registry_block}, "
+            f"not for {terms.dispatcher} by that of block {terms.registry_block}"
+        )
     if result.vrf != ticket.vrf:
         raise InvalidMessage("the result carries another ticket than the one drawn")
     _check_dominates(
@@ -159,7 +177,7 @@ def check_work(result: JobResult, terms: Terms, ticket: Ticket, role: str, domai
     transcript = _checked_transcript(result, terms)
     if result.enclave is not None and not _is_enclaves(result, terms):
         raise InvalidAttestation("only an answer to a tee job has an enclave's statement")
-    claim = result_claim(result, terms.job.params.digest(), transcript)
+    claim = result_claim(result, terms.job.params.digest(), transcript, seed=terms.draw_seed)
     signer = recover_typed(domain, claim, result.signature)
     if signer != result.operator:
         raise InvalidSignature(f"the result is signed by {signer}, not by its operator {result.operator}")
@@ -211,8 +229,16 @@ def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:
     return transcript
 
 
-def score_claim(said: JobScore, params_digest: str) -> ScoreClaim:
-    """Return what the verifier's EIP-712 signature on this score must cover."""
+def check_counter(result: JobResult, number: int) -> None:
+    """Raise `InvalidClock` unless the result's counter is the entry of this participant in its clock."""
+    if result.clock.get(str(number)) != str(result.counter):
+        raise InvalidClock(
+            f"the result says counter {result.counter}, its clock {result.clock.get(str(number), 'nothing')} for participant {number}"
+        )
+
+
+def score_claim(said: JobScore, params_digest: str, *, seed: str) -> ScoreClaim:
+    """Return what the verifier's EIP-712 signature on this score must cover; `seed` is what its ticket was drawn on."""
     return ScoreClaim(
         job_id=said.job_id,
         operator=said.operator,
@@ -223,7 +249,7 @@ def score_claim(said: JobScore, params_digest: str) -> ScoreClaim:
         score=NO_DIGEST if said.score is None else digest(said.score),
         model=said.model.sha256,
         params=params_digest,
-        vrf_proof=said.vrf.proof_digest(),
+        vrf_proof=said.vrf.digest(seed),
         clock=digest(dict(said.clock)),
     )
 
@@ -256,7 +282,8 @@ def check_score(
     score = None if said.score is None else parse_message(Score, said.score)
     if score is not None and (score.subject, score.model) != (subject, terms.model_sha256):
         raise InvalidMessage("the score's numbers are of another subject or model")
-    signer = recover_typed(domain, score_claim(said, terms.job.params.digest()), said.signature)
+    claim = score_claim(said, terms.job.params.digest(), seed=terms.draw_seed)
+    signer = recover_typed(domain, claim, said.signature)
     if signer != said.operator:
         raise InvalidSignature(f"the score is signed by {signer}, not by its verifier {said.operator}")
     return score

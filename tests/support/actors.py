@@ -98,12 +98,16 @@ class Actor:
             "role": role,
             "transcript": transcript(terms, self.address),
             **self._common(terms, ticket, terms.dispatch_clock),
+            "dispatcher": terms.dispatcher,
+            "counter": self.counter,
+            "registry_block": terms.registry_block,
         }
         if self.enclosed:
             self.enclose(said, terms.job, terms.seed)
         self.bend(self, said)
         made = Transcript.from_json(said["transcript"]) if said["transcript"] else None
-        claim = result_claim(parse_message(JobResult, said), terms.job.params.digest(), made)
+        params = terms.job.params.digest()
+        claim = result_claim(parse_message(JobResult, said), params, made, seed=terms.draw_seed)
         said["signature"] = sign_typed(self.signer, DOMAIN, claim)
         return seal_request(self.signer, "8", "job_result", [said]).text, parse_message(JobResult, said)
 
@@ -131,7 +135,8 @@ class Actor:
             **self._common(terms, ticket, known),
         }
         self.bend(self, said)
-        claim = score_claim(parse_message(JobScore, said), terms.job.params.digest())
+        params = terms.job.params.digest()
+        claim = score_claim(parse_message(JobScore, said), params, seed=terms.draw_seed)
         said["signature"] = sign_typed(self.signer, DOMAIN, claim)
         return seal_request(self.signer, "9", "job_score", [said]).text
 

@@ -204,8 +204,18 @@ class Story:
         executes = challenged is None and self.request.job.claim is None
         seats = self._seats(ranking[: len(members) + lost], lost, executes=executes)
         terms = Terms(
-            self.job_id, self.request.user, self.request.job, self.seed["value"], tag, position, MODEL.sha256, dispatched, challenge
-        )  # fmt: skip
+            job_id=self.job_id,
+            user=self.request.user,
+            job=self.request.job,
+            seed=self.seed["value"],
+            tag=tag,
+            position=position,
+            model_sha256=MODEL.sha256,
+            dispatch_clock=dispatched,
+            dispatcher=DISPATCHER.address,
+            challenge=challenge,
+            challenge_seed=seed["value"],
+        )
         results = self._execute(terms, seats, drawn) if executes else []
         subject = challenged or (results[0] if executes else None)
         scores = self._score(terms, seats, drawn, subject) if len(seats) > lost + executes else []

@@ -70,6 +70,7 @@ class ScriptedOperator:
         self.counter = 0
         self.number = 0
         self.domain = Domain(0, "0x" + "0" * 40)
+        self.dispatcher = "0x" + "0" * 40
         self._ids = 0
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -79,6 +80,7 @@ class ScriptedOperator:
         self._socket = await websockets.connect(self.url, max_size=None)
         challenge = parse_message(Challenge, open_frame(await self._socket.recv()).params[0])
         self.domain = Domain(challenge.chain_id, challenge.registry)
+        self.dispatcher = challenge.dispatcher
         said = {
             "operator": self.signer.address,
             "workers": [self.worker],
@@ -191,7 +193,10 @@ class ScriptedOperator:
             "vrf": self.ticket(dispatch).to_json(),
             "tag": dispatch.tag,
             "clock": self.tick(dispatch.clock),
+            "dispatcher": self.dispatcher,
             "operator": self.signer.address,
+            "counter": self.counter,
+            "registry_block": dispatch.registry_block,
             "signature": "0" * 130,
             "position": dispatch.position,
             "role": dispatch.role,
@@ -205,7 +210,7 @@ class ScriptedOperator:
         """Put the EIP-712 signature on a result, whatever it says."""
         result = parse_message(JobResult, said)
         made = Transcript.from_json(result.transcript) if result.transcript else None
-        claim = result_claim(result, dispatch.job.params.digest(), made)
+        claim = result_claim(result, dispatch.job.params.digest(), made, seed=dispatch.seed)
         return {**said, "signature": sign_typed(self.signer, self.domain, claim)}
 
     async def _on_score_call(self, frame: Frame) -> None:
@@ -241,7 +246,7 @@ class ScriptedOperator:
 
     def score_signed(self, said: dict[str, Any], call: ScoreCall) -> dict[str, Any]:
         """Put the EIP-712 signature on a score, whatever it says."""
-        claim = score_claim(parse_message(JobScore, said), call.job.params.digest())
+        claim = score_claim(parse_message(JobScore, said), call.job.params.digest(), seed=call.seed)
         return {**said, "signature": sign_typed(self.signer, self.domain, claim)}
 
     def ticket(self, call: Draw | Dispatch | ScoreCall) -> Vrf:

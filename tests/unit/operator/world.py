@@ -103,6 +103,7 @@ class World:
             "range_start": 0,
             "range_end": sortition.MAX_RANGE,
             "role": "executor",
+            "seat": "00" * 65,
             "model": MODEL,
         }
         return Dispatch(**{**members, **changes})
@@ -127,7 +128,9 @@ class World:
             "vrf": draw_ticket(signer, dispatch),
             "tag": dispatch.tag,
             "clock": {**dispatch.clock, "3": "5"},
+            "dispatcher": self.signer.address,
             "operator": signer.address,
+            "counter": 5,
             "signature": "00" * 65,
             "position": dispatch.position,
             "role": "executor",
@@ -136,7 +139,7 @@ class World:
         }
         result = JobResult(**{**members, **changes})
         bound = None if result.transcript is None else Transcript.from_json(result.transcript)
-        claim = result_claim(result, dispatch.job.params.digest(), bound)
+        claim = result_claim(result, dispatch.job.params.digest(), bound, seed=dispatch.seed)
         signature = sign_typed(signed_by or signer, self.domain, claim)
         said = {**result.to_json(), "signature": signature}
         return seal_request(sealed_by or signer, "17", "job_result", [said]).text
@@ -217,6 +220,7 @@ class World:
             position=dispatch.position,
             model_sha256=dispatch.model.sha256,
             dispatch_clock=dispatch.clock,
+            dispatcher=self.signer.address,
         )
         check_result(result, terms, ticket, dispatch.role, self.domain)
         return result
@@ -234,7 +238,9 @@ class World:
             position=call.position,
             model_sha256=call.model.sha256,
             dispatch_clock=call.clock,
+            dispatcher=self.signer.address,
             challenge=call.challenge,
+            challenge_seed=call.seed,
         )
         check_score(said, terms, ticket, self.domain, subject=digest_, subject_operator=operator)
         return said

@@ -69,7 +69,20 @@ def drawn(signer: Signer, alpha: bytes) -> tuple[str, str]:
 SEED, SEED_PROOF = drawn(DISPATCHER, sortition.seed_alpha(JOB_ID))
 ROUND_SEED, ROUND_PROOF = drawn(DISPATCHER, sortition.seed_alpha(JOB_ID, 2))
 
-TERMS = Terms(JOB_ID, "device", JOB, SEED, "suspicion", "after", MODEL.sha256, {"1": "4"}, challenge=2)
+TERMS = Terms(
+    job_id=JOB_ID,
+    user="device",
+    job=JOB,
+    seed=SEED,
+    tag="suspicion",
+    position="after",
+    model_sha256=MODEL.sha256,
+    dispatch_clock={"1": "4"},
+    dispatcher=DISPATCHER.address,
+    challenge=2,
+    challenge_seed=ROUND_SEED,
+    registry_block=7,
+)
 DRAW = Draw(
     job_id=JOB_ID,
     tag="suspicion",
@@ -131,7 +144,14 @@ COMMON: dict[str, Any] = {
     "signature": "0" * 130,
     "model": MODEL.to_json(),
 }
-RESULT: dict[str, Any] = COMMON | {"result": "So it is.", "role": "executor", "transcript": TRANSCRIPT}
+RESULT: dict[str, Any] = COMMON | {
+    "result": "So it is.",
+    "role": "executor",
+    "transcript": TRANSCRIPT,
+    "dispatcher": DISPATCHER.address,
+    "counter": 2,
+    "registry_block": 7,
+}
 NUMBERS: dict[str, Any] = {
     "level": "seeded",
     "subject": SUBJECT,
@@ -155,13 +175,14 @@ SCORE: dict[str, Any] = COMMON | {
 def signed_result(changes: dict[str, Any], signer: Signer = OPERATOR, domain: Domain = DOMAIN) -> JobResult:
     said = parse_message(JobResult, RESULT | changes)
     transcript = Transcript.from_json(said.transcript) if said.transcript else None
-    signature = sign_typed(signer, domain, result_claim(said, JOB.params.digest(), transcript))
+    claim = result_claim(said, JOB.params.digest(), transcript, seed=ROUND_SEED)
+    signature = sign_typed(signer, domain, claim)
     return said.model_copy(update={"signature": signature})
 
 
 def signed_score(changes: dict[str, Any], signer: Signer = OPERATOR, domain: Domain = DOMAIN) -> JobScore:
     said = parse_message(JobScore, SCORE | changes)
-    signature = sign_typed(signer, domain, score_claim(said, JOB.params.digest()))
+    signature = sign_typed(signer, domain, score_claim(said, JOB.params.digest(), seed=ROUND_SEED))
     return said.model_copy(update={"signature": signature})
 
 
