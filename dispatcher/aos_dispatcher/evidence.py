@@ -56,6 +56,7 @@ class EvidenceDesk:
             "calibrations": calibrations,
             "rounds": rounds,
             "rejections": rejections,
+            "log": None,
         }
 
 

@@ -12,6 +12,10 @@ of the job:
 | AOS-SEED-1 | the seed is the dispatcher's VRF output on the job id |
 | AOS-REJECTION-1 | (where something was refused) it is about this job, and signed by the operator that it is held against |
 
+| AOS-HEAD-1 | the dispatcher signed the head of its log |
+| AOS-LOG-1 | all that the document tells of the job is in that log, each event once, in order, and the log has nothing of it besides |
+| AOS-ANCHOR-1 | (where signatures are valid on a chain) that log is a later state of the one that the chain anchors, this job's entries included. Whether the chain has that anchor, `aos-audit --rpc` asks |
+
 of every round, as far as they apply to it:
 
 | id | what holds when it passes |
@@ -39,6 +43,7 @@ and of each answer, or of the claim:
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.canonical import digest
@@ -47,6 +52,7 @@ from aos_protocol.evidence_challenge import challenge_checks
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_draw import draw_checks
 from aos_protocol.evidence_enclave import enclave_checks
+from aos_protocol.evidence_log import log_checks
 from aos_protocol.evidence_verdict import match_checks, verdict_checks
 from aos_protocol.evidence_view import Check, Planned, RoundView, domain_of, open_any
 from aos_protocol.evidence_work import work_checks
@@ -71,7 +77,7 @@ def check_evidence(
     if evidence.job.job_id != job_id:
         raise InvalidEvidence(f"this is evidence of job {evidence.job.job_id}, not of {job_id}")
     views = _views(evidence)
-    checks = [planned.make() for planned in _job_checks(evidence)]
+    checks = [planned.make() for planned in (*_job_checks(evidence), *log_checks(evidence, _raw(document)))]
     for view in views:
         planned_here = (
             *draw_checks(view),
@@ -139,6 +145,10 @@ def _check_rejections(evidence: Evidence) -> None:
         said = frame.params[0] if frame.params else (frame.result or {}).get("ticket")
         if not isinstance(said, dict) or said.get("job_id") != evidence.job.job_id:
             raise InvalidEvidence(f"what is held against {rejection.operator} is not about this job")
+
+
+def _raw(document: object) -> dict[str, Any]:
+    return document if isinstance(document, dict) else {}
 
 
 def _read(document: object) -> Evidence:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from aos_protocol.log import LogDocument
 from aos_protocol.messages import (
     Address,
     Block,
@@ -185,7 +186,10 @@ class RejectionDocument(Message):
 
 
 class Evidence(Message):
-    """The whole document; `calibrations` has those that its rounds name, by which verdicts follow from scores."""
+    """The whole document; `calibrations` has those that its rounds name, by which verdicts follow from scores.
+
+    `log` is what the dispatcher's transparency log has about the job.
+    """
 
     version: Literal["aos-evidence/1"]
     dispatcher: DispatcherIdentity
@@ -196,3 +200,4 @@ class Evidence(Message):
     calibrations: list[dict[str, Any]]
     rounds: Annotated[list[RoundDocument], Field(min_length=1)]
     rejections: list[RejectionDocument]
+    log: LogDocument | None

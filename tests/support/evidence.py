@@ -11,12 +11,13 @@ document = story.document()
 from collections.abc import Sequence
 from typing import Any
 
-from aos_protocol import fingerprint, sortition, vrf
+from aos_protocol import fingerprint, merkle, sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_view import open_result
 from aos_protocol.frames import seal_reply
 from aos_protocol.identity import Signer
+from aos_protocol.log_entries import job_entries
 from aos_protocol.messages import (
     Draw,
     JobResult,
@@ -29,7 +30,7 @@ from aos_protocol.score_document import Score
 from aos_protocol.sealing import SealingKey, seal_prompt
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
-from aos_protocol.typed_data import ChallengeClaim, ReceiptClaim, sign_typed
+from aos_protocol.typed_data import ChallengeClaim, ReceiptClaim, TreeHeadClaim, sign_typed
 from aos_protocol.verdict import judge, overall
 from aos_protocol.verification import Terms, check_ticket
 from support.actors import DOMAIN, MODEL, NO_REGISTRY, TOKENS, Actor, Bend, honest, merged
@@ -151,7 +152,7 @@ class Story:
     def document(self) -> dict[str, Any]:
         """The evidence of everything held so far."""
         receipt = ReceiptClaim(self.job_id, 1, digest(self.body))
-        return {
+        document = {
             "version": "aos-evidence/1",
             "dispatcher": {"address": DISPATCHER.address, "public_key": DISPATCHER.public_key.hex()},
             "domain": {"chain_id": 0, "registry": NO_REGISTRY},
@@ -170,7 +171,9 @@ class Story:
             "calibrations": [CALIBRATION.to_json()] if self.calibrated else [],
             "rounds": self.rounds,
             "rejections": self.rejections,
+            "log": None,
         }
+        return document | {"log": logged(document)}
 
     def _seed(self, challenge: int) -> dict[str, str]:
         alpha = sortition.seed_alpha(self.job_id, challenge)
@@ -366,11 +369,37 @@ class Story:
         shares = sortition.equal_shares([actor.address for actor in self.crew])
         return {
             "max_range": sortition.MAX_RANGE,
+            "chain": None,
             "operators": [
                 {"operator": address, "number": actor.number, "start": start, "end": end}
                 for actor, (address, start, end) in zip(self.crew, shares, strict=True)
             ],
         }
+
+
+def logged(document: dict[str, Any], before: int = 5) -> dict[str, Any]:
+    """The log of a dispatcher that wrote this job down, after `before` other entries and with one more behind it."""
+    entries = job_entries(document)
+    leaves = [f"another entry {number}".encode() for number in range(before)]
+    leaves += [entry.encode() for entry in entries] + [b"one more entry"]
+    claim = TreeHeadClaim(DISPATCHER.address, len(leaves), merkle.root(leaves).hex(), 1_790_000_000)
+    return {
+        "head": {
+            "size": claim.size,
+            "root": claim.root,
+            "timestamp": claim.timestamp,
+            "signature": sign_typed(DISPATCHER, DOMAIN, claim),
+        },
+        "entries": [
+            {
+                "index": before + place,
+                "text": entry,
+                "proof": [node.hex() for node in merkle.inclusion_proof(leaves, before + place)],
+            }
+            for place, entry in enumerate(entries)
+        ],
+        "anchor": None,
+    }
 
 
 def _plea(by: str, purpose: str, row: str, operator: Actor | None) -> dict[str, Any]:

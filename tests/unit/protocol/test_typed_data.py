@@ -18,7 +18,10 @@ from aos_protocol.typed_data import (
     ReceiptClaim,
     ResultClaim,
     ScoreClaim,
+    SeatClaim,
     SignedClaim,
+    TreeHeadClaim,
+    VoteClaim,
     recover_typed,
     sign_typed,
     typed_digest,
@@ -32,10 +35,13 @@ DOMAIN = Domain(31337, "0x" + "5f" * 20)
 DIGESTS = [f"{number:064x}" for number in range(1, 9)]
 RESULT = ResultClaim(
     job_id=DIGESTS[0],
+    dispatcher="0x" + "5a" * 20,
     operator=SIGNER.address,
     role="executor",
     tag="suspicion",
     position="before",
+    counter=9,
+    registry_block=17,
     answer=DIGESTS[1],
     transcript=DIGESTS[2],
     model=DIGESTS[3],
@@ -58,13 +64,17 @@ EXECUTION = ExecutionClaim(
 
 HEX64 = st.binary(min_size=32, max_size=32).map(bytes.hex)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+NUMBERS = st.integers(0, 2**256 - 1)
 ADDRESSES = st.binary(min_size=20, max_size=20).map(lambda raw: "0x" + raw.hex())
 RESULTS = st.builds(
     ResultClaim,
+    dispatcher=ADDRESSES,
     operator=ADDRESSES,
     role=TEXTS,
     tag=TEXTS,
     position=TEXTS,
+    counter=NUMBERS,
+    registry_block=NUMBERS,
     **dict.fromkeys(
         ("job_id", "answer", "transcript", "model", "params", "vrf_proof", "clock", "attestation"), HEX64
     ),
@@ -84,6 +94,17 @@ EXECUTIONS = st.builds(
     **dict.fromkeys(("job_id", "prompt", "seed", "answer", "transcript", "model", "params"), HEX64),
 )
 CHALLENGES = st.builds(ChallengeClaim, operator=ADDRESSES, purpose=TEXTS, result=TEXTS, reason=TEXTS)
+SEATS = st.builds(
+    SeatClaim,
+    job_id=HEX64,
+    operator=ADDRESSES,
+    role=TEXTS,
+    tag=TEXTS,
+    position=TEXTS,
+    registry_block=NUMBERS,
+)
+HEADS = st.builds(TreeHeadClaim, dispatcher=ADDRESSES, size=NUMBERS, root=HEX64, timestamp=NUMBERS)
+VOTES = st.builds(VoteClaim, challenge=NUMBERS, operator=ADDRESSES, verdict=st.integers(0, 255))
 DOMAINS = st.builds(Domain, chain_id=st.integers(0, 2**256 - 1), registry=ADDRESSES)
 
 
@@ -133,6 +154,18 @@ def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
         )
         struct += b"".join(map(word, (claim.job_id, claim.operator, claim.prompt, claim.seed, claim.answer)))
         struct += word(claim.transcript) + word(claim.model) + word(claim.params)
+    elif isinstance(claim, SeatClaim):
+        struct = text(
+            "Seat(bytes32 jobId,address operator,string role,string tag,string position,uint256 registryBlock)"
+        )
+        struct += word(claim.job_id) + word(claim.operator) + text(claim.role) + text(claim.tag)
+        struct += text(claim.position) + word(claim.registry_block)
+    elif isinstance(claim, TreeHeadClaim):
+        struct = text("TreeHead(address dispatcher,uint256 size,bytes32 root,uint256 timestamp)")
+        struct += word(claim.dispatcher) + word(claim.size) + word(claim.root) + word(claim.timestamp)
+    elif isinstance(claim, VoteClaim):
+        struct = text("Vote(uint256 challenge,address operator,uint8 verdict)")
+        struct += word(claim.challenge) + word(claim.operator) + word(claim.verdict)
     elif isinstance(claim, ChallengeClaim):
         struct = text("Challenge(address operator,string purpose,string result,string reason)")
         struct += word(claim.operator) + text(claim.purpose) + text(claim.result) + text(claim.reason)
@@ -148,17 +181,19 @@ def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
         struct += word(claim.vrf_proof) + word(claim.clock)
     else:
         struct = text(
-            "Result(bytes32 jobId,address operator,string role,string tag,string position,bytes32 answer,"
-            "bytes32 transcript,bytes32 model,bytes32 params,bytes32 vrfProof,bytes32 clock,bytes32 attestation)"
+            "Result(bytes32 jobId,address dispatcher,address operator,string role,string tag,string position,"
+            "uint256 counter,uint256 registryBlock,bytes32 answer,bytes32 transcript,bytes32 model,bytes32 params,"
+            "bytes32 vrfProof,bytes32 clock,bytes32 attestation)"
         )
-        struct += word(claim.job_id) + word(claim.operator)
+        struct += word(claim.job_id) + word(claim.dispatcher) + word(claim.operator)
         struct += text(claim.role) + text(claim.tag) + text(claim.position)
+        struct += word(claim.counter) + word(claim.registry_block)
         struct += b"".join(map(word, (claim.answer, claim.transcript, claim.model, claim.params)))
         struct += word(claim.vrf_proof) + word(claim.clock) + word(claim.attestation)
     return keccak(b"\x19\x01" + separator + keccak(struct))
 
 
-@given(DOMAINS, RESULTS | RECEIPTS | SCORES | EXECUTIONS | CHALLENGES)
+@given(DOMAINS, RESULTS | RECEIPTS | SCORES | EXECUTIONS | CHALLENGES | SEATS | HEADS | VOTES)
 def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: SignedClaim) -> None:
     digest = by_hand(domain, claim)
     assert typed_digest(typed_document(domain, claim)) == digest
@@ -176,8 +211,9 @@ def test_other_wallets_make_the_same_signature(claim: ResultClaim | ReceiptClaim
 def test_no_struct_can_be_taken_for_another() -> None:
     """What an enclave, an operator, a verifier, a challenger and a dispatcher sign has a name of its own in its type."""
     kinds: list[Any] = [ResultClaim, ReceiptClaim, ScoreClaim, ExecutionClaim, ChallengeClaim]
+    kinds += [SeatClaim, TreeHeadClaim, VoteClaim]
     names = [kind.primary_type for kind in kinds]
-    assert sorted(names) == ["Challenge", "Execution", "Receipt", "Result", "Score"]
+    assert names == ["Result", "Receipt", "Score", "Execution", "Challenge", "Seat", "TreeHead", "Vote"]
     for kind in kinds:
         declared = {attribute for _, _, attribute in kind.fields}
         assert declared == {field.name for field in fields(kind)}, "a field that is not signed"
@@ -193,11 +229,12 @@ def test_every_field_is_bound(claim: ResultClaim | ReceiptClaim | ExecutionClaim
     signature = sign_typed(SIGNER, DOMAIN, claim)
     for field in fields(claim):
         value = getattr(claim, field.name)
-        other = "0x" + "22" * 20 if field.name == "operator" else "f" * 64
+        other: Any = "0x" + "22" * 20 if field.name in {"operator", "dispatcher"} else "f" * 64
         if field.name in {"role", "tag", "position"}:
             other = value + "x"
-        change: Any = {field.name: 13 if field.name == "sequence" else other}
-        changed = replace(claim, **change)
+        if isinstance(value, int):
+            other = value + 1
+        changed = replace(claim, **{field.name: other})
         assert recover_typed(DOMAIN, changed, signature) != SIGNER.address, field.name
 
 
