@@ -1,4 +1,4 @@
-"""The exceptions of the chain package; web3's are translated into these, once, in `client`."""
+"""The exceptions of the chain package; web3's are translated into these, once, in `translation`."""
 
 
 class ChainError(Exception):
@@ -11,3 +11,13 @@ class ChainUnavailable(ChainError):
 
 class Reverted(ChainError):
     """A contract refused a call; the message is the contract's own reason."""
+
+
+class Unconfirmed(ChainError):
+    """A transaction was sent and its receipt never came: it may still be mined, so look it up before sending it again."""
+
+    def __init__(self, transaction: str, reason: str) -> None:
+        super().__init__(
+            f"no receipt for transaction {transaction}: {reason}; look it up before sending it again"
+        )
+        self.transaction = transaction
