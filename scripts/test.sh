@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything: format, lint, types, import contracts, then the unit, integration and acceptance tests.
+# Checks everything: format, lint, types, import contracts, compiled contracts, then the unit, integration and acceptance tests.
 #
 #   scripts/test.sh                              all of it
 #   scripts/test.sh tests/unit -k clock          only these tests, with any of pytest's arguments
@@ -40,6 +40,7 @@ else
   section lint ruff check .
   section types mypy
   section imports lint-imports
+  section contracts scripts/compile_contracts.sh --check
   section unit python -m pytest "${side_by_side[@]}" tests/unit
   section integration python -m pytest "${side_by_side[@]}" tests/integration
   section acceptance python -m pytest tests/acceptance
