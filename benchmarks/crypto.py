@@ -76,7 +76,7 @@ def prepare() -> list[Case]:
     proofs = cycle([(alpha, vrf.prove(signer, alpha)) for alpha in alphas])
     inputs = cycle(alphas)
     frame = seal_request(signer, "1", "dispatch_job", [JOB])
-    claim = ResultClaim(HEX64, signer.address, "executor", "", "", *[HEX64] * 7)
+    claim = ResultClaim(HEX64, signer.address, signer.address, "executor", "", "", 1, 0, *[HEX64] * 7)
     signature = sign_typed(signer, DOMAIN, claim)
 
     key, digest, scalar = PrivateKey(signer.secret), secrets.token_bytes(32), secrets.token_bytes(32)

@@ -57,10 +57,13 @@ class Operator(contenders.Worker):
         text = hashlib.sha256(answer["text"].encode()).hexdigest()
         claim = ResultClaim(
             job_id=_DIGEST,
+            dispatcher=self._signer.address,
             operator=self._signer.address,
             role="executor",
-            tag="opml",
+            tag="",
             position="",
+            counter=1,
+            registry_block=0,
             answer=text,
             transcript=commitment,
             model=transcript.model,

@@ -26,7 +26,7 @@ from aos_operator.tasks import Method, Product, Request, Task, TaskKey, sayable
 from aos_operator.tickets import draw_ticket
 from aos_protocol.canonical import JsonObject
 from aos_protocol.clock import VectorClock
-from aos_protocol.errors import InvalidMessage, ProtocolError
+from aos_protocol.errors import InvalidMessage, InvalidSignature, ProtocolError
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer, address_of
 from aos_protocol.messages import (
@@ -45,7 +45,7 @@ from aos_protocol.messages import (
     parse_message,
 )
 from aos_protocol.sortition import ticket_threshold
-from aos_protocol.typed_data import Domain, ReceiptClaim
+from aos_protocol.typed_data import Domain, ReceiptClaim, SeatClaim, recover_typed
 from aos_protocol.verification import check_receipt, check_seed
 
 MAX_FRAME_BYTES = 4 << 20
@@ -271,6 +271,7 @@ class Session:
     def _dispatched(self, frame_id: str, param: JsonObject) -> Event:
         dispatch = parse_message(Dispatch, param)
         self._check_work(dispatch)
+        self._check_seat(dispatch)
         if dispatch.job.claim is not None:
             raise InvalidMessage("a job with a claim is scored, not run: send score_job")
         sealed = dispatch.job.sealed
@@ -295,6 +296,25 @@ class Session:
         check_receipt(self._dispatcher, self.domain, claim, request.signature)
         if self._check_draw(request) == 0:
             raise InvalidMessage("this operator has no range in the registry, hence no seat on any committee")
+
+    def _check_seat(self, dispatch: Dispatch) -> None:
+        """Raise `InvalidSignature` unless the dispatcher signed that this operator has this seat.
+
+        Without that signature an operator that fills a committee could not show later that it was asked.
+        """
+        claim = SeatClaim(
+            dispatch.job_id,
+            self._signer.address,
+            dispatch.role,
+            dispatch.tag,
+            dispatch.position,
+            dispatch.registry_block,
+        )
+        signer = recover_typed(self.domain, claim, dispatch.seat)
+        if signer != self._dispatcher:
+            raise InvalidSignature(
+                f"the seat is signed by {signer}, not by the dispatcher {self._dispatcher}"
+            )
 
     def _check_draw(self, call: Draw | Request) -> int:
         """Check a call's clock, range and seed, and return its threshold."""

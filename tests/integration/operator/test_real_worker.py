@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from aos_operator.errors import WorkerUnavailable
-from aos_operator.statements import statement
+from aos_operator.statements import Author, statement
 from aos_operator.subjects import check_subject
 from aos_operator.tasks import Outcome, Scored
 from aos_operator.worker import HttpWorker
@@ -54,9 +54,10 @@ class Network:
 
     def call(self, job: Dispatch, outcome: Outcome) -> ScoreCall:
         """The call to score an answer, which its executor signs whatever it says."""
-        method, param = statement(EXECUTOR, WORLD.domain, job, outcome, {**job.clock, "3": "5"})
+        author = Author(EXECUTOR, WORLD.domain, WORLD.signer.address)
+        method, param = statement(author, job, outcome, {**job.clock, "3": "5"}, 5)
         call = WORLD.call(job, subject=seal_request(EXECUTOR, "1", method, [param]).text)
-        check_subject(call, WORLD.domain, OPERATOR.address)
+        check_subject(call, WORLD.domain, WORLD.signer.address, OPERATOR.address)
         return call
 
     async def verdict(self, call: ScoreCall) -> Verdict:

@@ -180,6 +180,7 @@ class TestDispatch:
             ({"tag": "malicious"}, "no selection rule"),
             ({"model": MODEL.model_copy(update={"name": "other"})}, "does not serve"),
             ({"range_end": 0}, "no range in the registry"),
+            ({"seat": "00" * 65}, "v is 0"),
             ({"claim": Claim(text="x")}, "a claim is scored, not run"),
         ],
     )
@@ -195,6 +196,31 @@ class TestDispatch:
         forged = honest.model_copy(update={"signature": sign_typed(STRANGER, world.domain, claim)})
         answer = open_session.receive(world.request("dispatch_job", forged.to_json()))
         assert f"signed by {STRANGER.address}" in refusal(answer)
+
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            {"operator": STRANGER.address},
+            {"role": "verifier"},
+            {"tag": "suspicion"},
+            {"position": "before"},
+            {"registry_block": 8},
+            {"job_id": "ab" * 32},
+        ],
+    )
+    def test_a_seat_for_anything_else_is_refused(
+        self, world: World, open_session: Session, lie: dict[str, Any]
+    ) -> None:
+        honest = world.job(tag="malicious", position="after", registry_block=7)
+        forged = world.seated(honest, **lie)
+        answer = refusal(open_session.receive(world.request("dispatch_job", forged.to_json())))
+        assert re.match(r"the seat is signed by 0x[0-9A-Fa-f]{40}, not by the dispatcher", answer)
+        assert isinstance(open_session.receive(world.request("dispatch_job", honest.to_json())), JobCall)
+
+    def test_a_seat_that_somebody_else_gives_is_refused(self, world: World, open_session: Session) -> None:
+        forged = world.seated(world.job(), signer=STRANGER)
+        answer = open_session.receive(world.request("dispatch_job", forged.to_json()))
+        assert f"the seat is signed by {STRANGER.address}" in refusal(answer)
 
     def test_a_job_of_another_type_or_model_than_its_dispatch_is_refused(
         self, world: World, open_session: Session
@@ -257,7 +283,8 @@ class TestResult:
         assert first_id != second_id
         one, two = (parse_message(JobResult, opened(text).params[0]) for text in (first, second))
         assert one.signature != two.signature
-        same = {"clock": {}, "signature": ""}
+        assert (one.counter, two.counter) == (9, 10)
+        same = {"clock": {}, "signature": "", "counter": 1}
         assert one.model_copy(update=same) == two.model_copy(update=same)
 
     def test_an_answer_too_large_for_a_frame_becomes_a_reason(
@@ -365,4 +392,4 @@ class TestBadFrames:
         event = session.receive(world.request("dispatch_job", message))
         assert isinstance(event, Say | JobCall)
         if isinstance(event, JobCall):  # only what nothing binds can be changed freely
-            assert member in {"user", "tag", "position", "range_start", "range_end"}
+            assert member in {"user", "range_start", "range_end"}

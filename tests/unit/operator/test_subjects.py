@@ -23,7 +23,7 @@ STRANGER = Signer(b"\x33" * 32)
 
 
 def check(call: ScoreCall) -> None:
-    check_subject(call, WORLD.domain, OPERATOR.address)
+    check_subject(call, WORLD.domain, WORLD.signer.address, OPERATOR.address)
 
 
 def test_an_honest_answer_is_scored_as_what_its_operator_committed_itself_to() -> None:

@@ -1,7 +1,7 @@
 """The other side of the protocol for the operator's tests: a dispatcher's key, its jobs and its frames, without I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from types import MappingProxyType
 from typing import Any
@@ -31,8 +31,8 @@ from aos_protocol.messages import (
     parse_message,
 )
 from aos_protocol.transcript import Transcript
-from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
-from aos_protocol.verification import Terms, check_result, check_score, result_claim
+from aos_protocol.typed_data import Domain, ReceiptClaim, SeatClaim, sign_typed
+from aos_protocol.verification import Terms, check_counter, check_result, check_score, result_claim
 
 MODEL = ModelOffer(name="demo.gguf", sha256="ab" * 32)
 OFFER = Offer("opml", {MODEL.name: MODEL.sha256})
@@ -58,11 +58,15 @@ _SHARED = (
 
 @dataclass
 class World:
-    """A dispatcher as far as an operator sees it: it makes valid jobs and frames, and verifies what comes back."""
+    """A dispatcher as far as an operator sees it: it makes valid jobs and frames, and verifies what comes back.
+
+    Its seats are signed for `operator`.
+    """
 
     signer: Signer = field(default_factory=lambda: Signer(b"\x22" * 32))
     domain: Domain = field(default_factory=lambda: Domain(31337, "0x" + "00" * 19 + "01"))
     nonce: str = "cd" * 32
+    operator: str = OPERATOR.address
 
     def __post_init__(self) -> None:
         self._sequence = count(1)
@@ -106,7 +110,21 @@ class World:
             "seat": "00" * 65,
             "model": MODEL,
         }
-        return Dispatch(**{**members, **changes})
+        unseated = Dispatch(**{**members, **changes})
+        return unseated if "seat" in changes else self.seated(unseated)
+
+    def seated(self, dispatch: Dispatch, *, signer: Signer | None = None, **changes: Any) -> Dispatch:
+        """The dispatch with a seat signed by the dispatcher (or `signer`) for what it says, but for `changes`."""
+        claim = SeatClaim(
+            dispatch.job_id,
+            self.operator,
+            dispatch.role,
+            dispatch.tag,
+            dispatch.position,
+            dispatch.registry_block,
+        )
+        seat = sign_typed(signer or self.signer, self.domain, replace(claim, **changes))
+        return dispatch.model_copy(update={"seat": seat})
 
     def answer(
         self,
@@ -131,6 +149,7 @@ class World:
             "dispatcher": self.signer.address,
             "operator": signer.address,
             "counter": 5,
+            "registry_block": dispatch.registry_block,
             "signature": "00" * 65,
             "position": dispatch.position,
             "role": "executor",
@@ -180,6 +199,7 @@ class World:
             "vrf_prompt_hash": dispatch.job.prompt_hash(),
             "range_start": dispatch.range_start,
             "range_end": dispatch.range_end,
+            "registry_block": 0 if isinstance(dispatch, ScoreCall) else dispatch.registry_block,
             "clock": {"1": str(next(self._clock))},
         }
         return Draw(**{**members, **changes})
@@ -221,7 +241,9 @@ class World:
             model_sha256=dispatch.model.sha256,
             dispatch_clock=dispatch.clock,
             dispatcher=self.signer.address,
+            registry_block=dispatch.registry_block,
         )
+        check_counter(result, NUMBER)
         check_result(result, terms, ticket, dispatch.role, self.domain)
         return result
 
