@@ -84,7 +84,10 @@ def receiving(seat: Seat) -> Iterator[None]:
 
 def _content(said: Message) -> Message:
     """Return a statement without what changes at each sending."""
-    return said.model_copy(update={"clock": {}, "signature": ""})
+    afresh: dict[str, object] = {"clock": {}, "signature": ""}
+    if isinstance(said, JobResult):
+        afresh["counter"] = 0
+    return said.model_copy(update=afresh)
 
 
 def _key(said: Mapping[str, object]) -> RoundKey:
