@@ -1,6 +1,6 @@
 """A chain in this process (py-evm) with our contracts on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,20 +32,49 @@ class Evm:
         receipt = self.wait(factory.constructor(*arguments).transact({"from": self.accounts[sender]}))
         return self.web3.eth.contract(address=receipt["contractAddress"], abi=compiled.abi)
 
+    def deploy_code(self, runtime: bytes) -> str:
+        """Deploy code that no compiler made, and return its address."""
+        # PUSH2 length, DUP1, PUSH1 offset of what follows, PUSH0, CODECOPY, PUSH0, RETURN.
+        creation = bytes.fromhex(f"61{len(runtime):04x}80600a5f395ff3") + runtime
+        sent = self.web3.eth.send_transaction({"from": self.accounts[0], "data": creation})
+        return str(self.wait(sent)["contractAddress"])
+
     def send(self, call: Any, *, sender: int = 0, value: int = 0) -> TxReceipt:
         """Send a contract's call as a transaction, and return its receipt (`gasUsed`, `logs`)."""
         return self.wait(call.transact({"from": self.accounts[sender], "value": value}))
 
+    def send_together(self, calls: Iterable[Any], *, sender: int = 0) -> list[TxReceipt]:
+        """Send calls in this order in one block. Their gas cannot be estimated ahead, and is plenty."""
+        account = Web3.to_checksum_address(self.accounts[sender])
+        terms = {"from": account, "gas": 1_000_000, "value": 0}
+        nonce = self.web3.eth.get_transaction_count(account)
+        # eth-tester's own way of putting off the mining takes one transaction of a sender only.
+        sent = [
+            self.tester._add_transaction_to_pending_block(
+                {**terms, "nonce": nonce + place, "to": call.address, "data": call._encode_transaction_data()}
+            )
+            for place, call in enumerate(calls)
+        ]
+        self.mine()
+        return [self.wait(each) for each in sent]
+
     def wait(self, transaction: Any) -> TxReceipt:
-        return self.web3.eth.wait_for_transaction_receipt(transaction)
+        """Return a transaction's receipt; one that was mined but reverted raises TransactionFailed, as one that is refused."""
+        receipt = self.web3.eth.wait_for_transaction_receipt(transaction)
+        if receipt["status"] == 0:
+            raise TransactionFailed("reverted")
+        return receipt
 
     def mine(self, blocks: int = 1) -> None:
         self.tester.mine_blocks(blocks)
 
     def travel(self, seconds: int) -> None:
         """Let the next block be this much later."""
-        now = self.web3.eth.get_block("latest")["timestamp"]
-        self.tester.time_travel(now + seconds)
+        self.tester.time_travel(self.now() + seconds)
+
+    def now(self) -> int:
+        """The time of the latest block, in seconds."""
+        return int(self.web3.eth.get_block("latest")["timestamp"])
 
     def balance(self, address: str) -> int:
         return int(self.web3.eth.get_balance(Web3.to_checksum_address(address)))
@@ -61,7 +90,7 @@ class Evm:
 
 
 @contextmanager
-def reverts(reason: str) -> Iterator[None]:
-    """Expect a contract's refusal that gives this reason (a part of it)."""
+def reverts(reason: str | None = None) -> Iterator[None]:
+    """Expect a contract's refusal that gives this reason (a part of it); none for what reverts without words."""
     with pytest.raises((ContractLogicError, TransactionFailed), match=reason):
         yield
