@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aos_chain.client import Chain
+from aos_chain.client import Chain, ContractFunction
 from aos_chain.deployment import Deployment
 from aos_chain.transactions import Receipt
 from aos_protocol.identity import Signer, parse_signature
@@ -39,35 +39,28 @@ async def post_head(
     anchored head, empty for the first. Raises `Reverted` for a head that does not continue the last one.
     """
     await chain.require_chain(deployment.chain_id)
-    call = _anchor(chain, deployment).functions.post(
-        head.dispatcher,
-        head.size,
-        bytes.fromhex(head.root),
-        head.timestamp,
-        parse_signature(signature),
-        list(proof),
-    )
-    return await chain.send(call, signer)
+    signed = head.dispatcher, head.size, bytes.fromhex(head.root), head.timestamp, parse_signature(signature)
+    return await chain.send(_function(chain, deployment, "post", *signed, list(proof)), signer)
 
 
 async def latest_head(chain: Chain, deployment: Deployment, dispatcher: str) -> AnchoredHead | None:
     """Return a dispatcher's last anchored head, `None` where there is none."""
-    size, root, timestamp, block = await chain.call(_anchor(chain, deployment).functions.latest(dispatcher))
+    size, root, timestamp, block = await chain.call(_function(chain, deployment, "latest", dispatcher))
     return AnchoredHead(size, root.hex(), timestamp, block) if block else None
 
 
 async def heads(chain: Chain, deployment: Deployment, dispatcher: str) -> list[AnchoredHead]:
     """Return all anchored heads of a dispatcher, oldest first."""
-    functions = _anchor(chain, deployment).functions
-    count = await chain.call(functions.count(dispatcher))
-    found = [await chain.call(functions.heads(dispatcher, index)) for index in range(count)]
+    count = await chain.call(_function(chain, deployment, "count", dispatcher))
+    asked = (_function(chain, deployment, "heads", dispatcher, index) for index in range(count))
+    found = [await chain.call(function) for function in asked]
     return [AnchoredHead(size, root.hex(), timestamp, block) for size, root, timestamp, block in found]
 
 
 async def is_forked(chain: Chain, deployment: Deployment, dispatcher: str) -> bool:
     """Return whether two signed heads of one size and different roots were shown to the chain."""
-    return bool(await chain.call(_anchor(chain, deployment).functions.forked(dispatcher)))
+    return bool(await chain.call(_function(chain, deployment, "forked", dispatcher)))
 
 
-def _anchor(chain: Chain, deployment: Deployment) -> Any:  # noqa: ANN401 - web3 makes its functions from the ABI
-    return chain.contract("Anchor", deployment.anchor)
+def _function(chain: Chain, deployment: Deployment, name: str, *arguments: Any) -> ContractFunction:  # noqa: ANN401
+    return chain.function("Anchor", deployment.anchor, name, *arguments)

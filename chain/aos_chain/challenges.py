@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from aos_chain.client import Chain
+from aos_chain.client import Chain, ContractFunction
 from aos_chain.deployment import Deployment
 from aos_chain.hints import coordinates, hints
 from aos_chain.transactions import Receipt
@@ -156,7 +156,7 @@ async def draw(chain: Chain, deployment: Deployment, signer: Signer, challenge_i
 
 async def jury_alpha(chain: Chain, deployment: Deployment, challenge_id: int) -> bytes:
     """Return what jurors draw their tickets on. Raises `Reverted` in the block of the answer, or when its hash is forgotten."""
-    return bytes(await chain.call(_contract(chain, deployment).juryAlpha(challenge_id)))
+    return bytes(await chain.call(_function(chain, deployment, "juryAlpha", challenge_id)))
 
 
 def ballot(domain: Domain, signer: Signer, challenge_id: int, verdict: Verdict, alpha: bytes) -> Ballot:
@@ -188,18 +188,18 @@ async def withdraw_credit(chain: Chain, deployment: Deployment, signer: Signer) 
 
 async def credit(chain: Chain, deployment: Deployment, account: str) -> int:
     """Return the wei that the contract owes an account."""
-    return int(await chain.call(_contract(chain, deployment).credit(account)))
+    return int(await chain.call(_function(chain, deployment, "credit", account)))
 
 
 async def read_challenge(chain: Chain, deployment: Deployment, challenge_id: int) -> Challenge | None:
     """Return a challenge, `None` where there is none of this id."""
-    ground, state, *rest = await chain.call(_contract(chain, deployment).challenge(challenge_id))
+    ground, state, *rest = await chain.call(_function(chain, deployment, "challenge", challenge_id))
     return Challenge(challenge_id, Ground(ground), State(state), *rest) if state else None
 
 
 async def read_seats(chain: Chain, deployment: Deployment, challenge_id: int) -> list[Seat]:
     """Return the jury as far as it has voted, in no order."""
-    found = await chain.call(_contract(chain, deployment).seats(challenge_id))
+    found = await chain.call(_function(chain, deployment, "seats", challenge_id))
     return [Seat(juror, Verdict(verdict), score) for juror, verdict, score in found]
 
 
@@ -221,7 +221,7 @@ def _shown(ticket: Ticket) -> list[Any]:
 async def _open(
     chain: Chain, deployment: Deployment, signer: Signer, function: str, arguments: Sequence[Any]
 ) -> int:
-    bond = int(await chain.call(_contract(chain, deployment).bond()))
+    bond = int(await chain.call(_function(chain, deployment, "bond")))
     receipt = await _send(chain, deployment, signer, function, arguments, value=bond)
     events = chain.decode("Challenge", deployment.challenge, receipt.logs)
     return next(int(event.arguments["id"]) for event in events if event.name == "ChallengeOpened")
@@ -237,9 +237,9 @@ async def _send(
     value: int = 0,
 ) -> Receipt:
     await chain.require_chain(deployment.chain_id)
-    call = getattr(_contract(chain, deployment), function)(*arguments)
+    call = _function(chain, deployment, function, *arguments)
     return await chain.send(call, signer, value)
 
 
-def _contract(chain: Chain, deployment: Deployment) -> Any:  # noqa: ANN401 - web3 makes the functions from the ABI
-    return chain.contract("Challenge", deployment.challenge).functions
+def _function(chain: Chain, deployment: Deployment, name: str, *arguments: Any) -> ContractFunction:  # noqa: ANN401
+    return chain.function("Challenge", deployment.challenge, name, *arguments)

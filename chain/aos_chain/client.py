@@ -26,6 +26,7 @@ with recursion_limit_kept():
 
 from aos_chain.transactions import Receipt, Sender
 
+ContractFunction: TypeAlias = AsyncContractFunction
 ContractCall: TypeAlias = AsyncContractFunction | AsyncContractConstructor
 Block: TypeAlias = int | str
 """A block's number, or "latest"."""
@@ -141,8 +142,16 @@ class Chain:
         with translated(f"reading the code at {address}"):
             return bytes(await self._web3.eth.get_code(_checked(address), cast("Any", block)))
 
-    def contract(self, name: str, address: str) -> AsyncContract:
-        """Return a contract of ours (`artifacts.CONTRACTS`) at an address: `.functions.name(...)` makes what `call` and `send` take."""
+    def function(self, name: str, address: str, function: str, *arguments: Any) -> AsyncContractFunction:  # noqa: ANN401
+        """Return what `call` and `send` take: a function of a contract of ours (`artifacts.CONTRACTS`), with its arguments.
+
+        Raises `ChainError` for arguments that do not fit.
+        """
+        with translated(f"{function} at {address}"):
+            found: AsyncContractFunction = self._contract(name, address).functions[function](*arguments)
+        return found
+
+    def _contract(self, name: str, address: str) -> AsyncContract:
         key = name, checksum_address(address)
         if key not in self._contracts:
             made = self._web3.eth.contract(address=_checked(address), abi=cast("Any", artifact(name).abi))
@@ -189,7 +198,7 @@ class Chain:
 
     def decode(self, name: str, address: str, logs: Iterable[LogReceipt]) -> list[Event]:
         """Return those of some logs (a receipt's, say) that are events of a contract of ours at this address."""
-        contract, topics = self.contract(name, address), _topics(name)
+        contract, topics = self._contract(name, address), _topics(name)
         events = []
         for log in logs:
             event = topics.get(_hex(log["topics"][0])) if log["topics"] else None

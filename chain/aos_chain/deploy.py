@@ -70,10 +70,12 @@ async def check_deployment(chain: Chain, deployment: Deployment) -> None:
     await chain.require_chain(deployment.chain_id)
     for address in (deployment.registry, deployment.sortition, deployment.anchor, deployment.challenge):
         await chain.require_contract(address)
-    registry = chain.contract("OperatorRegistry", deployment.registry).functions
-    if await chain.call(registry.MAX_RANGE()) != MAX_RANGE:
+    max_range, slasher_of = (
+        chain.function("OperatorRegistry", deployment.registry, name) for name in ("MAX_RANGE", "slasher")
+    )
+    if await chain.call(max_range) != MAX_RANGE:
         raise ChainError(f"{deployment.registry} is no registry of AOS: check the deployment file")
-    if (slasher := await chain.call(registry.slasher())) != deployment.challenge:
+    if (slasher := await chain.call(slasher_of)) != deployment.challenge:
         raise ChainError(
             f"the registry obeys {slasher}, not the deployment's Challenge {deployment.challenge}: check the deployment file"
         )

@@ -69,8 +69,8 @@ class RegistryFollower:
         Raises `ChainUnavailable`, and `ChainError` where no registry is at the address.
         """
         await self._chain.require_contract(self._registry)
-        contract = self._chain.contract("OperatorRegistry", self._registry)
-        if (found := await self._chain.call(contract.functions.MAX_RANGE())) != MAX_RANGE:
+        asked = self._chain.function("OperatorRegistry", self._registry, "MAX_RANGE")
+        if (found := await self._chain.call(asked)) != MAX_RANGE:
             raise ChainError(
                 f"the registry at {self._registry} divides {found} slots, AOS divides {MAX_RANGE}: name AOS's OperatorRegistry"
             )

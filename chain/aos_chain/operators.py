@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aos_chain.client import Chain
+from aos_chain.client import Chain, ContractFunction
 from aos_chain.deployment import Deployment
 from aos_chain.errors import ChainError
 from aos_chain.registry import RegistryState
@@ -27,20 +27,19 @@ async def update_range(chain: Chain, deployment: Deployment, signer: Signer, sta
 async def leave(chain: Chain, deployment: Deployment, signer: Signer) -> Receipt:
     """Give up the range at once; the bond can be withdrawn after the registry's delay. Raises as `Chain.send`."""
     await chain.require_chain(deployment.chain_id)
-    return await chain.send(_registry(chain, deployment).leave(), signer)
+    return await chain.send(_function(chain, deployment, "leave"), signer)
 
 
 async def withdraw(chain: Chain, deployment: Deployment, signer: Signer) -> Receipt:
     """Take back the bond that was left behind. Raises `Reverted` before the delay is over or while a challenge holds it."""
     await chain.require_chain(deployment.chain_id)
-    return await chain.send(_registry(chain, deployment).withdraw(), signer)
+    return await chain.send(_function(chain, deployment, "withdraw"), signer)
 
 
 async def bond_lacking(chain: Chain, deployment: Deployment, operator: str, width: int) -> int:
     """Return the wei that an operator must add to its bond to hold a range of this width."""
-    functions = _registry(chain, deployment)
-    wanted = width * int(await chain.call(functions.bondPerSlot()))
-    return max(wanted - int(await chain.call(functions.bondOf(operator))), 0)
+    wanted = width * int(await chain.call(_function(chain, deployment, "bondPerSlot")))
+    return max(wanted - int(await chain.call(_function(chain, deployment, "bondOf", operator))), 0)
 
 
 def free_share(state: RegistryState, width: int) -> tuple[int, int]:
@@ -67,9 +66,9 @@ async def _place(
         raise ChainError(f"[{start}, {end}) is no range: start is below end, and end at most {MAX_RANGE}")
     await chain.require_chain(deployment.chain_id)
     lacking = await bond_lacking(chain, deployment, signer.address, end - start)
-    call = getattr(_registry(chain, deployment), function)(signer.address, start, end)
+    call = _function(chain, deployment, function, signer.address, start, end)
     return await chain.send(call, signer, value=lacking)
 
 
-def _registry(chain: Chain, deployment: Deployment) -> Any:  # noqa: ANN401 - web3 makes them from the ABI
-    return chain.contract("OperatorRegistry", deployment.registry).functions
+def _function(chain: Chain, deployment: Deployment, name: str, *arguments: Any) -> ContractFunction:  # noqa: ANN401
+    return chain.function("OperatorRegistry", deployment.registry, name, *arguments)
