@@ -15,6 +15,7 @@ of the job:
 | AOS-HEAD-1 | the dispatcher signed the head of its log |
 | AOS-LOG-1 | all that the document tells of the job is in that log, each event once, in order, and the log has nothing of it besides |
 | AOS-ANCHOR-1 | (where signatures are valid on a chain) that log is a later state of the one that the chain anchors, this job's entries included. Whether the chain has that anchor, `aos-audit --rpc` asks |
+| AOS-CLOCK-2 | over all rounds, no operator signed two different things as one event of its clock, nor one that the dispatcher had already seen |
 
 of every round, as far as they apply to it:
 
@@ -49,6 +50,7 @@ from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.canonical import digest
 from aos_protocol.errors import InvalidEvidence, InvalidMessage
 from aos_protocol.evidence_challenge import challenge_checks
+from aos_protocol.evidence_clocks import clock_checks
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_draw import draw_checks
 from aos_protocol.evidence_enclave import enclave_checks
@@ -77,7 +79,8 @@ def check_evidence(
     if evidence.job.job_id != job_id:
         raise InvalidEvidence(f"this is evidence of job {evidence.job.job_id}, not of {job_id}")
     views = _views(evidence)
-    checks = [planned.make() for planned in (*_job_checks(evidence), *log_checks(evidence, _raw(document)))]
+    of_the_job = (*_job_checks(evidence), *log_checks(evidence, _raw(document)), *clock_checks(views))
+    checks = [planned.make() for planned in of_the_job]
     for view in views:
         planned_here = (
             *draw_checks(view),

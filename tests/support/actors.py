@@ -46,12 +46,13 @@ def honest(_actor: "Actor", _said: dict[str, Any]) -> None:
 class Actor:
     """One operator: it signs, draws and ticks. `bend` changes what it says in a result or score before it signs that.
 
-    One that is `enclosed` has its answers from its enclave.
+    One that is `enclosed` has its answers from its enclave. It signs in `domain`.
     """
 
     number: int
     bend: Bend
     enclosed: bool = False
+    domain: Domain = DOMAIN
     signer: Signer = field(init=False)
     enclave: Enclave = field(init=False)
     counter: int = 0
@@ -108,7 +109,7 @@ class Actor:
         made = Transcript.from_json(said["transcript"]) if said["transcript"] else None
         params = terms.job.params.digest()
         claim = result_claim(parse_message(JobResult, said), params, made, seed=terms.draw_seed)
-        said["signature"] = sign_typed(self.signer, DOMAIN, claim)
+        said["signature"] = sign_typed(self.signer, self.domain, claim)
         return seal_request(self.signer, "8", "job_result", [said]).text, parse_message(JobResult, said)
 
     def enclose(self, said: dict[str, Any], job: JobSpec, seed: str) -> None:
@@ -121,7 +122,7 @@ class Actor:
         else:
             commitment = Transcript.from_json(said["transcript"]).commitment()
         claim = execution_claim(parse_message(JobResult, said), job, seed, commitment)
-        said["enclave"] = self.enclave.state(claim, DOMAIN)
+        said["enclave"] = self.enclave.state(claim, self.domain)
 
     def score(
         self, terms: Terms, ticket: Ticket, score: Score, operator: str | None, known: dict[str, str]
@@ -137,7 +138,7 @@ class Actor:
         self.bend(self, said)
         params = terms.job.params.digest()
         claim = score_claim(parse_message(JobScore, said), params, seed=terms.draw_seed)
-        said["signature"] = sign_typed(self.signer, DOMAIN, claim)
+        said["signature"] = sign_typed(self.signer, self.domain, claim)
         return seal_request(self.signer, "9", "job_score", [said]).text
 
     def _common(self, terms: Terms, ticket: Ticket, known: Any) -> dict[str, Any]:

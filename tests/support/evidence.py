@@ -5,7 +5,8 @@ story.own()
 story.challenge()
 document = story.document()
 
-`Story(enclaves=True)` is a `tee` job, run by simulated enclaves; `Story(sealed=True)` one whose prompt only they can read.
+`Story(enclaves=True)` is a `tee` job, run by simulated enclaves; `Story(sealed=True)` one whose prompt only they can read;
+`Story(chain=CHAIN)` one whose registry is a contract's, and whose log is anchored.
 """
 
 from collections.abc import Sequence
@@ -30,21 +31,29 @@ from aos_protocol.score_document import Score
 from aos_protocol.sealing import SealingKey, seal_prompt
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
-from aos_protocol.typed_data import ChallengeClaim, ReceiptClaim, TreeHeadClaim, sign_typed
+from aos_protocol.typed_data import ChallengeClaim, Domain, ReceiptClaim, TreeHeadClaim, sign_typed
 from aos_protocol.verdict import judge, overall
 from aos_protocol.verification import Terms, check_ticket
 from support.actors import DOMAIN, MODEL, NO_REGISTRY, TOKENS, Actor, Bend, honest, merged
 from support.calibration import calibration
 
 __all__ = [
-    "CALIBRATION", "CAUSE", "CHEATING", "CLAIM", "DISPATCHER", "DOMAIN", "FINGERPRINTED", "HONEST", "MODEL", "NO_REGISTRY", "PROJECT",
-    "REQUEST", "SEEDED", "TOKENS", "Actor", "Bend", "Story", "honest", "honest_evidence", "rows_of", "sealed_job",
+    "CALIBRATION", "CAUSE", "CHAIN", "CHEATING", "CLAIM", "DISPATCHER", "DOMAIN", "FINGERPRINTED", "HONEST", "MODEL", "NO_REGISTRY", "PROJECT",
+    "REQUEST", "SEEDED", "TOKENS", "Actor", "Bend", "Story", "honest", "honest_evidence", "logged", "rows_of", "sealed_job",
 ]  # fmt: skip
 
 DISPATCHER = Signer(b"\x11" * 32)
 CALIBRATION = calibration(MODEL.sha256)
 CAUSE = "c" * 64
 """A tagged job of the same user, by which a story's job gets rounds."""
+CHAIN: dict[str, Any] = {
+    "chain_id": 31337,
+    "registry": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+    "block": 1234,
+    "block_hash": "b" * 64,
+}
+"""A registry contract at a block, as evidence names it."""
+ANCHOR = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
 
 REQUEST: dict[str, Any] = {
     "from": "shop",
@@ -80,6 +89,7 @@ class Story:
 
     `distance` is what every verifier measures between claimed and own fingerprints: 0.001 is honest, 0.3 is another model's.
     With `enclaves` every operator has one, and the job's type is `tee`; with `sealed` its prompt is sealed to all of them but the last.
+    `chain` is where the registry was read, null for the dispatcher's own.
     """
 
     def __init__(
@@ -93,9 +103,14 @@ class Story:
         bend: Bend = honest,
         enclaves: bool = False,
         sealed: bool = False,
+        chain: dict[str, Any] | None = None,
         **job: Any,
     ) -> None:
-        self.crew = [Actor(number, bend, enclaves or sealed) for number in range(2, operators + 2)]
+        self.chain = chain
+        self.domain = Domain(chain["chain_id"], chain["registry"]) if chain else DOMAIN
+        self.crew = [
+            Actor(number, bend, enclaves or sealed, self.domain) for number in range(2, operators + 2)
+        ]
         if enclaves or sealed:
             job["tag"] = "tee"
         self.body = REQUEST | {"tag": tag, "job": REQUEST["job"] | job}
@@ -138,7 +153,7 @@ class Story:
             own = purpose == "appeal"
             challenger = next(actor for actor in self.crew if (actor.address == said.operator) == own)
         row = f"{said.operator}_{self.job_id}_{held['tag']}"
-        plea = _plea(by, purpose, row, challenger)
+        plea = _plea(by, purpose, row, challenger, self.domain)
         number = 1 + max(other["challenge"] for other in self.rounds)
         return self._hold("suspicion", "after", challenge=number, challenged=held["results"][0], plea=plea)
 
@@ -155,13 +170,13 @@ class Story:
         document = {
             "version": "aos-evidence/1",
             "dispatcher": {"address": DISPATCHER.address, "public_key": DISPATCHER.public_key.hex()},
-            "domain": {"chain_id": 0, "registry": NO_REGISTRY},
+            "domain": {"chain_id": self.domain.chain_id, "registry": self.domain.registry},
             "job": {
                 "job_id": self.job_id,
                 "sequence": 1,
                 "request": self.body,
                 "request_digest": digest(self.body),
-                "receipt": sign_typed(DISPATCHER, DOMAIN, receipt),
+                "receipt": sign_typed(DISPATCHER, self.domain, receipt),
                 "status": "completed",
                 "reason": "",
                 "clock": self._ended,
@@ -218,6 +233,7 @@ class Story:
             dispatcher=DISPATCHER.address,
             challenge=challenge,
             challenge_seed=seed["value"],
+            registry_block=self._registry_block,
         )
         results = self._execute(terms, seats, drawn) if executes else []
         subject = challenged or (results[0] if executes else None)
@@ -276,6 +292,7 @@ class Story:
                 vrf_prompt_hash=self.request.job.prompt_hash(),
                 range_start=entry["start"],
                 range_end=entry["end"],
+                registry_block=self._registry_block,
                 clock=clock,
             )
             actor = self._actor(entry["operator"])
@@ -362,6 +379,10 @@ class Story:
             variance=0.75,
         )
 
+    @property
+    def _registry_block(self) -> int:
+        return self.chain["block"] if self.chain else 0
+
     def _actor(self, address: str) -> Actor:
         return next(actor for actor in self.crew if actor.address == address)
 
@@ -369,7 +390,7 @@ class Story:
         shares = sortition.equal_shares([actor.address for actor in self.crew])
         return {
             "max_range": sortition.MAX_RANGE,
-            "chain": None,
+            "chain": self.chain,
             "operators": [
                 {"operator": address, "number": actor.number, "start": start, "end": end}
                 for actor, (address, start, end) in zip(self.crew, shares, strict=True)
@@ -378,18 +399,16 @@ class Story:
 
 
 def logged(document: dict[str, Any], before: int = 5) -> dict[str, Any]:
-    """The log of a dispatcher that wrote this job down, after `before` other entries and with one more behind it."""
+    """The log of a dispatcher that wrote this job down, after `before` other entries and with one more behind it.
+
+    Where signatures are valid on a chain, that has the head of before that last entry.
+    """
     entries = job_entries(document)
     leaves = [f"another entry {number}".encode() for number in range(before)]
     leaves += [entry.encode() for entry in entries] + [b"one more entry"]
-    claim = TreeHeadClaim(DISPATCHER.address, len(leaves), merkle.root(leaves).hex(), 1_790_000_000)
+    domain = Domain(document["domain"]["chain_id"], document["domain"]["registry"])
     return {
-        "head": {
-            "size": claim.size,
-            "root": claim.root,
-            "timestamp": claim.timestamp,
-            "signature": sign_typed(DISPATCHER, DOMAIN, claim),
-        },
+        "head": signed_head(leaves, domain),
         "entries": [
             {
                 "index": before + place,
@@ -398,18 +417,41 @@ def logged(document: dict[str, Any], before: int = 5) -> dict[str, Any]:
             }
             for place, entry in enumerate(entries)
         ],
-        "anchor": None,
+        "anchor": _anchor(leaves, domain) if domain.chain_id else None,
     }
 
 
-def _plea(by: str, purpose: str, row: str, operator: Actor | None) -> dict[str, Any]:
+def signed_head(leaves: Sequence[bytes], domain: Domain = DOMAIN) -> dict[str, Any]:
+    """The dispatcher's head of a log with these entries."""
+    claim = TreeHeadClaim(DISPATCHER.address, len(leaves), merkle.root(leaves).hex(), 1_790_000_000)
+    return {
+        "size": claim.size,
+        "root": claim.root,
+        "timestamp": claim.timestamp,
+        "signature": sign_typed(DISPATCHER, domain, claim),
+    }
+
+
+def _anchor(leaves: Sequence[bytes], domain: Domain) -> dict[str, Any]:
+    size = len(leaves) - 1
+    return {
+        "chain_id": domain.chain_id,
+        "contract": ANCHOR,
+        "size": size,
+        "root": merkle.root(leaves[:size]).hex(),
+        "block": 1300,
+        "proof": [node.hex() for node in merkle.consistency_proof(leaves, size)],
+    }
+
+
+def _plea(by: str, purpose: str, row: str, operator: Actor | None, domain: Domain) -> dict[str, Any]:
     plea = {"purpose": purpose, "by": by, "operator": None, "reason": "it reads oddly", "signature": None}
     if operator is None:
         return plea
     claim = ChallengeClaim(operator.address, purpose, row, "it reads oddly")
     return plea | {
         "operator": operator.address,
-        "signature": sign_typed(operator.signer, DOMAIN, claim),
+        "signature": sign_typed(operator.signer, domain, claim),
     }
 
 

@@ -9,9 +9,20 @@ import pytest
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.evidence import Check, answers, check_evidence, scores
 from aos_protocol.identity import Signer
-from support.evidence import CLAIM, DISPATCHER, FINGERPRINTED, SEEDED, Actor, Story, honest, honest_evidence
+from support.evidence import (
+    CLAIM,
+    DISPATCHER,
+    FINGERPRINTED,
+    SEEDED,
+    Actor,
+    Story,
+    honest,
+    honest_evidence,
+    logged,
+)
 
 JOB = ["AOS-JOB-1", "AOS-RECEIPT-1", "AOS-SEED-1"]
+LOGGED = ["AOS-HEAD-1", "AOS-LOG-1", "AOS-CLOCK-2"]
 DRAW = ["AOS-TICKET-1", "AOS-COMMITTEE-1", "AOS-ROLE-1"]
 ANSWERED = ["AOS-RESULT-1", "AOS-TRANSCRIPT-1"]
 REST = ["AOS-CLOCK-1", "AOS-MODEL-1", "AOS-COMPLETE-1"]
@@ -24,8 +35,13 @@ def checks(document: Any) -> list[Check]:
     return check_evidence(document, dispatcher=DISPATCHER.address, job_id=document["job"]["job_id"])
 
 
+def relogged(document: Any) -> Any:
+    """The same document with a log of what it says now, as of a dispatcher that wrote the lie down at once."""
+    return document | {"log": logged(document)}
+
+
 def failing(document: Any) -> dict[str, str]:
-    return {check.id: check.what for check in checks(document) if check.status == "FAIL"}
+    return {check.id: check.what for check in checks(relogged(document)) if check.status == "FAIL"}
 
 
 def told(story: Story, *rounds: Callable[[Story], object]) -> Story:
@@ -44,39 +60,45 @@ def passing(story: Story) -> list[str]:
 def test_an_audited_job_has_an_executor_and_a_verifier() -> None:
     story = told(Story(), Story.own)
     assert [seat["role"] for seat in story.rounds[0]["committee"]] == ["executor", "verifier"]
-    assert passing(story) == [*JOB, *DRAW, *AUDIT, *ANSWERED, *SCORE, *REST, *VERDICT, *MATCH]
+    assert passing(story) == [*JOB, *LOGGED, *DRAW, *AUDIT, *ANSWERED, *SCORE, *REST, *VERDICT, *MATCH]
 
 
 @pytest.mark.parametrize("tag", ["suspicion", "malicious"])
 def test_a_tagged_job_passes(tag: str) -> None:
     story = told(Story(tag), Story.own)
-    assert passing(story) == [*JOB, *TAGGED, *MATCH]
+    assert passing(story) == [*JOB, *LOGGED, *TAGGED, *MATCH]
     executing = len(story.rounds[0]["results"])
     assert executing == (1 if tag == "suspicion" else len(story.rounds[0]["committee"]))
 
 
 def test_an_unaudited_job_s_answer_is_skipped_and_never_passed() -> None:
     outcome = checks(told(Story(audit_ppm=0), Story.own).document())
-    assert [check.id for check in outcome] == [*JOB, *DRAW, *AUDIT, *ANSWERED, *REST, *MATCH]
+    assert [check.id for check in outcome] == [*JOB, *LOGGED, *DRAW, *AUDIT, *ANSWERED, *REST, *MATCH]
+    committee = next(check for check in outcome if check.id == "AOS-COMMITTEE-1")
     assert [(check.id, check.what) for check in outcome if check.status != "PASS"] == [
-        ("AOS-MATCH-1", f"the answer of {outcome[4].what.split(': ')[1]}: nobody was asked to score it")
+        ("AOS-MATCH-1", f"the answer of {committee.what.split(': ')[1]}: nobody was asked to score it")
     ]
     assert outcome[-1].status == "SKIP"
 
 
 def test_a_job_that_an_earlier_one_tagged_passes() -> None:
-    assert passing(told(Story(), lambda story: story.own(cause_tag="malicious"))) == [*JOB, *TAGGED, *MATCH]
+    assert passing(told(Story(), lambda story: story.own(cause_tag="malicious"))) == [
+        *JOB,
+        *LOGGED,
+        *TAGGED,
+        *MATCH,
+    ]
 
 
 def test_another_look_because_of_a_later_job_passes() -> None:
     story = told(Story(audit_ppm=0), Story.own, lambda story: story.before("suspicion"))
-    assert passing(story) == [*JOB, *DRAW, *AUDIT, *ANSWERED, *REST, *TAGGED, *MATCH]
+    assert passing(story) == [*JOB, *LOGGED, *DRAW, *AUDIT, *ANSWERED, *REST, *TAGGED, *MATCH]
 
 
 @pytest.mark.parametrize("by", ["dispatcher", "project", "operator"])
 def test_a_challenge_passes_whoever_asked_for_it(by: str) -> None:
     story = told(Story(audit_ppm=0), Story.own, lambda story: story.challenge(by=by))
-    assert passing(story) == [*JOB, *DRAW, *AUDIT, *ANSWERED, *REST, *CHALLENGE, *MATCH]
+    assert passing(story) == [*JOB, *LOGGED, *DRAW, *AUDIT, *ANSWERED, *REST, *CHALLENGE, *MATCH]
     plea = story.rounds[1]["plea"]
     assert (plea["operator"] is not None) == (plea["signature"] is not None) == (by == "operator")
 
@@ -91,7 +113,7 @@ def test_challenges_of_several_results_pass() -> None:
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_lost_executor_is_replaced_by_the_next_seat(tag: str, lost: int) -> None:
     story = told(Story(tag, operators=9), lambda story: story.own(lost=lost))
-    assert passing(story) == [*JOB, *TAGGED, *MATCH]
+    assert passing(story) == [*JOB, *LOGGED, *TAGGED, *MATCH]
     assert [seat["state"] for seat in story.rounds[0]["committee"]][: lost + 1] == ["lost"] * lost + [
         "answered"
     ]
@@ -102,7 +124,7 @@ def test_a_lost_executor_is_replaced_by_the_next_seat(tag: str, lost: int) -> No
 def test_a_claim_is_scored_and_not_executed(claim: dict[str, Any], level: str, tag: str) -> None:
     story = told(Story(tag, claim=claim), Story.own)
     audit = [] if tag else AUDIT
-    assert passing(story) == [*JOB, *DRAW, *audit, *SCORE, *REST, *VERDICT, *MATCH]
+    assert passing(story) == [*JOB, *LOGGED, *DRAW, *audit, *SCORE, *REST, *VERDICT, *MATCH]
     assert story.rounds[0]["verdict"]["level"] == level
     assert {seat["role"] for seat in story.rounds[0]["committee"]} == {"verifier"}
 
@@ -167,9 +189,10 @@ def test_an_undrawn_job_is_skipped_and_never_passed() -> None:
         "status": "failed", "registry": None, "draw_clock": None, "electorate": None, "dispatch_clock": None,
         "committee": [], "results": [], "scores": [], "verdict": None,
     }  # fmt: skip
-    outcome = {check.id: check for check in checks(document)}
-    assert {check.status for name, check in outcome.items() if name in JOB} == {"PASS"}
-    assert {check.status for name, check in outcome.items() if name not in JOB} == {"SKIP"}
+    outcome = {check.id: check for check in checks(relogged(document))}
+    passing = [*JOB, "AOS-HEAD-1", "AOS-LOG-1"]
+    assert {check.status for name, check in outcome.items() if name in passing} == {"PASS"}
+    assert {check.status for name, check in outcome.items() if name not in passing} == {"SKIP"}
     assert outcome["AOS-TICKET-1"].what == "no draw was held: no operator"
 
 
@@ -179,7 +202,7 @@ def test_a_round_that_goes_on_has_no_verdict_to_check() -> None:
     document["rounds"][0]["committee"][1]["state"] = "assigned"
     document["rounds"][0] |= {"scores": [], "verdict": None}
     document["job"]["clock"] = document["rounds"][0]["dispatch_clock"]
-    skipped = {check.id: check.what for check in checks(document) if check.status != "PASS"}
+    skipped = {check.id: check.what for check in checks(relogged(document)) if check.status != "PASS"}
     assert skipped.keys() == {"AOS-SCORE-1", "AOS-COMPLETE-1", "AOS-VERDICT-1", "AOS-MATCH-1"}
     assert skipped["AOS-COMPLETE-1"] == "the job is dispatched"
     assert skipped["AOS-MATCH-1"].endswith("no verifier has scored it yet")

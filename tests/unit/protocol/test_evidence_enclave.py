@@ -25,6 +25,7 @@ from support.evidence import DISPATCHER, DOMAIN, MODEL, PROJECT, Actor, Bend, St
 
 POLICY = trusting(MODEL.name)
 JOB = ["AOS-JOB-1", "AOS-RECEIPT-1", "AOS-SEED-1"]
+LOGGED = ["AOS-HEAD-1", "AOS-LOG-1", "AOS-CLOCK-2"]
 DRAW = ["AOS-TICKET-1", "AOS-COMMITTEE-1", "AOS-ROLE-1"]
 ENCLAVE = ["AOS-ENCLAVE-1", "AOS-ATTEST-1"]
 REST = ["AOS-CLOCK-1", "AOS-MODEL-1", "AOS-COMPLETE-1"]
@@ -65,6 +66,7 @@ def test_a_tee_job_passes_and_shouts_that_it_is_simulated() -> None:
     verdict = ["AOS-VERDICT-1", "AOS-MATCH-1"]
     assert [check.id for check in outcome] == [
         *JOB,
+        *LOGGED,
         *DRAW,
         "AOS-AUDIT-1",
         *answered,
@@ -108,7 +110,15 @@ def test_a_sealed_job_passes_without_transcript_and_match() -> None:
     """Nobody else can read what there is to score, though every untagged job of this dispatcher is audited."""
     story = told(sealed=True, audit_ppm=1_000_000)
     outcome = checks(story.document())
-    assert [check.id for check in outcome] == [*JOB, *DRAW, "AOS-AUDIT-1", "AOS-RESULT-1", *REST, *ENCLAVE]
+    assert [check.id for check in outcome] == [
+        *JOB,
+        *LOGGED,
+        *DRAW,
+        "AOS-AUDIT-1",
+        "AOS-RESULT-1",
+        *REST,
+        *ENCLAVE,
+    ]
     assert {check.status for check in outcome} == {"PASS"}
     assert len(story.rounds[0]["committee"]) == 1
 

@@ -25,6 +25,7 @@ from support.evidence import (
     TOKENS,
     Actor,
     Story,
+    logged,
 )
 
 Said = dict[str, Any]
@@ -36,7 +37,8 @@ def checks(document: Any) -> list[Check]:
 
 
 def failing(document: Any) -> dict[str, str]:
-    return {check.id: check.what for check in checks(document) if check.status == "FAIL"}
+    outcome = checks(document | {"log": logged(document)})
+    return {check.id: check.what for check in outcome if check.status == "FAIL"}
 
 
 def held(tag: str = "suspicion", **how: Any) -> Any:
