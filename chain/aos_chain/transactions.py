@@ -30,6 +30,8 @@ _LONGEST_DELAY_S: Final = 2.0
 _SEND_AGAIN_S: Final = 15.0
 """After this long without a receipt the node may have dropped the transaction."""
 _TRIES: Final = 3
+_SPARE_GAS: Final = 50_000
+"""Two new words of storage: a change that was estimated within the block of an earlier one may need them in the next block."""
 _KNOWN: Final = ("already known", "already imported", "known transaction")
 _NONCE_TAKEN: Final = ("nonce too low", "replacement transaction underpriced")
 
@@ -108,7 +110,7 @@ class Sender:
             "type": 2,
             "chainId": chain_id,
             "nonce": await self.next_nonce(signer.address),
-            "gas": gas * 5 // 4,  # the state may change before it is mined
+            "gas": gas * 5 // 4 + _SPARE_GAS,
             "maxPriorityFeePerGas": int(tip),
             "maxFeePerGas": 2 * int(base) + int(tip),
             "value": request["value"],
@@ -174,7 +176,7 @@ class Sender:
         except ChainError as error:
             return Reverted(f"transaction {signed.hash} reverted in block {receipt['blockNumber']} ({error})")
         return Reverted(
-            f"transaction {signed.hash} reverted: the state changed before it was mined; look, and try again"
+            f"transaction {signed.hash} reverted or ran out of gas, as the state changed before its block: try again"
         )
 
 
