@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from aos_dispatcher import api, attestation_api, disputes_api
+from aos_dispatcher import api, attestation_api, disputes_api, log_api
 from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.openapi import describe
@@ -36,6 +36,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.include_router(api.router)
     app.include_router(disputes_api.router)
     app.include_router(attestation_api.router)
+    app.include_router(log_api.router)
     app.add_api_route("/healthz", healthz, tags=["service"])
     app.add_api_route("/readyz", readyz, tags=["service"], response_model=None)
     app.add_api_route("/metrics", metrics, tags=["service"], response_model=None)
@@ -50,14 +51,17 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dispatcher: Dispatcher = app.state.dispatcher
     loop = asyncio.create_task(dispatcher.loop.run())
-    loop.add_done_callback(_report_end)
+    sequencing = asyncio.create_task(dispatcher.sequencer.run())
+    for task in (loop, sequencing):
+        task.add_done_callback(_report_end)
     try:
         yield
     finally:
         dispatcher.hub.close()
-        loop.cancel()
-        with suppress(asyncio.CancelledError):
-            await loop
+        for task in (loop, sequencing):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         try:
             await dispatcher.store.release_all()
         except Unavailable as error:
@@ -68,7 +72,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _report_end(loop: asyncio.Task[None]) -> None:
     """A dispatcher that takes jobs and dispatches none is worse than none: stop, to be restarted."""
     if not loop.cancelled() and loop.exception() is not None:
-        log.critical("the dispatch loop ended; stopping", exc_info=loop.exception())
+        log.critical("a task that must never end has ended; stopping", exc_info=loop.exception())
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -19,16 +19,19 @@ from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher.database import Database
+from aos_dispatcher.documents import place_document, plea_document
 from aos_dispatcher.errors import Conflict, Forbidden, NotFound, TooMany, Unauthorized, Unprocessable
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.round import stored_result
 from aos_dispatcher.settings import Verification
-from aos_dispatcher.standing import Finding, record_fraud, withdraw_fraud
+from aos_dispatcher.standing import Finding, record_fraud, record_standing, withdraw_fraud
 from aos_dispatcher.tables import Assignment, Challenge, Fraud, Job, JsonObject, Operator, Result, Round
 from aos_dispatcher.verdicts import Judgement, verdict_json
 from aos_protocol import sortition, vrf
 from aos_protocol.calibration import Calibration
 from aos_protocol.errors import InvalidSignature
 from aos_protocol.identity import Signer
+from aos_protocol.log_entries import round_entry
 from aos_protocol.messages import JobResult
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
@@ -102,6 +105,7 @@ class Case:
     round: Row[Any]
     said: JobResult
     result: str
+    frame: str
 
     @property
     def is_own(self) -> bool:
@@ -184,7 +188,9 @@ class Challenges:
             await connection.execute(
                 update(Operator).where(Operator.address == operator.address).values(appealed_at=func.now())
             )
-            return await self._open(connection, case, plea)
+            opened = await self._open(connection, case, plea)
+            await record_standing(connection, operator.address)
+            return opened
 
     async def open_automatic(self, connection: AsyncConnection, result: str, reason: str) -> Opened | None:
         """Take a second look at a result that a round found to mismatch, before anybody is punished for it.
@@ -271,7 +277,8 @@ class Challenges:
             )
 
     async def _open(self, connection: AsyncConnection, case: Case, plea: Plea) -> Opened:
-        number, round_id = await self._open_round(connection, case, plea.purpose)
+        round_ = await self._open_round(connection, case, plea.purpose)
+        number, round_id = round_["challenge"], round_["id"]
         row = {
             "job_id": case.job.id,
             "round_id": round_id,
@@ -285,11 +292,13 @@ class Challenges:
             "status": "open",
         }
         await connection.execute(insert(Challenge).values(**row))
+        place = place_document(round_, case.frame, plea_document(row))
+        record(connection, round_entry(case.job.id, place), case.job.id)
         if plea.purpose == "challenge" and case.is_own:
             await connection.execute(update(Job).where(Job.id == case.job.id).values(final_at=None))
         return Opened(case.job.id, plea.result, number, str(round_id), plea.purpose, "open")
 
-    async def _open_round(self, connection: AsyncConnection, case: Case, purpose: Purpose) -> tuple[int, int]:
+    async def _open_round(self, connection: AsyncConnection, case: Case, purpose: Purpose) -> JsonObject:
         highest = select(func.max(Round.challenge)).where(Round.job_id == case.job.id)
         number = (await connection.execute(highest)).scalar_one() + 1
         proof = vrf.prove(self._signer, sortition.seed_alpha(case.job.id, number))
@@ -308,9 +317,8 @@ class Challenges:
             "status": "created",
             "deadline": datetime.now(UTC) + self._timeout,
         }
-        return number, (
-            await connection.execute(insert(Round).values(**row).returning(Round.id))
-        ).scalar_one()
+        opened = insert(Round).values(**row).returning(Round.id)
+        return row | {"id": (await connection.execute(opened)).scalar_one()}
 
     async def _end_appeal(
         self, connection: AsyncConnection, case: Case, decided: Decision, *, scored: bool
@@ -325,6 +333,7 @@ class Challenges:
             await connection.execute(
                 update(Operator).where(Operator.address == operator).values(appealed_at=None)
             )
+        await record_standing(connection, operator)
 
     async def _let_job_be_final(self, connection: AsyncConnection, case: Case) -> None:
         """Set when the job is final, once no challenge of its own round's results is open any more."""
@@ -393,7 +402,7 @@ async def _case(connection: AsyncConnection, result: str) -> Case:
     lock = select(Job.__table__).where(Job.id == row.job_id).with_for_update(key_share=True)
     job = (await connection.execute(lock)).one()
     round_ = (await connection.execute(select(Round.__table__).where(Round.id == row.round_id))).one()
-    return Case(job, round_, stored_result(row.frame), result)
+    return Case(job, round_, stored_result(row.frame), result, row.frame)
 
 
 async def _challenges_of(connection: AsyncConnection, case: Case) -> Sequence[Row[Any]]:

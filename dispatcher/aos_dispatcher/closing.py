@@ -16,11 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher import pools
 from aos_dispatcher.challenges import Challenges, final_at
 from aos_dispatcher.database import Database
+from aos_dispatcher.documents import committee_documents, ended_document
 from aos_dispatcher.facts import RoundFacts
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.rounds_store import RoundsStore, lock_job
 from aos_dispatcher.settings import Verification
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round
 from aos_dispatcher.verdicts import Judgement, judgement, verdict_json
+from aos_protocol.log_entries import verdict_entry
 from aos_protocol.verdict import Verdict
 
 
@@ -61,6 +64,10 @@ class Closing:
                 await lock_job(connection, facts.job_id)
             written = {"status": end.status, "reason": end.reason, "verdict": verdict, "finished_at": now}
             await self._store.hold(connection, facts.round_id, **written)
+            committee = await committee_documents(connection, facts.round_id)
+            ended = ended_document(facts.round_id, end.status, committee, verdict)
+            job = {"reason": end.reason, "clock": dict(end.clock)} if facts.own else None
+            record(connection, verdict_entry(facts.job_id, ended, job), facts.job_id)
             if facts.challenge:
                 await self._decide(connection, facts, judged)
             elif judged and facts.executes:

@@ -1,11 +1,13 @@
 """PostgreSQL as the rest of the dispatcher sees it: transactions that either work or raise `Unavailable`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from aos_dispatcher import log_pending
 from aos_dispatcher.errors import Unavailable
 
 # These tell of a mistake of ours, which another try would only repeat; everything else tells of a server that is away.
@@ -13,17 +15,25 @@ _MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSup
 
 
 class Database:
-    """The boundary where SQLAlchemy's and asyncpg's errors are translated, once."""
+    """The boundary where SQLAlchemy's and asyncpg's errors are translated, once.
+
+    `recorded` is set whenever a transaction of this process has brought events for the transparency log.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.recorded = asyncio.Event()
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that commits at the end of the block. Raises `Unavailable`."""
+        """Open a transaction that commits at the end of the block, with the events recorded in it. Raises `Unavailable`."""
         with _translated():
             async with self._engine.begin() as connection:
+                log_pending.begin(connection)
                 yield connection
+                brought = await log_pending.flush(connection)
+        if brought:
+            self.recorded.set()
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:

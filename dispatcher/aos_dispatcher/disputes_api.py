@@ -9,11 +9,11 @@ from sqlalchemy import Row, select
 from aos_dispatcher.api import Body, Service, Token
 from aos_dispatcher.challenges import Opened, Plea
 from aos_dispatcher.database import Database
+from aos_dispatcher.documents import time
 from aos_dispatcher.errors import Unprocessable
 from aos_dispatcher.openapi import ERRORS, Answer, Error
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Job, JsonObject, Project, Round
-from aos_dispatcher.views import time
 from aos_protocol.errors import InvalidAddress, InvalidMessage
 from aos_protocol.identity import checksum_address
 from aos_protocol.messages import (
@@ -124,7 +124,10 @@ class ChallengeAnswer(Answer):
 
 
 class FraudView(BaseModel):
-    """A finding: the result, the first step that shows it, and its Merkle proof (null where a private project's token lacks)."""
+    """A finding: the result, the first step that shows it, and its Merkle proof (null where a private project's token lacks).
+
+    `details` is the digest of that proof and of what each verifier found, by which the transparency log binds both.
+    """
 
     id: str
     job_id: Hex32 | None
@@ -135,17 +138,29 @@ class FraudView(BaseModel):
     proof: JsonObject | None
     verdict: JsonObject
     created_at: str
+    details: Hex32
+
+
+class PoolView(BaseModel):
+    """The sequential test over an operator's scored answers of one model: tokens so far, and the evidence of cheating in nats."""
+
+    model: Hex32
+    tokens: int
+    llr: float
+    decision: str
 
 
 class StandingView(BaseModel):
     """Where an operator stands. `suspend_after` is how many findings suspend it."""
 
     operator: Address
+    number: int
     standing: Literal["good", "suspended"]
     suspended_at: str | None
     suspend_after: int
     appeal: Literal["none", "available", "open", "used"]
     frauds: list[FraudView]
+    pools: list[PoolView]
 
 
 class StandingAnswer(Answer):
@@ -214,10 +229,7 @@ async def standing(service: Service, address: str, token: Token) -> JsonObject:
         operator = checksum_address(address)
     except InvalidAddress as error:
         raise Unprocessable(str(error)) from None
-    found = await service.standing.of(operator, token)
-    shown = found | {"suspended_at": found["suspended_at"] and time(found["suspended_at"])}
-    frauds = [fraud | {"created_at": time(fraud["created_at"])} for fraud in found["frauds"]]
-    return {"code": 200, "result": shown | {"frauds": frauds}}
+    return {"code": 200, "result": await service.standing.of(operator, token)}
 
 
 async def verifications(

@@ -73,6 +73,13 @@ class Busy(ApiError):
     retry_after = 1
 
 
+class LogDamaged(ApiError):
+    """The transparency log is not as it was signed; somebody changed the database."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the transparency log is not as it was signed, and cannot prove anything: {what}")
+
+
 class DispatcherError(Exception):
     """Base of what ends or stops a dispatcher's own work; the message says what to do."""
 

@@ -15,7 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher.clock import stamped, take_ticks
 from aos_dispatcher.coalesce import Coalescer
 from aos_dispatcher.database import Database
+from aos_dispatcher.documents import (
+    committee_documents,
+    ended_document,
+    place_document,
+    policy_document,
+    seed_document,
+)
 from aos_dispatcher.errors import Conflict, NotFound
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
 from aos_dispatcher.tags import (
     ActiveTag,
@@ -30,6 +38,7 @@ from aos_dispatcher.tags import (
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.identity import Signer
+from aos_protocol.log_entries import job_entry, round_entry, verdict_entry
 from aos_protocol.messages import Receipt, SubmitRequest
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
 
@@ -116,14 +125,19 @@ class Jobs:
             "finished_at": datetime.now(UTC),
         }
         async with self._database.begin() as connection:
-            ended = await connection.execute(end.values(**values, clock=clock))
-            if ended.scalar() is None:
+            cancelled = await connection.execute(end.values(**values, clock=clock))
+            if cancelled.scalar() is None:
                 return False
             # A challenge is about an operator, whatever becomes of the job.
             rounds = update(Round).where(
                 Round.job_id == job_id, Round.challenge == 0, Round.status.in_(open_states)
             )
-            await connection.execute(rounds.values(status="cancelled"))
+            stopped = rounds.values(status="cancelled").returning(Round.id, Round.position)
+            for id_, position in sorted(await connection.execute(stopped)):
+                committee = await committee_documents(connection, id_)
+                ended = ended_document(id_, "cancelled", committee, None)
+                job_end = {"reason": values["reason"], "clock": clock} if position != "before" else None
+                record(connection, verdict_entry(job_id, ended, job_end), job_id)
         return True
 
     async def _store(self, batch: Sequence[Submission]) -> list[Receipt | Exception]:
@@ -154,7 +168,9 @@ class Jobs:
             return placed.outcomes
         await connection.execute(insert(Job), placed.rows)
         await store_tags(connection, before, active)
-        await connection.execute(insert(Round), placed.rounds)
+        opened = insert(Round).returning(Round.id, sort_by_parameter_order=True)
+        ids = (await connection.execute(opened, placed.rounds)).scalars().all()
+        _record(connection, placed, ids)
         if placed.tagging:
             await open_before(connection, placed.tagging, placed.rows[-1]["deadline"])
         return placed.outcomes
@@ -227,6 +243,19 @@ class Jobs:
             request_digest=row["request_digest"],
             dispatcher=self._signer.address,
             signature=row["receipt"],
+        )
+
+
+def _record(connection: AsyncConnection, placed: _Placed, ids: Sequence[int]) -> None:
+    for job, round_, id_ in zip(placed.rows, placed.rounds, ids, strict=True):
+        seed = seed_document(job["seed"], job["seed_proof"])
+        record(
+            connection,
+            job_entry(job | {"job_id": job["id"]}, seed, policy_document(job["audit_ppm"])),
+            job["id"],
+        )
+        record(
+            connection, round_entry(job["id"], place_document(round_ | {"id": id_}, None, None)), job["id"]
         )
 
 

@@ -22,3 +22,12 @@ TICKETS = Counter("aos_tickets_total", "Answers to draws", ["outcome"])
 FRAMES_REFUSED = Counter("aos_frames_refused_total", "Frames refused on /ws", ["why"])
 OPERATORS_CONNECTED = Gauge("aos_operators_connected", "Operators connected to this process")
 ROUNDS_ACTIVE = Gauge("aos_rounds_active", "Rounds that this process holds a lease of")
+LOG_ENTRIES = Counter(
+    "aos_log_entries_total", "Events that this process gave their place in the transparency log"
+)
+LOG_SIZE = Gauge(
+    "aos_log_size", "Entries under the last head of the transparency log that this process signed"
+)
+LOG_HEALTHY = Gauge(
+    "aos_log_healthy", "1 while the transparency log can be continued, 0 when its rows do not fit its head"
+)

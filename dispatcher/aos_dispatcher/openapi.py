@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.evidence_document import VerdictDocument
+from aos_protocol.log import LogEntry, TreeHead
 from aos_protocol.messages import Address, Hex32, Message, Receipt, Role, SubmitRequest, Vrf
 
 
@@ -158,6 +159,100 @@ class CancelAnswer(Answer):
     result: str
 
 
+class SignedHead(TreeHead):
+    """A head and the dispatcher whose log it is: the signer of the EIP-712 struct TreeHead in the network's domain."""
+
+    dispatcher: Address
+
+
+class HeadAnswer(Answer):
+    """The newest head."""
+
+    result: SignedHead
+
+
+class EntriesView(BaseModel):
+    """Entries as they were hashed, text for text; the first has the index `start`."""
+
+    start: int
+    entries: list[str]
+
+
+class EntriesAnswer(Answer):
+    """A stretch of the log."""
+
+    result: EntriesView
+
+
+class ProvenEntry(LogEntry):
+    """An entry and its inclusion proof (RFC 9162, section 2.1.3) in the log of `size` entries."""
+
+    size: int
+
+
+class ProofAnswer(Answer):
+    """One entry."""
+
+    result: ProvenEntry
+
+
+class Growth(BaseModel):
+    """A consistency proof (RFC 9162, section 2.1.4)."""
+
+    first: int
+    second: int
+    proof: list[Hex32]
+
+
+class ConsistencyAnswer(Answer):
+    """How the log has grown."""
+
+    result: Growth
+
+
+class AnchorView(BaseModel):
+    """A head that the chain's contract has taken: the block, and the transaction that brought it there."""
+
+    size: int
+    root: Hex32
+    block: int
+    transaction: str
+
+
+class AnchorsAnswer(Answer):
+    """All anchors, oldest first; none without a chain."""
+
+    result: list[AnchorView]
+
+
+class NumberedOperator(BaseModel):
+    """An operator and its number, which is for ever."""
+
+    operator: Address
+    number: int
+
+
+class OperatorsAnswer(Answer):
+    """All operators, by number."""
+
+    result: list[NumberedOperator]
+
+
+class NamedModel(BaseModel):
+    """The file that a model's name stands for, and the digest of the calibration by which its scores are judged."""
+
+    name: str
+    job_type: str
+    sha256: Hex32
+    calibration: Hex32 | None
+
+
+class ModelsAnswer(Answer):
+    """All models, by name."""
+
+    result: list[NamedModel]
+
+
 class SubmitBody(SubmitRequest):
     """A job as a project submits it."""
 
@@ -172,6 +267,7 @@ _SAID = {
     409: "The Idempotency-Key was used with another request, or what is asked for is not possible (any more).",
     413: "The body is too large.",
     422: "The request cannot be served as it stands; the message names the field, or lists what there is.",
+    500: "The transparency log is damaged: somebody changed the database behind the dispatcher's back.",
     503: "The database does not answer, or too many ask at the same time; nothing was stored. Try again after Retry-After.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {

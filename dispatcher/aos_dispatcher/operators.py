@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher import calibrations
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import JsonObject, Model, Operator, Registry
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import digest
+from aos_protocol.log_entries import model_entry, operator_entry
 from aos_protocol.messages import ModelOffer
 from aos_protocol.sortition import MAX_RANGE, equal_shares
 
@@ -61,6 +63,7 @@ async def register_operator(database: Database, address: str) -> int:
             await connection.execute(select(func.coalesce(func.max(Operator.number), 1) + 1))
         ).scalar_one()
         await connection.execute(insert(Operator).values(address=address, number=number))
+        record(connection, operator_entry(address, number))
         return number
 
 
@@ -93,7 +96,17 @@ async def pin_model(
             "sha256": row.excluded.sha256,
             "calibration": func.coalesce(row.excluded.calibration, same_file),
         }
-        await connection.execute(row.on_conflict_do_update(index_elements=["name", "job_type"], set_=pinned))
+        change = row.on_conflict_do_update(index_elements=["name", "job_type"], set_=pinned)
+        kept = (await connection.execute(change.returning(Model.calibration))).scalar()
+        record(connection, model_entry(offer.name, job_type, offer.sha256, kept))
+
+
+async def list_models(database: Database) -> list[JsonObject]:
+    """Return what every model's name stands for, and by which calibration's digest its scores are judged."""
+    query = select(Model.name, Model.job_type, Model.sha256, Model.calibration)
+    async with database.connect() as connection:
+        rows = await connection.execute(query.order_by(Model.name, Model.job_type))
+        return [row._asdict() for row in rows]
 
 
 class Operators:
@@ -160,7 +173,9 @@ async def lift_clock(connection: AsyncConnection, address: str, counter: int) ->
 
 async def _announce(connection: AsyncConnection, job_type: str, offer: ModelOffer) -> None:
     row = insert(Model).values(name=offer.name, job_type=job_type, sha256=offer.sha256)
-    await connection.execute(row.on_conflict_do_nothing())
+    announced = row.on_conflict_do_nothing().returning(Model.name)
+    if (await connection.execute(announced)).scalar() is not None:
+        record(connection, model_entry(offer.name, job_type, offer.sha256, None))
     query = select(Model.sha256).where(Model.name == offer.name, Model.job_type == job_type)
     known = (await connection.execute(query)).scalar_one()
     if known != offer.sha256:

@@ -8,9 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.standing import record_pool_finding
+from aos_dispatcher.log_pending import record
+from aos_dispatcher.standing import pool_document, record_pool_finding
 from aos_dispatcher.tables import Pool as Row
 from aos_protocol.calibration import Calibration
+from aos_protocol.log_entries import pool_entry
 from aos_protocol.pool import Pool
 from aos_protocol.score_document import Score
 
@@ -45,6 +47,7 @@ async def add(
     key = {"operator": scored.operator, "model_sha256": scored.model}
     row = insert(Row).values(**key, **asdict(after))
     await connection.execute(row.on_conflict_do_update(index_elements=list(key), set_=asdict(after)))
+    record(connection, pool_entry(scored.operator, pool_document(key | asdict(after))))
     if after.decision == "cheating" and before.decision != "cheating":
         found = _finding(after, calibration)
         await record_pool_finding(connection, scored.operator, scored.job_id, found, suspend_after)

@@ -16,10 +16,12 @@ from aos_dispatcher.committee import Seat, SeatState
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import LeaseLost
 from aos_dispatcher.facts import RoundFacts
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.operators import RegistrySnapshot, lift_clock, store_snapshot
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round, Score
 from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.calibration import Calibration
+from aos_protocol.log_entries import rejection_entry, result_entry, score_entry, tickets_entry
 from aos_protocol.messages import JobResult, JobScore
 
 _CLAIM = text(
@@ -145,6 +147,15 @@ class RoundsStore:
             )
             rows = [_assignment(facts.round_id, rank, seat) for rank, seat in enumerate(drawn.seats)]
             await connection.execute(insert(Assignment), rows)
+            document = {
+                "verify_id": str(facts.round_id),
+                "registry": drawn.snapshot.document,
+                "draw_clock": drawn.draw_clock,
+                "electorate": drawn.electorate,
+                "dispatch_clock": drawn.dispatch_clock,
+                "calibration": digest,
+            }
+            record(connection, tickets_entry(facts.job_id, document), facts.job_id)
             return await calibrations.load(connection, digest)
 
     async def seat(self, round_id: int, rank: int, seat: Seat) -> None:
@@ -181,6 +192,8 @@ class RoundsStore:
             if done:
                 await connection.execute(_answered(round_id, result.operator))
             await lift_clock(connection, result.operator, counter)
+            entry = result_entry(result.job_id, str(round_id), result.operator, frame)
+            record(connection, entry, result.job_id)
 
     async def scored(
         self, round_id: int, score: JobScore, verdict: JsonObject, frame: str, counter: int
@@ -193,12 +206,14 @@ class RoundsStore:
             await connection.execute(insert(Score).values(**row))
             await connection.execute(_answered(round_id, score.operator))
             await lift_clock(connection, score.operator, counter)
+            record(connection, score_entry(score.job_id, str(round_id), score.operator, frame), score.job_id)
 
     async def reject(self, job_id: str | None, operator: str, reason: str, frame: str) -> None:
         """Keep what was refused, with the reason."""
         row = {"job_id": job_id, "operator": operator, "reason": reason, "frame": frame}
         async with self._database.begin() as connection:
             await connection.execute(insert(Rejection).values(**row))
+            record(connection, rejection_entry(job_id, row), job_id)
 
     async def result_frame(self, result_id: str) -> str | None:
         """Return the stored frame of a result, or None."""

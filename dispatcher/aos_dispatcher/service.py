@@ -16,6 +16,7 @@ from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.jobs import Jobs
 from aos_dispatcher.link import OperatorLink
+from aos_dispatcher.log_sequencer import Sequencer
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
 from aos_dispatcher.operators import Operators
 from aos_dispatcher.projects import Projects
@@ -37,6 +38,7 @@ from aos_protocol.messages import JobScore
 class Dispatcher:
     """Everything that endpoints and `/ws` need."""
 
+    address: str
     settings: DispatcherSettings
     database: Database
     hub: Hub
@@ -53,6 +55,7 @@ class Dispatcher:
     views: Views
     enclaves: Enclaves
     relay: AttestationRelay
+    sequencer: Sequencer
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -77,11 +80,13 @@ def assemble(
         store, closing, hub, operators=operators, clock=clock, author=author, settings=settings.dispatch
     )
     desk, enclaves = Desk(store, driver.active), Enclaves(policy)
+    sequencer = Sequencer(database, signer, domain)
     methods = {
         "job_result": ResultIntake(store, desk, domain, enclaves).accept,
         "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
     }
     return Dispatcher(
+        address=signer.address,
         settings=settings,
         database=database,
         hub=hub,
@@ -91,11 +96,12 @@ def assemble(
         jobs=Jobs(database, signer, domain, timeout, verification.audit_ppm),
         store=store,
         loop=RoundLoop(store, hub, driver, settings.dispatch),
-        evidence=EvidenceDesk(database, signer, domain),
+        evidence=EvidenceDesk(database, signer, domain, sequencer),
         link=OperatorLink(signer, domain, hub, operators, settings.limits.frame_bytes, methods, desk.keep),
         challenges=challenges,
         standing=Standing(database, projects, verification.suspend_after),
         views=Views(database),
         enclaves=enclaves,
         relay=AttestationRelay(hub, operators, settings.dispatch.draw_timeout),
+        sequencer=sequencer,
     )

@@ -4,7 +4,7 @@ A suspended operator may connect, and what it has begun it may finish; no draw a
 it, so that ranges and numbers stay as they are: like an operator that is away, it is missing from the electorate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher.database import Database
+from aos_dispatcher.documents import time
 from aos_dispatcher.errors import NotFound
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.projects import Projects
-from aos_dispatcher.tables import Challenge, Fraud, Job, JsonObject, Operator, Project, Result, Round
+from aos_dispatcher.tables import Challenge, Fraud, Job, JsonObject, Operator, Pool, Project, Result, Round
+from aos_protocol.log_entries import fraud_details, fraud_entry, standing_entry
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ async def record_fraud(connection: AsyncConnection, finding: Finding, suspend_af
     """Keep a finding, and suspend its operator when that makes `suspend_after`; returns whether it is suspended now."""
     # Two findings at once must both be counted: the second waits here for the first.
     await _lock(connection, finding.operator)
-    await connection.execute(insert(Fraud).values(**vars(finding)))
+    kept = insert(Fraud).values(**vars(finding)).returning(Fraud.__table__)
+    fraud = (await connection.execute(kept)).one()
+    record(connection, fraud_entry(finding.operator, _shown(fraud, readable=False)))
     return await _review(connection, finding.operator, suspend_after)
 
 
@@ -73,7 +78,9 @@ async def withdraw_fraud(
 ) -> bool:
     """Take a finding back, and lift the suspension that rested on it; returns whether the operator still is suspended."""
     await _lock(connection, operator)
-    await connection.execute(update(Fraud).where(Fraud.id == fraud_id).values(withdrawn_at=func.now()))
+    withdrawn = update(Fraud).where(Fraud.id == fraud_id).values(withdrawn_at=func.now())
+    fraud = (await connection.execute(withdrawn.returning(Fraud.__table__))).one()
+    record(connection, fraud_entry(operator, _shown(fraud, readable=False)))
     return await _review(connection, operator, suspend_after)
 
 
@@ -86,20 +93,40 @@ class Standing:
         self._suspend_after = suspend_after
 
     async def of(self, address: str, token: str | None) -> JsonObject:
-        """Return an operator's standing and the frauds that count or counted against it. Raises `NotFound`."""
-        async with self._database.connect() as connection:
+        """Return an operator's standing, the frauds that count or counted against it, and its pools. Raises `NotFound`."""
+        own = await self._projects.owner(token) if token else None
+        async with self._database.snapshot() as connection:
             operator = await _operator(connection, address)
             frauds = await _frauds(connection, address)
-            appeal = await _appeal(connection, address)
-        own = await self._projects.owner(token) if token else None
-        return {
-            "operator": address,
-            "standing": "suspended" if operator.suspended_at else "good",
-            "suspended_at": operator.suspended_at,
-            "suspend_after": self._suspend_after,
-            "appeal": _appeal_state(operator, appeal, frauds),
-            "frauds": [_shown(fraud, own) for fraud in frauds],
-        }
+            pools = select(Pool.__table__).where(Pool.operator == address).order_by(Pool.model_sha256)
+            return {
+                "operator": address,
+                "number": operator.number,
+                **_standing(operator, await _appeal(connection, address), frauds),
+                "suspend_after": self._suspend_after,
+                "frauds": [
+                    _shown(fraud, readable=not fraud.private or fraud.project == own) for fraud in frauds
+                ],
+                "pools": [pool_document(row._asdict()) for row in await connection.execute(pools)],
+            }
+
+
+async def record_standing(connection: AsyncConnection, address: str) -> None:
+    """Have the log tell where an operator stands now."""
+    await _lock(connection, address)
+    operator, appeal = await _operator(connection, address), await _appeal(connection, address)
+    shown = _standing(operator, appeal, await _frauds(connection, address))
+    record(connection, standing_entry(address, shown))
+
+
+def pool_document(row: Mapping[str, Any]) -> JsonObject:
+    """What an operator's standing shows of a pool, and the log binds; `row` is one of `pools`."""
+    return {
+        "model": row["model_sha256"],
+        "tokens": row["tokens"],
+        "llr": row["llr"],
+        "decision": row["decision"],
+    }
 
 
 async def _operator(connection: AsyncConnection, address: str) -> Row[Any]:
@@ -142,8 +169,15 @@ def _appeal_state(operator: Row[Any], last: str | None, frauds: Sequence[Row[Any
     return "available" if operator.appealed_at is None else "used"
 
 
-def _shown(fraud: Row[Any], own_project: str | None) -> JsonObject:
-    readable = not fraud.private or fraud.project == own_project
+def _standing(operator: Row[Any], appeal: str | None, frauds: Sequence[Row[Any]]) -> JsonObject:
+    return {
+        "standing": "suspended" if operator.suspended_at else "good",
+        "suspended_at": time(operator.suspended_at) if operator.suspended_at else None,
+        "appeal": _appeal_state(operator, appeal, frauds),
+    }
+
+
+def _shown(fraud: Row[Any], *, readable: bool) -> JsonObject:
     return {
         "id": str(fraud.id),
         "job_id": fraud.job_id,
@@ -153,7 +187,8 @@ def _shown(fraud: Row[Any], own_project: str | None) -> JsonObject:
         "step": fraud.step,
         "proof": fraud.proof if readable else None,
         "verdict": {name: value for name, value in fraud.verdict.items() if readable or name != "verifiers"},
-        "created_at": fraud.created_at,
+        "created_at": time(fraud.created_at),
+        "details": fraud_details(fraud.proof, fraud.verdict),
     }
 
 
@@ -166,10 +201,11 @@ async def _lock(connection: AsyncConnection, operator: str) -> None:
 async def _review(connection: AsyncConnection, operator: str, suspend_after: int) -> bool:
     """Let the suspension follow from the number of findings that stand."""
     standing = select(func.count()).where(Fraud.operator == operator, Fraud.withdrawn_at.is_(None))
-    count = (await connection.execute(standing)).scalar_one()
+    suspend = (await connection.execute(standing)).scalar_one() >= suspend_after
     row = update(Operator).where(Operator.address == operator)
-    if count >= suspend_after:
+    if suspend:
         await connection.execute(row.where(Operator.suspended_at.is_(None)).values(suspended_at=func.now()))
-        return True
-    await connection.execute(row.values(suspended_at=None, appealed_at=None))
-    return False
+    else:
+        await connection.execute(row.values(suspended_at=None, appealed_at=None))
+    await record_standing(connection, operator)
+    return suspend

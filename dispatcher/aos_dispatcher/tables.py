@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Index,
+    LargeBinary,
     Sequence,
     Text,
     UniqueConstraint,
@@ -34,6 +35,7 @@ class Base(DeclarativeBase):
         JsonObject: JSON,
         list[JsonObject]: JSON,
         dict[str, str]: JSON,
+        bytes: LargeBinary,
     }
 
 
@@ -318,3 +320,55 @@ class Rejection(Base):
     reason: Mapped[str]
     frame: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class LogPending(Base):
+    """An event that happened and stands in no log yet: written in the transaction that stored the event itself."""
+
+    __tablename__ = "log_pending"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str | None] = mapped_column(index=True)
+    entry: Mapped[str]
+
+
+class LogEntry(Base):
+    """One entry of the transparency log, for ever in its place."""
+
+    __tablename__ = "log_entries"
+
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str | None] = mapped_column(index=True)
+    entry: Mapped[str]
+
+
+class LogTile(Base):
+    """Up to 256 neighbouring hashes of the log's Merkle tree, all of nodes over 256 ** `level` entries (`log_tree`)."""
+
+    __tablename__ = "log_tiles"
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hashes: Mapped[bytes]
+
+
+class LogHead(Base):
+    """The newest signed head of the log; there is one row."""
+
+    __tablename__ = "log_head"
+
+    size: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    root: Mapped[str]
+    timestamp: Mapped[int]
+    signature: Mapped[str]
+
+
+class LogAnchor(Base):
+    """A head that the chain's contract has taken: in which block, by which transaction."""
+
+    __tablename__ = "log_anchors"
+
+    size: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    root: Mapped[str]
+    block: Mapped[int]
+    transaction: Mapped[str]

@@ -14,7 +14,10 @@ from sqlalchemy import and_, delete, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aos_dispatcher.documents import place_document
+from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import UserTag
+from aos_protocol.log_entries import round_entry
 from aos_protocol.messages import Position, Tag
 
 AFTER_JOBS = 10
@@ -133,13 +136,14 @@ _OPEN_BEFORE = text(
     join models on models.name = own.model and models.job_type = own.job_type
     order by tagging.sequence, earlier.sequence desc
     on conflict (job_id, tag, challenge) do nothing
+    returning id, job_id, tag, position, cause, model, model_sha256
     """
 )
 
 
 async def open_before(connection: AsyncConnection, tagging: Sequence[Tagging], deadline: datetime) -> None:
     """Open a round at position `before` for the jobs that precede these, unless they have one under that tag."""
-    await connection.execute(
+    opened = await connection.execute(
         _OPEN_BEFORE,
         {
             "ids": [job.job_id for job in tagging],
@@ -151,3 +155,5 @@ async def open_before(connection: AsyncConnection, tagging: Sequence[Tagging], d
             "deadline": deadline,
         },
     )
+    for row in sorted(opened.mappings(), key=lambda row: row["id"]):
+        record(connection, round_entry(row["job_id"], place_document(dict(row), None, None)), row["job_id"])

@@ -7,15 +7,11 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from aos_dispatcher.database import Database
+from aos_dispatcher.documents import time
 from aos_dispatcher.round import stored_result, stored_score
 from aos_dispatcher.rounds_store import result_id
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round, Score
 from aos_protocol.messages import JobResult, JobScore
-
-
-def time(moment: datetime) -> str:
-    """Return a time as the API writes it: UTC, `YYYY-MM-DD HH:MM:SS`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 class Views:

@@ -15,11 +15,18 @@ from aos_protocol.errors import InvalidEvidence
 JsonObject = dict[str, Any]
 _PLACE = ("tag", "position", "challenge", "cause", "seed", "plea", "model")
 _DRAW = ("registry", "draw_clock", "electorate", "dispatch_clock", "calibration")
+_STANDING = ("standing", "suspended_at", "appeal")
+_FRAUD = ("id", "job_id", "result", "verify_id", "status", "step", "created_at", "details")
 
 
 def job_entry(job: Mapping[str, Any], seed: JsonObject, policy: JsonObject) -> str:
     """A job was accepted: `job`, `seed` and `policy` as in an evidence document."""
-    bound = {"request_digest": job["request_digest"], "receipt": job["receipt"], "seed": seed, "policy": policy}
+    bound = {
+        "request_digest": job["request_digest"],
+        "receipt": job["receipt"],
+        "seed": seed,
+        "policy": policy,
+    }
     return _entry("job", job["job_id"], sequence=job["sequence"], digest=digest(bound))
 
 
@@ -53,19 +60,15 @@ def score_entry(job_id: str, verify_id: str, operator: str, frame: str) -> str:
 def verdict_entry(job_id: str, round_: Mapping[str, Any], job: Mapping[str, Any] | None) -> str:
     """A round ended: its status, who sat on its committee and how each seat ended, its verdict.
 
-    `job` is given for the round that the job ends with, whose `reason` and `clock` are bound then. What a cancelled round's
-    committee did is not looked at any more.
+    `job` is given for the round that the job ends with, whose `reason` and `clock` are bound then.
     """
-    cancelled = round_["status"] == "cancelled"
     bound = {
-        "committee": None if cancelled else round_["committee"],
+        "committee": round_["committee"],
         "verdict": round_["verdict"],
         "reason": job["reason"] if job else None,
         "clock": job["clock"] if job else None,
     }
-    return _entry(
-        "verdict", job_id, round=round_["verify_id"], status=round_["status"], digest=digest(bound)
-    )
+    return _entry("verdict", job_id, round=round_["verify_id"], status=round_["status"], digest=digest(bound))
 
 
 def rejection_entry(job_id: str | None, rejection: Mapping[str, Any]) -> str:
@@ -79,9 +82,9 @@ def operator_entry(operator: str, number: int) -> str:
     return _entry("operator", None, operator=operator, number=number)
 
 
-def standing_entry(operator: str, *, suspended: bool) -> str:
-    """An operator was suspended, or let in again."""
-    return _entry("standing", None, operator=operator, suspended=suspended)
+def standing_entry(operator: str, standing: Mapping[str, Any]) -> str:
+    """An operator was suspended, let in again, or appealed: `standing`, `suspended_at` and `appeal` as its standing shows them."""
+    return _entry("standing", None, operator=operator, **{name: standing[name] for name in _STANDING})
 
 
 def model_entry(name: str, job_type: str, sha256: str, calibration: str | None) -> str:
@@ -89,14 +92,27 @@ def model_entry(name: str, job_type: str, sha256: str, calibration: str | None) 
     return _entry("model", None, name=name, job_type=job_type, sha256=sha256, calibration=calibration)
 
 
-def fraud_entry(operator: str, fraud: JsonObject) -> str:
-    """An operator was found to have cheated, or that finding was withdrawn; `fraud` as the operator's standing shows it."""
-    return _entry("fraud", None, operator=operator, digest=digest(fraud))
+def fraud_entry(operator: str, fraud: Mapping[str, Any]) -> str:
+    """An operator was found to have cheated, or that finding was withdrawn; `fraud` as the operator's standing shows it.
+
+    What a private project's finding shows to its own token only is bound by `details`.
+    """
+    bound = {name: fraud[name] for name in _FRAUD} | {"verdict": _without_verifiers(fraud["verdict"])}
+    return _entry("fraud", None, operator=operator, fraud=fraud["id"], digest=digest(bound))
 
 
-def pool_entry(operator: str, pool: JsonObject) -> str:
+def fraud_details(proof: JsonObject | None, verdict: Mapping[str, Any]) -> str:
+    """The digest of what only those may see of a finding who may read its job: the step's proof, and what each verifier found."""
+    return digest({"proof": proof, "verifiers": verdict.get("verifiers")})
+
+
+def pool_entry(operator: str, pool: Mapping[str, Any]) -> str:
     """The sequential test over an operator's answers of one model moved on; `pool` as the operator's standing shows it."""
-    return _entry("pool", None, operator=operator, digest=digest(pool))
+    return _entry("pool", None, operator=operator, model=pool["model"], digest=digest(dict(pool)))
+
+
+def _without_verifiers(verdict: Mapping[str, Any]) -> JsonObject:
+    return {name: value for name, value in verdict.items() if name != "verifiers"}
 
 
 def job_entries(document: Mapping[str, Any]) -> list[str]:

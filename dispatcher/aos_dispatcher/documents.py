@@ -1,0 +1,76 @@
+"""The parts of an evidence document that are made from single rows: the same for the document, and for the log that binds it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aos_dispatcher.tables import Assignment, JsonObject
+
+
+def time(moment: datetime) -> str:
+    """Return a time as the API writes it: UTC, `YYYY-MM-DD HH:MM:SS`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seed_document(value: str, proof: str) -> JsonObject:
+    """A seed with the proof that it was not chosen."""
+    return {"value": value, "proof": proof}
+
+
+def policy_document(audit_ppm: int) -> JsonObject:
+    """How the dispatcher verified when the job was submitted."""
+    return {"audit_ppm": audit_ppm}
+
+
+def place_document(row: Mapping[str, Any], subject: str | None, plea: JsonObject | None) -> JsonObject:
+    """What is fixed about a round when it is opened: `row` is one of `rounds`, with its id, `subject` the challenged result's frame."""
+    seed = row.get("seed")
+    return {
+        "verify_id": str(row["id"]),
+        "tag": row["tag"],
+        "position": row["position"],
+        "challenge": row.get("challenge", 0),
+        "cause": row.get("cause"),
+        "seed": seed_document(seed, row["seed_proof"]) if seed else None,
+        "subject": subject,
+        "plea": plea,
+        "model": {"name": row["model"], "sha256": row["model_sha256"]},
+    }
+
+
+def plea_document(row: Mapping[str, Any]) -> JsonObject:
+    """Who had a result scored again, and why; `row` is one of `challenges`."""
+    by = "operator" if row["challenger"] else "project" if row["project"] else "dispatcher"
+    return {
+        "purpose": row["purpose"],
+        "by": by,
+        "operator": row["challenger"],
+        "reason": row["reason"],
+        "signature": row["signature"],
+    }
+
+
+async def committee_documents(connection: AsyncConnection, round_id: int) -> list[JsonObject]:
+    """The seats of a round's committee, in the draw's order."""
+    query = select(Assignment.__table__).where(Assignment.round_id == round_id).order_by(Assignment.rank)
+    return [_seat(row) for row in await connection.execute(query)]
+
+
+def ended_document(
+    round_id: int, status: str, committee: Sequence[JsonObject], verdict: JsonObject | None
+) -> JsonObject:
+    """What is fixed about a round when it ends."""
+    return {"verify_id": str(round_id), "status": status, "committee": list(committee), "verdict": verdict}
+
+
+def _seat(row: Row[Any]) -> JsonObject:
+    return {
+        "operator": row.operator,
+        "role": row.role,
+        "filled": row.filled,
+        "state": row.state,
+        "reason": row.reason,
+    }
