@@ -26,6 +26,12 @@ class WrongDispatcher(StartError):
     exit_code = 4
 
 
+class WrongNetwork(StartError):
+    """The dispatcher signs for another chain or registry than the operator reads."""
+
+    exit_code = 4
+
+
 class Replaced(StartError):
     """Another process has connected with this operator's key; stop one of the two."""
 
@@ -50,6 +56,10 @@ class WorkerUnavailable(Unavailable):
 
 class WorkerBusy(WorkerUnavailable):
     """The worker has no room for this job now; the operator asks again by itself."""
+
+
+class RegistryUnavailable(Unavailable):
+    """The chain's RPC endpoint does not answer; check chain.chain_rpc_url."""
 
 
 class LinkLost(Unavailable):

@@ -20,7 +20,8 @@ from aos_operator.tasks import Request, TaskKey
 from aos_protocol.canonical import JsonObject
 from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Attest, ScoreCall
+from aos_protocol.messages import Attest, Draw, ScoreCall
+from aos_protocol.typed_data import Domain
 
 CLOSE_REPLACED = 4001
 """The dispatcher's close code when a newer connection of the same operator took this one's place."""
@@ -42,7 +43,7 @@ class Desk(Protocol):
         """Return what is announced on the next connection."""
         ...
 
-    def admit(self) -> None:
+    async def admit(self, draw: Draw) -> None:
         """Return when a draw may be taken part in now."""
         ...
 
@@ -61,11 +62,12 @@ class Desk(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the dispatcher is, whose key it must hold, and how often the connection is tried, in seconds."""
+    """Where the dispatcher is, whose key it must hold, how often the connection is tried, in seconds, and its domain if that is known."""
 
     url: str
     address: str
     heartbeat: float
+    domain: Domain | None = None
 
 
 class Link:
@@ -106,7 +108,8 @@ class Link:
 
     async def _connect(self, answers: asyncio.TaskGroup, backoff: Backoff) -> None:
         async with self._open() as socket:
-            session = Session(self._signer, self._target.address, self._desk.offer())
+            target = self._target
+            session = Session(self._signer, target.address, self._desk.offer(), target.domain)
             wire = _SocketWire(socket)
             welcomed = await _shake_hands(session, socket, wire)
             await self._outbox.attach(session, wire, welcomed.last_seen)
@@ -184,7 +187,7 @@ class Link:
         attestation = None
         match call:
             case DrawCall():
-                self._desk.admit()
+                await self._desk.admit(call.draw)
                 await self._outbox.ticket(call)
                 return None
             case JobCall(request=request):

@@ -16,6 +16,7 @@ from aos_operator.link import Link, Target
 from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox
 from aos_operator.queue import Queue, RedisQueue, connect_redis
+from aos_operator.registry import Registry, open_registry
 from aos_operator.settings import OperatorSettings
 from aos_operator.store import PostgresStore, Store
 from aos_operator.tasks import Request, TaskKey
@@ -24,7 +25,7 @@ from aos_operator.worker import HttpWorker, Worker
 from aos_operator.workshop import Workshop
 from aos_protocol.canonical import JsonObject
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Attest
+from aos_protocol.messages import Attest, Draw
 from aos_service.database import create_engine
 from aos_service.keys import load_signer
 
@@ -53,14 +54,22 @@ async def run_operator(
         if worker is None:
             worker = HttpWorker(settings.worker_url, settings.net.worker_timeout)
             stack.push_async_callback(worker.close)
-        await Operator(settings, signer, store, queue, worker).run(stop)
+        registry = await open_registry(settings.chain, signer.address, stack)
+        await Operator(settings, signer, store, queue, worker, registry=registry).run(stop)
 
 
 class Operator:
     """All parts of a running operator, joined."""
 
     def __init__(
-        self, settings: OperatorSettings, signer: Signer, store: Store, queue: Queue, worker: Worker
+        self,
+        settings: OperatorSettings,
+        signer: Signer,
+        store: Store,
+        queue: Queue,
+        worker: Worker,
+        *,
+        registry: Registry | None,
     ) -> None:
         node, net = settings.node, settings.net
         self._address = signer.address
@@ -69,8 +78,10 @@ class Operator:
         workshop = Workshop(worker, signer.address, outbox.domain)
         self._jobs = Jobs(store, queue, workshop, outbox, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
-        self._desk = _Desk(self._watch, self._jobs, Attesting(worker))
-        target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval)
+        self._registry = registry
+        self._desk = _Desk(self._watch, self._jobs, Attesting(worker), registry)
+        domain = registry.domain if registry else None
+        target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval, domain)
         self._link = Link(target, signer, self._desk, outbox)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -78,6 +89,8 @@ class Operator:
         _log.info("operator starts", operator=self._address, node_type=self._watch.offer.worker_type)
         async with asyncio.TaskGroup() as group:
             parts = [group.create_task(self._jobs.run()), group.create_task(self._face_dispatcher())]
+            if self._registry is not None:
+                parts.append(group.create_task(self._registry.run()))
             await stop.wait()
             self._desk.stopping = True
             _log.info("operator stops", open_tasks=self._jobs.open_count)
@@ -104,27 +117,34 @@ async def _cancel(parts: Collection[asyncio.Task[None]]) -> None:
 
 
 class _Desk:
-    """`link.Desk`: puts the dispatcher's requests to the worker's watch, to the jobs and to the enclave."""
+    """`link.Desk`: puts the dispatcher's requests to the worker's watch, to the registry, to the jobs and to the enclave."""
 
-    def __init__(self, watch: WorkerWatch, jobs: Jobs, attesting: Attesting) -> None:
+    def __init__(
+        self, watch: WorkerWatch, jobs: Jobs, attesting: Attesting, registry: Registry | None
+    ) -> None:
         self._watch = watch
         self._jobs = jobs
         self._attesting = attesting
+        self._registry = registry
         self.stopping = False
 
     def offer(self) -> Offer:
         """See `Desk.offer`."""
         return self._watch.offer
 
-    def admit(self) -> None:
+    async def admit(self, draw: Draw) -> None:
         """See `Desk.admit`."""
         self._check_worker()
         if self._jobs.full:
             raise Refused(429, "the queue is full")
+        if self._registry is not None:
+            await self._registry.check(draw)
 
     async def take(self, request: Request) -> None:
         """See `Desk.take`."""
         self._check_running()
+        if self._registry is not None:
+            await self._registry.check(request)
         await self._jobs.take(request)
 
     async def cancel(self, keys: Iterable[TaskKey]) -> None:

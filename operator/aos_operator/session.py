@@ -17,7 +17,7 @@ from enum import Enum
 
 import structlog
 
-from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
+from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher, WrongNetwork
 from aos_operator.events import AttestCall, CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.statements import Author, statement
@@ -73,9 +73,10 @@ class _Stage(Enum):
 class Session:
     """What has been said on one connection, and what may be said next."""
 
-    def __init__(self, signer: Signer, dispatcher: str, offer: Offer) -> None:
+    def __init__(self, signer: Signer, dispatcher: str, offer: Offer, expected: Domain | None = None) -> None:
         self._signer = signer
         self._dispatcher = dispatcher
+        self._expected = expected
         self._offer = offer
         self._stage = _Stage.CHALLENGE
         self._challenge: Challenge | None = None
@@ -94,7 +95,7 @@ class Session:
     def receive(self, text: str | bytes) -> Event:
         """Take one message from the dispatcher; None when there is nothing to do about it.
 
-        Raises `WrongDispatcher` or `DispatcherRefused` when this connection cannot come about, and `LinkLost` when
+        Raises `WrongDispatcher`, `WrongNetwork` or `DispatcherRefused` when this connection cannot come about, and `LinkLost` when
         it has brought too many frames that are not the dispatcher's.
         """
         try:
@@ -225,6 +226,12 @@ class Session:
         owner = address_of(bytes.fromhex(challenge.public_key))
         if challenge.dispatcher != self._dispatcher or owner != self._dispatcher:
             raise WrongDispatcher(f"the challenge names {challenge.dispatcher} and a key of {owner}")
+        domain = Domain(challenge.chain_id, challenge.registry)
+        if self._expected not in {None, domain}:
+            raise WrongNetwork(
+                f"the dispatcher signs for the registry {domain.registry} on chain {domain.chain_id}, but chain.vrf_range_contract is "
+                f"{self._expected.registry} on chain {self._expected.chain_id}: correct the chain block, or net.dispatcher_url"
+            )
         self._challenge, self._stage = challenge, _Stage.WELCOME
         connect: JsonObject = {
             "operator": self._signer.address,

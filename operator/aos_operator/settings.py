@@ -148,11 +148,34 @@ class Node(Group):
 
 
 class Chain(Group):
-    """Where the registry contract is; not read yet, the ranges come from the dispatcher's own registry."""
+    """The registry contract `vrf_range_contract`, created in block `deployed_at` or later, and a chain's RPC endpoint to read it through.
 
-    chain_rpc_url: str | None = None
-    vrf_range_contract: Address | None = None
+    Without them, ranges are what the dispatcher says. `confirmations` is how many blocks must be on top of one before it counts.
+    """
+
+    chain_rpc_url: SecretStr | None = None
+    vrf_range_contract: Address | None = Field(None, validate_default=True)
+    deployed_at: int = Field(0, ge=0)
+    confirmations: int = Field(1, ge=0)
     vrf_sort_precision: int | None = None
+
+    @field_validator("chain_rpc_url")
+    @classmethod
+    def _is_http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and urlsplit(url.get_secret_value()).scheme not in {"http", "https"}:
+            raise ValueError("must be http://host:port or https://host/path")
+        return url
+
+    @field_validator("vrf_range_contract")
+    @classmethod
+    def _goes_with_the_endpoint(cls, contract: str | None, info: ValidationInfo) -> str | None:
+        if "chain_rpc_url" not in info.data:  # it is wrong itself
+            return contract
+        if (contract is None) != (info.data["chain_rpc_url"] is None):
+            raise ValueError(
+                "and chain_rpc_url are given together, or not at all: the registry, and where it is read"
+            )
+        return contract
 
 
 class Api(Group):
@@ -199,8 +222,6 @@ class OperatorSettings(Group):
             for key in ("tee_llm_cid", "tee_llm_port")
             if key in self.net.model_fields_set and not self._on_vsock
         ]
-        if self.chain.chain_rpc_url or self.chain.vrf_range_contract:
-            said.append("chain is not read yet: the operator's range comes from the dispatcher's registry")
         return said
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 GUIDE = (ROOT / "docs" / "operator-guide.md").read_text()
 SOURCES = "\n".join(
     path.read_text()
-    for room in ("operator", "service", "dispatcher", "protocol")
+    for room in ("operator", "service", "dispatcher", "protocol", "chain")
     for path in (ROOT / room).rglob("*.py")
 )
 

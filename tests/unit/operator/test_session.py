@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher
+from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher, WrongNetwork
 from aos_operator.events import CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.session import MAX_BAD_FRAMES, MAX_FRAME_BYTES, MAX_LAST_SEEN, Session
@@ -65,6 +65,14 @@ class TestConnecting:
     ) -> None:
         with pytest.raises(WrongDispatcher):
             session.receive(world.challenge(**lie))
+
+    @pytest.mark.parametrize("lie", [{"chain_id": 1}, {"registry": "0x" + "00" * 19 + "02"}])
+    def test_a_dispatcher_of_another_network_is_not_answered(self, world: World, lie: dict[str, Any]) -> None:
+        session = Session(OPERATOR, world.signer.address, OFFER, world.domain)
+        with pytest.raises(WrongNetwork, match="correct the chain block") as caught:
+            session.receive(world.challenge(**lie))
+        assert all(str(value) in str(caught.value) for value in lie.values())
+        assert said(session.receive(world.challenge())).method == "connect"
 
     def test_a_refusal_carries_the_dispatchers_words(self, world: World, session: Session) -> None:
         connect = said(session.receive(world.challenge()))
@@ -388,8 +396,9 @@ class TestBadFrames:
         world = World()
         session = Session(OPERATOR, world.signer.address, OFFER)
         session.receive(world.welcome(said(session.receive(world.challenge()))))
-        message = {**world.job().to_json(), member: value}
-        event = session.receive(world.request("dispatch_job", message))
+        good = world.job().to_json()
+        assume(value != good[member])
+        event = session.receive(world.request("dispatch_job", {**good, member: value}))
         assert isinstance(event, Say | JobCall)
         if isinstance(event, JobCall):  # only what nothing binds can be changed freely
             assert member in {"user", "range_start", "range_end"}

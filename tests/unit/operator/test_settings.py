@@ -80,7 +80,6 @@ def test_a_file_of_aos_is_read_and_what_has_no_effect_is_said_once() -> None:
         "chain.vrf_sort_precision",
         "net.tee_llm_cid",
         "net.tee_llm_port",
-        "chain",
     ]
 
 
@@ -227,3 +226,43 @@ def test_an_unknown_key_is_shown_at_its_line(tmp_path: Path) -> None:
     assert line.startswith(f"{file}:{1 + file.read_text().splitlines().index('  heartbeat_intervall: 3')}: ")
     assert "did you mean heartbeat_interval?" in line
     assert "allowed here: node_id, signer_key, " in line
+
+
+class TestChain:
+    RPC = "https://user:secretpw@h:8545/v2/secretpw"
+
+    def test_it_is_read_whole(self) -> None:
+        given = {
+            "chain_rpc_url": self.RPC,
+            "vrf_range_contract": DISPATCHER.lower(),
+            "deployed_at": 7,
+            "confirmations": 0,
+        }
+        chain = OperatorSettings.model_validate(changed("chain", **given)).chain
+        assert chain.chain_rpc_url is not None
+        assert chain.chain_rpc_url.get_secret_value() == self.RPC
+        assert (chain.vrf_range_contract, chain.deployed_at, chain.confirmations) == (DISPATCHER, 7, 0)
+        assert "secretpw" not in repr(chain)
+
+    @pytest.mark.parametrize("alone", [{"chain_rpc_url": RPC}, {"vrf_range_contract": DISPATCHER}])
+    def test_endpoint_and_contract_go_together(self, alone: dict[str, str]) -> None:
+        said = problem(changed("chain", **alone))
+        assert "chain.vrf_range_contract" in said
+        assert "given together, or not at all" in said
+
+    @pytest.mark.parametrize(
+        ("key", "value", "said"),
+        [
+            ("chain_rpc_url", "ws://h:8546", "must be http://host:port"),
+            ("chain_rpc_url", "h:8545", "must be http://host:port"),
+            ("vrf_range_contract", "0x12", "is no address"),
+            ("deployed_at", -1, "greater than or equal to 0"),
+            ("confirmations", -1, "greater than or equal to 0"),
+        ],
+    )
+    def test_what_cannot_be_is_named(self, key: str, value: object, said: str) -> None:
+        whole = {"chain_rpc_url": self.RPC, "vrf_range_contract": DISPATCHER, key: value}
+        told = problem(changed("chain", **whole))
+        assert f"chain.{key}" in told
+        assert said in told
+        assert "secretpw" not in told
