@@ -10,6 +10,7 @@ Nothing here is trusted: `receipts` and `checks` hold what comes back against wh
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ import httpx
 
 from aos_cli.failures import ApiError, BadAnswer, Unreachable
 from aos_protocol.errors import InvalidMessage
+from aos_protocol.log import TreeHead
 from aos_protocol.messages import Receipt, parse_message
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -30,6 +32,7 @@ ENDED = frozenset({"completed", "failed", "cancelled"})
 """The statuses that a job stays in for ever."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_HEX32 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
@@ -140,6 +143,25 @@ class DispatcherClient:
         if not isinstance(rows, list) or not all(_of_an_operator(row) for row in rows):
             raise BadAnswer(f"{self.url} gave no list of attestations")
         return rows
+
+    async def log_head(self) -> TreeHead:
+        """Return the newest signed head of the dispatcher's log, not verified yet."""
+        answer = self._result(await self._call("GET", "/api/log/head"), "head of its log")
+        try:
+            return parse_message(TreeHead, {name: answer.get(name) for name in TreeHead.model_fields})
+        except InvalidMessage as error:
+            raise BadAnswer(f"{self.url} gave no head of its log that can be read: {error}") from error
+
+    async def log_growth(self, first: int, second: int) -> list[str]:
+        """Return the proof that the log's first `first` entries are the beginning of its first `second`, not verified yet."""
+        query = httpx.QueryParams({"first": first, "second": second})
+        answer = self._result(await self._call("GET", f"/api/log/consistency?{query}"), "proof of its log")
+        proof = answer.get("proof")
+        if not isinstance(proof, list) or not all(
+            isinstance(node, str) and _HEX32.fullmatch(node) for node in proof
+        ):
+            raise BadAnswer(f"{self.url} gave no proof that its log only grew")
+        return proof
 
     async def until_ended(self, job_id: str) -> JsonObject:
         """Wait for a job's end, however long that takes, and return its detail."""

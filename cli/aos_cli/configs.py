@@ -2,11 +2,13 @@
 
 import json
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from aos_chain.deployment import Deployment
 from aos_cli.data import DataFolder, write_private
 from aos_protocol.attestation.policy import VERSION
 from aos_protocol.identity import Signer, recursion_limit_kept
@@ -14,6 +16,17 @@ from aos_protocol.messages import ModelOffer, WorkerType
 
 MODEL_LIMIT = 4
 """Jobs that one local operator hands to its worker at a time."""
+
+ANCHOR_INTERVAL_S = 3
+"""How often the local dispatcher anchors its log, if that has grown; a network takes a minute or more, since each anchor costs gas."""
+
+
+@dataclass(frozen=True)
+class ChainPlace:
+    """The local chain: its RPC URL, and where the contracts are."""
+
+    rpc: str
+    deployment: Deployment
 
 
 def ensure_password(data: DataFolder) -> Path:
@@ -38,8 +51,13 @@ def make_keystore(data: DataFolder, name: str, password: str) -> None:
     write_private(data.keystore(name), json.dumps(document) + "\n")
 
 
-def write_dispatcher(data: DataFolder, database: str, port: int, *, policy: Path | None = None) -> Path:
-    """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file; without a policy it takes no `tee` jobs."""
+def write_dispatcher(
+    data: DataFolder, database: str, port: int, *, policy: Path | None = None, chain: ChainPlace | None = None
+) -> Path:
+    """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file; without a policy it takes no `tee` jobs.
+
+    Without a `chain`, its own table is the registry.
+    """
     settings: dict[str, Any] = {
         "database": {"url": database},
         "identity": {
@@ -52,6 +70,17 @@ def write_dispatcher(data: DataFolder, database: str, port: int, *, policy: Path
     }
     if policy is not None:
         settings["attestation"] = {"policy": str(policy)}
+    if chain is not None:
+        settings["chain"] = {
+            "chain_id": chain.deployment.chain_id,
+            "registry": chain.deployment.registry,
+            "rpc_url": chain.rpc,
+            "anchor": chain.deployment.anchor,
+            "deployed_at": chain.deployment.block,
+            "confirmations": 0,  # nobody reorganises a chain of one node
+            "poll_interval": 0.5,
+            "anchor_interval": ANCHOR_INTERVAL_S,
+        }
     return _write(data.config / "dispatcher.yaml", settings)
 
 
@@ -76,28 +105,33 @@ def write_operator(
     worker: Path,
     model: str,
     node_type: WorkerType = "opml",
+    chain: ChainPlace | None = None,
 ) -> Path:
     """Write one operator's settings (`aos_operator.settings`) and return their file."""
-    return _write(
-        data.config / f"{name}.yaml",
-        {
-            "db": {"pg_db_url": database, "min_connect_pool": 1, "max_connect_pool": 5},
-            "queue": {"queue_url": queue},
-            "net": {
-                "dispatcher_url": f"ws://127.0.0.1:{dispatcher_port}/ws",
-                "worker_url": f"unix://{worker}",
-                "worker_concurrency": MODEL_LIMIT,
-            },
-            "node": {
-                "node_id": data.address(name),
-                "keystore": str(data.keystore(name)),
-                "keystore_password_file": str(data.password),
-                "dispatcher_address": data.address("dispatcher"),
-                "node_type": node_type,
-                "ai_models": [model],
-            },
+    settings: dict[str, Any] = {
+        "db": {"pg_db_url": database, "min_connect_pool": 1, "max_connect_pool": 5},
+        "queue": {"queue_url": queue},
+        "net": {
+            "dispatcher_url": f"ws://127.0.0.1:{dispatcher_port}/ws",
+            "worker_url": f"unix://{worker}",
+            "worker_concurrency": MODEL_LIMIT,
         },
-    )
+        "node": {
+            "node_id": data.address(name),
+            "keystore": str(data.keystore(name)),
+            "keystore_password_file": str(data.password),
+            "dispatcher_address": data.address("dispatcher"),
+            "node_type": node_type,
+            "ai_models": [model],
+        },
+    }
+    if chain is not None:
+        settings["chain"] = {
+            "chain_rpc_url": chain.rpc,
+            "vrf_range_contract": chain.deployment.registry,
+            "deployed_at": chain.deployment.block,
+        }
+    return _write(data.config / f"{name}.yaml", settings)
 
 
 def _write(path: Path, settings: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ FOLDER/keys, config      keystores with their password file; the configuration o
 FOLDER/simulator         root key and certificate of simulated enclaves
 FOLDER/logs              what each part logged
 FOLDER/postgres, valkey  the embedded servers' data
+FOLDER/chain             the local chain's state; where its contracts are is in config/chain.json
 """
 
 import fcntl
@@ -34,6 +35,8 @@ class Running(BaseModel):
     url: str
     project: str
     model: str
+    rpc: str | None = None
+    """Where its chain answers; None for a stack without one."""
 
 
 class DataFolder:
@@ -49,6 +52,8 @@ class DataFolder:
         self.simulator = self.root / "simulator"
         self.password = self.keys / "password"
         self.policy = self.config / "attestation-policy.yaml"
+        self.chain = self.root / "chain"
+        self.deployment = self.config / "chain.json"
         self.token_file = self.root / "token"
         self._lock_file = self.root / "lock"
         self._running_file = self.root / "running.json"

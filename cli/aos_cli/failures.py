@@ -41,6 +41,14 @@ class ReceiptRefused(CliError):
     """The dispatcher's receipt is not one for the request that was sent."""
 
 
+class NoChain(CliError):
+    """No chain answers, or none is named: start one with `aos up --chain`, or name one with --rpc URL."""
+
+
+class ChainRefused(CliError):
+    """The chain or a contract refused; the message has the contract's own reason and says what to do next."""
+
+
 class Interrupted(Exception):
     """A signal asked the command to stop, and everything that it had started is stopped; no failure."""
 

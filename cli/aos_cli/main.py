@@ -2,7 +2,7 @@
 
 import typer
 
-from aos_cli import disputes, jobs, keys
+from aos_cli import chain, disputes, jobs, keys
 from aos_cli.attest import attest
 from aos_cli.calibrate import calibrate
 from aos_cli.demo import demo
@@ -26,7 +26,9 @@ _OPERATOR = "0x5050A4F4b3f9338C3472dcC01A87C76A144b3c9c"
 app.command(
     epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'; in enclaves: aos demo --tee --private"
 )(demo)
-app.command(epilog="Example: aos up --data ./network --operators 3 --enclaves 2 --port 8000")(up)
+app.command(
+    epilog="Example: aos up --data ./network --operators 3 --enclaves 2 --port 8000; with a local chain: aos up --chain"
+)(up)
 app.command(
     epilog="Example: aos submit 'What is AI?' --top-p 0.5 --wait; elsewhere: aos submit 'What is AI?' --dispatcher "
     "https://dispatcher.example --dispatcher-address 0x... --project shop --token-file token --model tiny.gguf; that nobody on the way "
@@ -55,3 +57,4 @@ app.command(epilog="Example: aos calibrate models/llama-2-7b-chat.Q4_0.gguf --an
     calibrate
 )
 app.add_typer(keys.app, name="keys")
+app.add_typer(chain.app, name="chain")

@@ -8,6 +8,8 @@
 3. the model's name, pinned to the file with its calibration; the project, if there is none yet; and each operator: entered into the registry, then started; ready when the dispatcher
    counts all of them.
 
+With a chain, anvil is among the first, and once there are keys, the contracts are deployed and every operator registered there.
+
 Operators `operator-N` share one worker; `enclave-N` have a simulated enclave of their own, and the dispatcher then a policy that lets
 simulated ones in.
 
@@ -30,14 +32,25 @@ import httpx
 from aos_cli import ports
 from aos_cli.checks import file_digest
 from aos_cli.commands import program, run_command
-from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator, write_policy
+from aos_cli.configs import (
+    ChainPlace,
+    ensure_password,
+    make_keystore,
+    write_dispatcher,
+    write_operator,
+    write_policy,
+)
 from aos_cli.data import DataFolder, Running, write_private
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
+from aos_cli.embedded_chain import CHAIN_ID, EmbeddedChain
 from aos_cli.failures import StackError
 from aos_cli.models import calibration_file, missing_calibration, read_calibration
 from aos_cli.progress import Progress
+from aos_protocol.identity import Signer
 from aos_protocol.messages import ModelOffer
 from aos_service.child import Child
+from aos_service.keys import open_keystore
+from aos_service.logs import configure_logs
 from aos_tee_worker.errors import SimulatorUnusable
 from aos_tee_worker.simulator import ensure_root, measurements
 
@@ -59,6 +72,7 @@ class Plan:
     enclaves: int = 0
     port: int = 0
     durable: bool = True
+    chain: bool = False
 
 
 @asynccontextmanager
@@ -99,6 +113,8 @@ class Stack:
         self._sockets = _socket_folder(data.root / "run", held)
         self._postgres = EmbeddedPostgres(data.postgres, durable=plan.durable)
         self._valkey = EmbeddedValkey(data.valkey, durable=plan.durable)
+        self._chain = EmbeddedChain(data.chain, data.logs / "anvil.log")
+        self._place: ChainPlace | None = None
         self._digest: str | None = None
         self._operators: list[Child] = []
         self._watched: list[Child] = []
@@ -113,13 +129,20 @@ class Stack:
 
     def running(self) -> Running:
         """Return what other commands need to know to use this stack."""
-        return Running(pid=os.getpid(), url=self.url, project=PROJECT, model=self.plan.model.name)
+        rpc = self._place.rpc if self._place else None
+        return Running(pid=os.getpid(), url=self.url, project=PROJECT, model=self.plan.model.name, rpc=rpc)
+
+    @property
+    def chain(self) -> ChainPlace | None:
+        """Where the chain and its contracts are; None without one, or before it is there."""
+        return self._place
 
     def will_stop(self, started: AsyncExitStack) -> None:
         """Register the stops, which do nothing for parts that were not started; the last one here comes first."""
         for stop in (
             self._postgres.stop,
             self._valkey.stop,
+            self._chain.stop,
             self._stop_workers,
             self._dispatcher.stop,
             self._stop_operators,
@@ -144,12 +167,13 @@ class Stack:
         Raises:
             StackError, ServiceError, CliError: when one does not start; possibly in an exception group.
         """
+        _check_kind(self.data, self.plan)
         async with asyncio.TaskGroup() as first:
             first.create_task(self._start_postgres())
             first.create_task(self._start_valkey())
             first.create_task(self._start_worker())
             first.create_task(self._start_enclaves())
-            first.create_task(self._make_keys())
+            first.create_task(self._make_keys_and_chain())
         async with asyncio.TaskGroup() as second:
             second.create_task(run_command("operator-runner", "-i", self._postgres.url("operators")))
             second.create_task(self._start_dispatcher())
@@ -193,6 +217,33 @@ class Stack:
         async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
             await worker.until_ready(_answers(client, "/healthz"), timeout_s=_LOAD_TIMEOUT_S)
 
+    async def _make_keys_and_chain(self) -> None:
+        await self._make_keys()
+        if self.plan.chain:
+            await self._start_chain()
+
+    async def _start_chain(self) -> None:
+        with self._progress.step("anvil") as said:
+            await self._chain.start()
+            self._watched.append(self._chain.child)
+            said.append(f"chain {CHAIN_ID} at {self._chain.url}, a local test chain")
+        with self._progress.step("contracts") as said:
+            # It imports web3, which no stack without a chain needs.
+            from aos_cli.local_chain import LocalNetwork, prepare
+
+            configure_logs("aos", level="warning", json=False)
+            known = [path.stem for path in sorted(self.data.keys.glob("*-*.json"))]
+            others = [self._signer(name) for name in known if name not in self.names]
+            network = LocalNetwork(
+                self._signer("dispatcher"), [self._signer(name) for name in self.names], others
+            )
+            deployment = await prepare(self._chain, self.data.deployment, network)
+            self._place = ChainPlace(self._chain.url, deployment)
+            said.append(f"registry {deployment.registry}, {len(self.names)} operators registered")
+
+    def _signer(self, name: str) -> Signer:
+        return open_keystore(self.data.keystore(name), self.data.password.read_text(encoding="utf-8").strip())
+
     async def _make_keys(self) -> None:
         password = ensure_password(self.data).read_text(encoding="utf-8").strip()
         missing = [name for name in ("dispatcher", *self.names) if not self.data.keystore(name).exists()]
@@ -206,7 +257,8 @@ class Stack:
     async def _start_dispatcher(self) -> None:
         with self._progress.step("dispatcher") as said:
             policy = await self._write_policy()
-            write_dispatcher(self.data, self._postgres.url("dispatcher"), self.port, policy=policy)
+            database = self._postgres.url("dispatcher")
+            write_dispatcher(self.data, database, self.port, policy=policy, chain=self._place)
             self._start(self._dispatcher)
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
                 await self._dispatcher.until_ready(_answers(client, "/readyz"), timeout_s=_START_TIMEOUT_S)
@@ -266,8 +318,9 @@ class Stack:
             said.append(f"{len(self.names)} connected")
 
     async def _start_operator(self, name: str) -> None:
-        address = self.data.address(name)
-        await run_command("dispatcher", "operator", "add", address, "-c", str(self._config))
+        if self._place is None:  # else the contract says who is registered
+            address = self.data.address(name)
+            await run_command("dispatcher", "operator", "add", address, "-c", str(self._config))
         enclave = name.startswith("enclave-")
         config = write_operator(
             self.data,
@@ -278,6 +331,7 @@ class Stack:
             worker=self._socket(name.replace("enclave-", "tee-worker-") if enclave else "worker"),
             model=self.plan.model.name,
             node_type="tee" if enclave else "opml",
+            chain=self._place,
         )
         operator = self._child(name, "operator-runner", "-c", str(config))
         self._operators.append(operator)
@@ -322,6 +376,17 @@ class Stack:
     def _start(self, child: Child) -> None:
         child.start()
         self._watched.append(child)
+
+
+def _check_kind(data: DataFolder, plan: Plan) -> None:
+    """Raise `StackError` where a network without a chain is to get one, or the other way: what was signed is valid in the one only."""
+    if not data.postgres.exists() or data.chain.exists() == plan.chain:
+        return
+    kind, now = ("a", "without --chain") if data.chain.exists() else ("no", "with --chain")
+    raise StackError(
+        f"the network on {data.root} has {kind} chain, by which all that it signed is valid, and cannot be started {now}: choose "
+        "another folder with --data"
+    )
 
 
 def _answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[bool]]:

@@ -16,6 +16,7 @@ from aos_cli.target import Data, data_folder
 
 
 def up(
+    *,
     data: Data = None,
     model: ModelFile = None,
     operators: Annotated[int, typer.Option(min=1, max=16, help="How many operators to run.")] = 3,
@@ -27,6 +28,13 @@ def up(
             help="How many SIMULATED enclaves to run besides, each with an operator of its own.",
         ),
     ] = 0,
+    chain: Annotated[
+        bool,
+        typer.Option(
+            "--chain",
+            help="Run a local test chain (anvil) besides, with operators registered and the log anchored there.",
+        ),
+    ] = False,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The dispatcher's port on 127.0.0.1; 0 takes a free one.")
     ] = 8000,
@@ -42,13 +50,17 @@ def up(
     With --enclaves there are workers for tee jobs, too. They are simulated: each is an ordinary process, under a root that is made
     here, so it shows how everything goes together (aos attest, aos submit --private), and proves nothing about hardware.
 
+    With --chain, anvil runs, too: a chain on this machine, whose state is kept in the data folder. The contracts are deployed once, each
+    operator registers with an equal share and its bond, draws go by that registry, and the dispatcher anchors its log every few seconds. It
+    shows everything that a chain is for (aos chain status), and proves nothing to others: who runs a test chain can rewrite it.
+
     Every answer is scored by another operator, and judged by the calibration beside the model: `aos verify` shows how. In a
     larger network, a dispatcher has a share of the answers scored (its setting verification.audit_share, 0.1 by default), and
     `aos challenge` any other.
 
     Ctrl-C or SIGTERM stops all parts. If one of them ends by itself, the others are stopped and the exit status is 1.
     """
-    console, chosen = make_console(), Plan(model_file(model), operators, enclaves, port)
+    console, chosen = make_console(), Plan(model_file(model), operators, enclaves, port, chain=chain)
     ready = False
 
     async def main() -> None:
@@ -80,6 +92,9 @@ def _tell(console: Console, stack: Stack) -> None:
         lines.append(f"token    {stack.new_token}   (shown this once)")
     if stack.warning:
         lines += ["", stack.warning, ""]
+    if stack.chain:
+        lines.append(f"chain    {stack.chain.rpc}, contracts in {stack.data.deployment}")
+        lines.append("         (anvil, a local test chain, which proves nothing to others)")
     lines += [
         f"logs     {stack.data.logs}",
         "",
@@ -89,6 +104,8 @@ def _tell(console: Console, stack: Stack) -> None:
         lines.append(
             '         aos attest; aos submit "What is AI?" --private --wait   (the enclaves are SIMULATED)'
         )
+    if stack.chain:
+        lines.append("         aos chain status")
     lines.append("stop:    Ctrl-C")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
