@@ -24,6 +24,14 @@ class AnchoredHead:
     block: int
 
 
+@dataclass(frozen=True)
+class SignedHead:
+    """A head of a log as its dispatcher signed it: 130 hex digits of EIP-712 signature."""
+
+    head: TreeHeadClaim
+    signature: str
+
+
 async def post_head(
     chain: Chain,
     deployment: Deployment,
@@ -60,6 +68,27 @@ async def heads(chain: Chain, deployment: Deployment, dispatcher: str) -> list[A
 async def is_forked(chain: Chain, deployment: Deployment, dispatcher: str) -> bool:
     """Return whether two signed heads of one size and different roots were shown to the chain."""
     return bool(await chain.call(_function(chain, deployment, "forked", dispatcher)))
+
+
+async def prove_fork(
+    chain: Chain, deployment: Deployment, signer: Signer, first: SignedHead, second: SignedHead
+) -> Receipt:
+    """Show two heads of one dispatcher, of one size and with different roots: it can anchor nothing more.
+
+    `signer` may be anybody. Raises `Reverted` for heads that show no fork.
+    """
+    await chain.require_chain(deployment.chain_id)
+    shown = (
+        part
+        for signed in (first, second)
+        for part in (
+            bytes.fromhex(signed.head.root),
+            signed.head.timestamp,
+            parse_signature(signed.signature),
+        )
+    )
+    call = _function(chain, deployment, "proveFork", first.head.dispatcher, first.head.size, *shown)
+    return await chain.send(call, signer)
 
 
 def _function(chain: Chain, deployment: Deployment, name: str, *arguments: Any) -> ContractFunction:  # noqa: ANN401

@@ -161,7 +161,7 @@ async def jury_alpha(chain: Chain, deployment: Deployment, challenge_id: int) ->
 
 def ballot(domain: Domain, signer: Signer, challenge_id: int, verdict: Verdict, alpha: bytes) -> Ballot:
     """Make a juror's vote; `alpha` comes from `jury_alpha`."""
-    claim = VoteClaim(challenge_id, signer.address, verdict)
+    claim = VoteClaim(challenge_id, signer.address, int(verdict))
     return Ballot(
         claim, sign_typed(signer, domain, claim), signer.public_key, alpha, vrf.prove(signer, alpha)
     )

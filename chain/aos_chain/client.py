@@ -148,10 +148,11 @@ class Chain:
         Raises `ChainError` for arguments that do not fit.
         """
         with translated(f"{function} at {address}"):
-            found: AsyncContractFunction = self._contract(name, address).functions[function](*arguments)
+            found: AsyncContractFunction = self.contract(name, address).functions[function](*arguments)
         return found
 
-    def _contract(self, name: str, address: str) -> AsyncContract:
+    def contract(self, name: str, address: str) -> AsyncContract:
+        """Return web3's object for a contract of ours; `function` is the way to call it."""
         key = name, checksum_address(address)
         if key not in self._contracts:
             made = self._web3.eth.contract(address=_checked(address), abi=cast("Any", artifact(name).abi))
@@ -198,7 +199,7 @@ class Chain:
 
     def decode(self, name: str, address: str, logs: Iterable[LogReceipt]) -> list[Event]:
         """Return those of some logs (a receipt's, say) that are events of a contract of ours at this address."""
-        contract, topics = self._contract(name, address), _topics(name)
+        contract, topics = self.contract(name, address), _topics(name)
         events = []
         for log in logs:
             event = topics.get(_hex(log["topics"][0])) if log["topics"] else None
