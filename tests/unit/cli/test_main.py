@@ -45,7 +45,7 @@ def test_every_help_teaches_with_an_example(command: str) -> None:
 def test_the_commands_are_those_of_the_help() -> None:
     shown = runner.invoke(app, ["--help"], terminal_width=200)
     group = typer.main.get_command(app)
-    assert sorted(group.list_commands(None)) == sorted([*COMMANDS, "keys"])  # type: ignore[attr-defined,arg-type]
+    assert sorted(group.list_commands(None)) == sorted([*COMMANDS, "chain", "keys"])  # type: ignore[attr-defined,arg-type]
     assert 'aos submit "What is AI?" --wait' in " ".join(shown.stdout.split())
 
 
@@ -240,9 +240,9 @@ def test_a_verified_job(dispatcher: FakeDispatcher) -> None:
     assert lines[0] == "the job, audited"
     assert [line.split()[1:3] for line in lines[1:3]] == [["executor"], ["verifier", "match"]]
     assert lines[3].startswith(MEANS)
-    assert [line.split()[0] for line in lines[5:]] == ["PASS"] * 17
+    assert [line.split()[0] for line in lines[5:]] == ["PASS"] * 20
     table = json.loads(runner.invoke(app, ["verify", JOB, "--json", *HERE]).stdout)
-    assert (table["job_id"], table["passed"], len(table["checks"])) == (JOB, True, 17)
+    assert (table["job_id"], table["passed"], len(table["checks"])) == (JOB, True, 20)
     [round_] = table["rounds"]
     assert (round_["round"], round_["verdict"]) == ("the job, audited", "match")
     assert [member["verdict"] for member in round_["members"]] == [None, "match"]
