@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coincurve import PublicKey
 from web3.contract import Contract
 
-from aos_chain.hints import Hints, coordinates, hints
+from aos_chain.hints import FIELD, Hints, coordinates, hints
 from aos_protocol import vrf
 from aos_protocol.curves import SECP256K1
 from aos_protocol.errors import InvalidProof
@@ -88,10 +89,46 @@ def changed(case: Case, *, gamma: bytes | None = None, c: int | None = None, s: 
 
 def gamma_by(case: Case, factor: int) -> Case:
     """The same c and s with Gamma = factor * (s / c) * H: 1 makes V infinity, -1 makes it s * H doubled."""
+    c, s_h = _c_and_s_h(case)
+    return changed(case, gamma=_encoded(SECP256K1.multiply(factor * pow(c, -1, SECP256K1.order), s_h)))
+
+
+def gamma_giving(case: Case, v: bytes) -> Case:
+    """The same c and s with the Gamma that makes V this compressed point."""
+    c, s_h = _c_and_s_h(case)
+    c_gamma = SECP256K1.add(s_h, SECP256K1.multiply(-1, SECP256K1.decode(v)))
+    return changed(case, gamma=_encoded(SECP256K1.multiply(pow(c, -1, SECP256K1.order), c_gamma)))
+
+
+def _c_and_s_h(case: Case) -> tuple[int, PublicKey]:
     c, s = int.from_bytes(case.proof[33:49], "big"), int.from_bytes(case.proof[49:], "big")
     h = vrf.ECVRF_SECP256K1_SHA256_TAI.encode_to_curve(case.key, case.alpha)
-    gamma = SECP256K1.multiply(factor * s * pow(c, -1, SECP256K1.order), h)
-    return changed(case, gamma=SECP256K1.encode(gamma))
+    return c, SECP256K1.multiply(s, h)
+
+
+def _encoded(point: PublicKey | None) -> bytes:
+    assert point is not None
+    return SECP256K1.encode(point)
+
+
+def small_y() -> tuple[int, int]:
+    """A point whose y is so small that y + FIELD, of the other parity, is still a number of 256 bits."""
+    for y in range(1, 100):
+        # FIELD = 7 mod 9, so this is a cube root of y^2 - 7 if there is one.
+        x = pow(y * y - 7, (FIELD + 2) // 9, FIELD)
+        if pow(x, 3, FIELD) == (y * y - 7) % FIELD:
+            return x, y
+    raise AssertionError
+
+
+def small_x() -> tuple[int, int]:
+    """A point whose x is so small that x + FIELD is still a number of 256 bits; y is even."""
+    x = next(x for x in range(1, 100) if pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1)
+    return coordinates(compressed(2, x))
+
+
+def compressed(prefix: int, x: int) -> bytes:
+    return bytes((prefix,)) + x.to_bytes(32, "big")
 
 
 def fixed_answer(evm: Evm, *words: int) -> str:

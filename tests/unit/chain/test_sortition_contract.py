@@ -21,10 +21,14 @@ from support.sortition import (
     VECTORS,
     Case,
     changed,
+    compressed,
     fixed_answer,
     gamma_by,
+    gamma_giving,
     good,
     published,
+    small_x,
+    small_y,
 )
 
 ORDER = SECP256K1.order
@@ -96,10 +100,6 @@ def off_curve() -> int:
 def between_order_and_field() -> int:
     """The least x of a point that is not below the group's order; ecrecover takes none such."""
     return next(x for x in range(ORDER, FIELD) if pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1)
-
-
-def compressed(prefix: int, x: int) -> bytes:
-    return bytes((prefix,)) + x.to_bytes(32, "big")
 
 
 def u_infinite(c: int = 5) -> Case:
@@ -245,6 +245,44 @@ def test_points_of_each_other_are_wrong_hints(sortition: Contract) -> None:
             GOOD.ask(sortition, wrong)
 
 
+def on_the_line(told: Hints) -> Iterator[tuple[int, int]]:
+    """Points that lie on the line through s * H and -c * Gamma, or on the tangent, but are not V."""
+    (x1, y1), (x2, y2) = told.s_h, told.c_gamma
+    slope = 3 * x1 * x1 * pow(2 * y1, -1, FIELD) if x1 == x2 else (-y2 - y1) * pow(x2 - x1, -1, FIELD)
+    for x in (x1, x2, 0, 1, told.v[0] + 1, FIELD - 1):
+        yield x, (slope * (x1 - x) - y1) % FIELD
+    yield told.v[0], FIELD - told.v[1]
+
+
+@pytest.mark.parametrize("case", [GOOD, ADVERSARIAL["v doubled"]])
+def test_v_is_the_one_sum_on_its_line(sortition: Contract, case: Case) -> None:
+    for wrong in on_the_line(case.hints):
+        with reverts("bad hint: v"):
+            case.ask(sortition, replace(case.hints, v=wrong))
+
+
+@pytest.mark.parametrize(("point", "unreduced"), [(small_x(), (FIELD, 0)), (small_y(), (0, FIELD))])
+def test_coordinates_of_v_are_reduced(
+    sortition: Contract, point: tuple[int, int], unreduced: tuple[int, int]
+) -> None:
+    """The challenge is hashed over them: other bytes for the same point would be another challenge."""
+    case = gamma_giving(GOOD, compressed(2 + point[1] % 2, point[0]))
+    assert case.hints.v == point
+    assert case.ask(sortition) == REFUSED == case.expected()
+    with reverts("bad hint: v"):
+        case.ask(sortition, replace(case.hints, v=(point[0] + unreduced[0], point[1] + unreduced[1])))
+
+
+def test_a_root_is_reduced(sortition: Contract) -> None:
+    """y + FIELD has the parity of FIELD - y, the right root for the other prefix."""
+    x, y = small_y()
+    case = changed(GOOD, gamma=compressed(2 + (y + 1) % 2, x))
+    assert case.hints.gamma_y == FIELD - y
+    assert case.ask(sortition) == REFUSED
+    with reverts("bad hint: y"):
+        case.ask(sortition, replace(case.hints, gamma_y=FIELD + y))
+
+
 def test_try_and_increment_cannot_be_bent(sortition: Contract) -> None:
     told = GOOD.hints
     first, second, last = told.roots
@@ -259,7 +297,7 @@ def test_try_and_increment_cannot_be_bent(sortition: Contract) -> None:
         (first, second, last + FIELD if last + FIELD < 2**256 else 0),
         (second, first, last),
     ):
-        with reverts("bad hint"):
+        with reverts("bad hint: (roots|y)"):
             GOOD.ask(sortition, replace(told, roots=roots))
     with reverts("execution reverted"):
         GOOD.ask(sortition, replace(told, roots=(*told.roots, *[0] * 62)))
@@ -288,6 +326,7 @@ def test_nobody_can_say_that_gamma_is_off_the_curve_unless_it_is(sortition: Cont
         (coordinates(GOOD.key)[0] ^ 1, coordinates(GOOD.key)[1]),
         (coordinates(GOOD.key)[0], 0),
         (1, 2**256 - 1),
+        (small_y()[0], small_y()[1] + FIELD),
         (FIELD + 1, pow(8, (FIELD + 1) // 4, FIELD)),
         (2**256 - 1, 2**256 - 1),
         (between_order_and_field(), pow(between_order_and_field() ** 3 + 7, (FIELD + 1) // 4, FIELD)),
