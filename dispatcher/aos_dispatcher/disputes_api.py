@@ -11,7 +11,7 @@ from aos_dispatcher.challenges import Opened, Plea
 from aos_dispatcher.database import Database
 from aos_dispatcher.documents import time
 from aos_dispatcher.errors import Unprocessable
-from aos_dispatcher.openapi import ERRORS, Answer, Error
+from aos_dispatcher.openapi import ERRORS, Answer, Error, LoggedAnswer
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Job, JsonObject, Project, Round
 from aos_protocol.errors import InvalidAddress, InvalidMessage
@@ -163,7 +163,7 @@ class StandingView(BaseModel):
     pools: list[PoolView]
 
 
-class StandingAnswer(Answer):
+class StandingAnswer(LoggedAnswer):
     """One operator's standing."""
 
     result: StandingView
@@ -229,7 +229,8 @@ async def standing(service: Service, address: str, token: Token) -> JsonObject:
         operator = checksum_address(address)
     except InvalidAddress as error:
         raise Unprocessable(str(error)) from None
-    return {"code": 200, "result": await service.standing.of(operator, token)}
+    shown, size = await service.standing.of(operator, token)
+    return {"code": 200, "log_size": size, "result": shown}
 
 
 async def verifications(

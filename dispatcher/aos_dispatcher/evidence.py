@@ -6,7 +6,6 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher import log_reader
-from aos_dispatcher.database import Database
 from aos_dispatcher.documents import (
     committee_documents,
     place_document,
@@ -35,17 +34,11 @@ class EvidenceDesk:
     """Reads evidence documents from the database; everything in them is as it was stored. `contract` anchors the log, if one does."""
 
     def __init__(
-        self,
-        database: Database,
-        signer: Signer,
-        domain: Domain,
-        sequencer: Sequencer,
-        contract: str | None = None,
+        self, sequencer: Sequencer, signer: Signer, domain: Domain, contract: str | None = None
     ) -> None:
-        self._database = database
+        self._sequencer = sequencer
         self._signer = signer
         self._domain = domain
-        self._sequencer = sequencer
         self._contract = contract
 
     async def document(self, job_id: str) -> JsonObject:
@@ -53,12 +46,9 @@ class EvidenceDesk:
 
         Raises `LogDamaged` when the log can prove nothing.
         """
-        while True:
-            async with self._database.snapshot() as connection:
-                if await log_reader.is_settled(connection, job_id):
-                    log = await log_reader.log_of(connection, job_id, self._domain, self._contract)
-                    return await self._document(connection, job_id) | {"log": log.model_dump()}
-            await self._sequencer.step()
+        async with self._sequencer.settled(job_id) as connection:
+            log = await log_reader.log_of(connection, job_id, self._domain, self._contract)
+            return await self._document(connection, job_id) | {"log": log.model_dump()}
 
     async def _document(self, connection: AsyncConnection, job_id: str) -> JsonObject:
         job = (await connection.execute(select(Job.__table__).where(Job.id == job_id))).one()

@@ -18,7 +18,7 @@ from aos_dispatcher.openapi import (
     OperatorsAnswer,
     ProofAnswer,
 )
-from aos_dispatcher.operators import list_models, list_operators
+from aos_dispatcher.operators import list_models, operators_in
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.log import TreeHead
 
@@ -81,14 +81,21 @@ async def anchors(service: Service) -> JsonObject:
 @router.get("/api/operator/list", response_model=OperatorsAnswer)
 async def operator_list(service: Service) -> JsonObject:
     """List every operator that ever got a number here; the log tells when."""
-    listed = await list_operators(service.database)
-    return {"code": 200, "result": [{"operator": address, "number": number} for address, number in listed]}
+    async with service.sequencer.settled(None) as connection:
+        size, listed = await log_reader.size(connection), await operators_in(connection)
+    shown = [{"operator": address, "number": number} for address, number in listed]
+    return {"code": 200, "log_size": size, "result": shown}
 
 
 @router.get("/api/model/list", response_model=ModelsAnswer)
 async def model_list(service: Service) -> JsonObject:
     """List what the names of models stand for, and the digests of the calibrations by which they are judged."""
-    return {"code": 200, "result": await list_models(service.database)}
+    async with service.sequencer.settled(None) as connection:
+        return {
+            "code": 200,
+            "log_size": await log_reader.size(connection),
+            "result": await list_models(connection),
+        }
 
 
 async def _head(connection: AsyncConnection) -> TreeHead:

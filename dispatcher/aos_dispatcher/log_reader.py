@@ -1,15 +1,15 @@
 """Reads the log: heads, entries with their proofs, and the growth from one size to another, all as of one moment of the database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, exists, select
+from sqlalchemy import Row, exists, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher import log_tree
 from aos_dispatcher.errors import LogDamaged
-from aos_dispatcher.log_sequencer import read_tiles
-from aos_dispatcher.tables import LogAnchor, LogEntry, LogHead, LogPending
+from aos_dispatcher.log_tree import Tile
+from aos_dispatcher.tables import LogAnchor, LogEntry, LogHead, LogPending, LogTile
 from aos_protocol import merkle
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.log import AnchorDocument, LogDocument, TreeHead
@@ -18,10 +18,10 @@ from aos_protocol.merkle import Node
 from aos_protocol.typed_data import Domain
 
 
-async def is_settled(connection: AsyncConnection, job_id: str) -> bool:
-    """Return whether there is a head, and no event of this job that waits for its place under the next."""
-    waits = select(exists().where(LogPending.job_id == job_id), exists(select(LogHead.size)))
-    pending, headed = (await connection.execute(waits)).one()
+async def is_settled(connection: AsyncConnection, job_id: str | None) -> bool:
+    """Return whether there is a head, and no event of this job (None: of no job) that waits for its place under the next."""
+    waits = exists().where(LogPending.job_id.is_(None) if job_id is None else LogPending.job_id == job_id)
+    pending, headed = (await connection.execute(select(waits, exists(select(LogHead.size))))).one()
     return headed and not pending
 
 
@@ -29,6 +29,11 @@ async def read_head(connection: AsyncConnection) -> TreeHead | None:
     """Return the newest signed head; None before the first, which the sequencer signs when it starts."""
     row = (await connection.execute(select(LogHead.__table__))).one_or_none()
     return None if row is None else TreeHead(**row._asdict())
+
+
+async def size(connection: AsyncConnection) -> int:
+    """Return how many entries the newest head is over; 0 before the first."""
+    return (await connection.execute(select(LogHead.size))).scalar() or 0
 
 
 async def entries(connection: AsyncConnection, start: int, count: int) -> list[str]:
@@ -47,6 +52,15 @@ async def inclusion(connection: AsyncConnection, index: int, size: int) -> Prove
 async def consistency(connection: AsyncConnection, first: int, second: int) -> list[str]:
     """Return the proof that the log of `first` entries is the beginning of that of `second`. Raises `LogDamaged`."""
     return (await _proofs(connection, [merkle.consistency_nodes(first, second)]))[0]
+
+
+async def read_tiles(connection: AsyncConnection, wanted: Collection[Tile]) -> dict[Tile, bytes]:
+    """Return these tiles, as far as they are there."""
+    if not wanted:
+        return {}
+    query = select(LogTile.level, LogTile.index, LogTile.hashes)
+    rows = await connection.execute(query.where(tuple_(LogTile.level, LogTile.index).in_(wanted)))
+    return {(level, index): hashes for level, index, hashes in rows}
 
 
 async def anchors(connection: AsyncConnection) -> Sequence[Row[Any]]:

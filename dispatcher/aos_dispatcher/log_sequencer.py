@@ -7,20 +7,20 @@ Before it goes on, the sequencer works out the last head's root from what is sto
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, delete, func, insert, select, text, tuple_
+from sqlalchemy import Row, delete, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher import log_tree
+from aos_dispatcher import log_reader, log_tree
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import LogDamaged, Unavailable
 from aos_dispatcher.events import wait
-from aos_dispatcher.log_tree import Tile
 from aos_dispatcher.metrics import LOG_ENTRIES, LOG_HEALTHY, LOG_SIZE
-from aos_dispatcher.tables import LogEntry, LogHead, LogTile
+from aos_dispatcher.tables import LogEntry, LogHead
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.identity import Signer
 from aos_protocol.log import TreeHead
@@ -89,10 +89,20 @@ class Sequencer:
         LOG_ENTRIES.inc(len(pending))
         return len(pending)
 
+    @asynccontextmanager
+    async def settled(self, job_id: str | None) -> AsyncIterator[AsyncConnection]:
+        """Open a snapshot in which every event of this job (None: of no job) is in the log. Raises as `step` does."""
+        while True:
+            async with self._database.snapshot() as connection:
+                if await log_reader.is_settled(connection, job_id):
+                    yield connection
+                    return
+            await self.step()
+
     async def _append(
         self, connection: AsyncConnection, size: int, head: Row[Any] | None, pending: Sequence[Row[Any]]
     ) -> None:
-        edge = await read_tiles(connection, log_tree.edge_of(size))
+        edge = await log_reader.read_tiles(connection, log_tree.edge_of(size))
         try:
             if head is not None and log_tree.root_of(size, edge).hex() != head.root:
                 raise InvalidEvidence(
@@ -130,12 +140,3 @@ def signed_head(signer: Signer, domain: Domain, size: int, root: bytes, timestam
     return TreeHead(
         size=size, root=claim.root, timestamp=timestamp, signature=sign_typed(signer, domain, claim)
     )
-
-
-async def read_tiles(connection: AsyncConnection, wanted: Collection[Tile]) -> dict[Tile, bytes]:
-    """Return these tiles, as far as they are there."""
-    if not wanted:
-        return {}
-    query = select(LogTile.level, LogTile.index, LogTile.hashes)
-    rows = await connection.execute(query.where(tuple_(LogTile.level, LogTile.index).in_(wanted)))
-    return {(level, index): hashes for level, index, hashes in rows}

@@ -225,6 +225,12 @@ class AnchorsAnswer(Answer):
     result: list[AnchorView]
 
 
+class LoggedAnswer(Answer):
+    """What the first `log_size` entries of the transparency log come to."""
+
+    log_size: int
+
+
 class NumberedOperator(BaseModel):
     """An operator and its number, which is for ever."""
 
@@ -232,7 +238,7 @@ class NumberedOperator(BaseModel):
     number: int
 
 
-class OperatorsAnswer(Answer):
+class OperatorsAnswer(LoggedAnswer):
     """All operators, by number."""
 
     result: list[NumberedOperator]
@@ -247,7 +253,7 @@ class NamedModel(BaseModel):
     calibration: Hex32 | None
 
 
-class ModelsAnswer(Answer):
+class ModelsAnswer(LoggedAnswer):
     """All models, by name."""
 
     result: list[NamedModel]

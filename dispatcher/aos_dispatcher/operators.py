@@ -69,9 +69,14 @@ async def register_operator(database: Database, address: str) -> int:
 
 async def list_operators(database: Database) -> list[tuple[str, int]]:
     """Return every registered operator's address and number, by number."""
-    query = select(Operator.address, Operator.number).order_by(Operator.number)
     async with database.connect() as connection:
-        return [(row.address, row.number) for row in await connection.execute(query)]
+        return await operators_in(connection)
+
+
+async def operators_in(connection: AsyncConnection) -> list[tuple[str, int]]:
+    """Return every registered operator's address and number, by number."""
+    query = select(Operator.address, Operator.number).order_by(Operator.number)
+    return [(row.address, row.number) for row in await connection.execute(query)]
 
 
 async def pin_model(
@@ -101,12 +106,11 @@ async def pin_model(
         record(connection, model_entry(offer.name, job_type, offer.sha256, kept))
 
 
-async def list_models(database: Database) -> list[JsonObject]:
+async def list_models(connection: AsyncConnection) -> list[JsonObject]:
     """Return what every model's name stands for, and by which calibration's digest its scores are judged."""
     query = select(Model.name, Model.job_type, Model.sha256, Model.calibration)
-    async with database.connect() as connection:
-        rows = await connection.execute(query.order_by(Model.name, Model.job_type))
-        return [row._asdict() for row in rows]
+    rows = await connection.execute(query.order_by(Model.name, Model.job_type))
+    return [row._asdict() for row in rows]
 
 
 class Operators:

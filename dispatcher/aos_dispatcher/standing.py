@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.database import Database
 from aos_dispatcher.documents import time
 from aos_dispatcher.errors import NotFound
 from aos_dispatcher.log_pending import record
+from aos_dispatcher.log_reader import size
+from aos_dispatcher.log_sequencer import Sequencer
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Challenge, Fraud, Job, JsonObject, Operator, Pool, Project, Result, Round
 from aos_protocol.log_entries import fraud_details, fraud_entry, standing_entry
@@ -87,19 +88,22 @@ async def withdraw_fraud(
 class Standing:
     """Shows anybody where an operator stands; a step proof holds the prompt, so a private project's needs its token."""
 
-    def __init__(self, database: Database, projects: Projects, suspend_after: int) -> None:
-        self._database = database
+    def __init__(self, sequencer: Sequencer, projects: Projects, suspend_after: int) -> None:
+        self._sequencer = sequencer
         self._projects = projects
         self._suspend_after = suspend_after
 
-    async def of(self, address: str, token: str | None) -> JsonObject:
-        """Return an operator's standing, the frauds that count or counted against it, and its pools. Raises `NotFound`."""
+    async def of(self, address: str, token: str | None) -> tuple[JsonObject, int]:
+        """Return an operator's standing, with the frauds that count or counted against it and its pools, as the log of this size has them.
+
+        Raises `NotFound`.
+        """
         own = await self._projects.owner(token) if token else None
-        async with self._database.snapshot() as connection:
+        async with self._sequencer.settled(None) as connection:
             operator = await _operator(connection, address)
             frauds = await _frauds(connection, address)
             pools = select(Pool.__table__).where(Pool.operator == address).order_by(Pool.model_sha256)
-            return {
+            shown = {
                 "operator": address,
                 "number": operator.number,
                 **_standing(operator, await _appeal(connection, address), frauds),
@@ -109,6 +113,7 @@ class Standing:
                 ],
                 "pools": [pool_document(row._asdict()) for row in await connection.execute(pools)],
             }
+            return shown, await size(connection)
 
 
 async def record_standing(connection: AsyncConnection, address: str) -> None:

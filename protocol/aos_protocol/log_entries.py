@@ -159,5 +159,5 @@ def _digest_of(text: str | None) -> str | None:
 
 
 def _entry(kind: str, job_id: str | None, **members: object) -> str:
-    subject = {} if job_id is None else {"job_id": job_id}
-    return canonical({"kind": kind, **subject, **members}).decode()
+    said: JsonObject = {"kind": kind, **members}
+    return canonical(said if job_id is None else said | {"job_id": job_id}).decode()

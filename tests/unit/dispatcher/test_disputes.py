@@ -91,7 +91,7 @@ def score(bad_from: int | None, contradiction: Any = None) -> Score:
 def finding(*scores: Score) -> Any:
     """The finding of a challenge that these verifiers' scores uphold."""
     said = SimpleNamespace(operator="0xcheat", transcript=transcript().to_json())
-    case: Any = Case(SimpleNamespace(id="job"), None, said, "result")  # type: ignore[arg-type]
+    case: Any = Case(SimpleNamespace(id="job"), None, said, "result", "frame")  # type: ignore[arg-type]
     named = {f"verifier {n}": score for n, score in enumerate(scores)}
     verdict = overall([judge(score, CALIBRATION) for score in scores])
     return found(case, 7, Judgement(named, CALIBRATION, verdict))

@@ -6,18 +6,20 @@ import pytest
 
 from aos_dispatcher.committee import Committee, Patience, SeatState
 from aos_dispatcher.facts import RoundFacts
-from aos_dispatcher.round import ActiveRound, Answer, stored_result
+from aos_dispatcher.round import ActiveRound, Answer, Author, stored_result
 from aos_protocol import sortition
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import Dispatch, ModelOffer, ScoreCall, SubmitRequest, parse_message
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
+from aos_protocol.typed_data import Domain
 from support.operators import MODEL, ScriptedOperator
 
 JOB: dict[str, Any] = {"tag": "opml", "prompt": "What is AI?", "model": MODEL.name, "params": {"top_p": 0.5}}
 OPERATORS = [Signer(bytes([n]) * 32) for n in (2, 3, 4)]
 SEED = "11" * 32
+AUTHOR = Author(Signer(b"\x11" * 32), Domain(0, "0x" + "0" * 40))
 
 
 def facts(job: dict[str, Any] | None = None, **changes: Any) -> RoundFacts:
@@ -55,6 +57,8 @@ def active(of: RoundFacts) -> ActiveRound:
     members = sortition.committee(ranking, 3)
     return ActiveRound(
         facts=of,
+        author=AUTHOR,
+        registry_block=0,
         ranges={signer.address: (0, 200_000) for signer in OPERATORS},
         tickets={},
         dispatch_clock={"1": "5"},
