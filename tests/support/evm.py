@@ -15,6 +15,8 @@ from web3.types import TxReceipt
 from aos_chain.artifacts import artifact
 
 ETHER = 10**18
+# For any call; three of them fit in a block.
+GAS = 9_000_000
 
 
 class Evm:
@@ -40,18 +42,31 @@ class Evm:
         return str(self.wait(sent)["contractAddress"])
 
     def send(self, call: Any, *, sender: int = 0, value: int = 0) -> TxReceipt:
-        """Send a contract's call as a transaction, and return its receipt (`gasUsed`, `logs`)."""
-        return self.wait(call.transact({"from": self.accounts[sender], "value": value}))
+        """Send a contract's call as a transaction, and return its receipt (`gasUsed`, `logs`).
+
+        Past web3, which takes five times as long; a dry run gives the reason when it reverts.
+        """
+        terms = self._terms(call, self.accounts[sender], value)
+        self.tester.call(terms, "pending")
+        return self.wait(self.tester.send_transaction(terms))
+
+    def words(self, call: Any) -> list[int]:
+        """What a contract's call answers, as the 32-byte words that it comes in: quicker than to decode it."""
+        answer = bytes.fromhex(self.tester.call(self._terms(call, self.accounts[0], 0))[2:])
+        return [int.from_bytes(answer[at : at + 32], "big") for at in range(0, len(answer), 32)]
+
+    def _terms(self, call: Any, sender: str, value: int) -> dict[str, Any]:
+        data = call._encode_transaction_data()
+        return {"from": sender, "to": call.address, "data": data, "value": value, "gas": GAS}
 
     def send_together(self, calls: Iterable[Any], *, sender: int = 0) -> list[TxReceipt]:
-        """Send calls in this order in one block. Their gas cannot be estimated ahead, and is plenty."""
+        """Send calls in this order in one block."""
         account = Web3.to_checksum_address(self.accounts[sender])
-        terms = {"from": account, "gas": 1_000_000, "value": 0}
         nonce = self.web3.eth.get_transaction_count(account)
         # eth-tester's own way of putting off the mining takes one transaction of a sender only.
         sent = [
             self.tester._add_transaction_to_pending_block(
-                {**terms, "nonce": nonce + place, "to": call.address, "data": call._encode_transaction_data()}
+                {**self._terms(call, account, 0), "nonce": nonce + place}
             )
             for place, call in enumerate(calls)
         ]
