@@ -305,11 +305,13 @@ async def _challenged(
             shown.append(f"{ether(stake)} staked")
     if stake:
         return f"challenge {opened_as} is open: aos chain status {opened_as} shows what it waits for, and until when"
-    return _convicted(chain, network, receipt)
+    return _convicted(network, receipt)
 
 
-def _convicted(chain: "Chain", network: Network, receipt: "Receipt") -> str:
-    events = chain.decode("Challenge", network.deployment.challenge, receipt.logs)
+def _convicted(network: Network, receipt: "Receipt") -> str:
+    from aos_chain.logs import decode_logs
+
+    events = decode_logs("Challenge", network.deployment.challenge, receipt.logs)
     facts: dict[str, Any] = next(event.arguments for event in events if event.name == "Convicted")
     slashed, lost = int(facts["slashed"]), int(facts["burned"])
     return (

@@ -130,6 +130,7 @@ def write_operator(
             "chain_rpc_url": chain.rpc,
             "vrf_range_contract": chain.deployment.registry,
             "deployed_at": chain.deployment.block,
+            "confirmations": 0,
         }
     return _write(data.config / f"{name}.yaml", settings)
 

@@ -24,7 +24,7 @@ _JOB = "636a5cf015a1a4c7480317f114d5b06d69476b9d0d5a67dbe53e9b59de72769b"
 _OPERATOR = "0x5050A4F4b3f9338C3472dcC01A87C76A144b3c9c"
 
 app.command(
-    epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'; in enclaves: aos demo --tee --private"
+    epilog="Example: aos demo --model models/llama-2-7b-chat.Q4_0.gguf --prompt 'What is AI?'; in enclaves: aos demo --tee --private; with a local chain: aos demo --chain"
 )(demo)
 app.command(
     epilog="Example: aos up --data ./network --operators 3 --enclaves 2 --port 8000; with a local chain: aos up --chain"
