@@ -50,15 +50,18 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     dispatcher: Dispatcher = app.state.dispatcher
-    loop = asyncio.create_task(dispatcher.loop.run())
-    sequencing = asyncio.create_task(dispatcher.sequencer.run())
-    for task in (loop, sequencing):
+    chain = dispatcher.chain
+    if chain is not None:
+        await chain.start()
+    parts = [dispatcher.loop.run(), dispatcher.sequencer.run()] + ([chain.run()] if chain else [])
+    tasks = [asyncio.create_task(part) for part in parts]
+    for task in tasks:
         task.add_done_callback(_report_end)
     try:
         yield
     finally:
         dispatcher.hub.close()
-        for task in (loop, sequencing):
+        for task in tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
@@ -66,6 +69,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await dispatcher.store.release_all()
         except Unavailable as error:
             log.warning("leases not released; they run out by themselves", why=str(error))
+        if chain is not None:
+            await chain.close()
         await dispatcher.database.close()
 
 
@@ -82,14 +87,18 @@ async def healthz() -> dict[str, str]:
 
 
 async def readyz(request: Request) -> JSONResponse:
-    """Tell whether jobs can be taken: the database answers. Operators may still be missing."""
+    """Tell whether jobs can be taken: the database answers. Operators may still be missing, and a chain may be away: then jobs wait."""
     dispatcher: Dispatcher = request.app.state.dispatcher
     await dispatcher.ping_database()
-    return JSONResponse({"status": "ready", "operators": len(dispatcher.hub)})
+    registry = {"registry": dispatcher.chain.registry.standing()} if dispatcher.chain else {}
+    return JSONResponse({"status": "ready", "operators": len(dispatcher.hub)} | registry)
 
 
-async def metrics() -> Response:
+async def metrics(request: Request) -> Response:
     """Show Prometheus metrics."""
+    dispatcher: Dispatcher = request.app.state.dispatcher
+    if dispatcher.chain:
+        dispatcher.chain.registry.standing()
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

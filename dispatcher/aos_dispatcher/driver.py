@@ -9,7 +9,7 @@ from aos_dispatcher.clock import DispatcherClock
 from aos_dispatcher.closing import Closing, End
 from aos_dispatcher.committee import Committee, Patience, Seat, SeatState, Task
 from aos_dispatcher.draw import DrawResult, hold_draw
-from aos_dispatcher.errors import PeerGone, ReplyTimeout
+from aos_dispatcher.errors import PeerGone, RegistryStale, ReplyTimeout
 from aos_dispatcher.events import wait
 from aos_dispatcher.facts import RoundFacts, RoundKey
 from aos_dispatcher.hub import Hub
@@ -87,13 +87,21 @@ class RoundDriver:
         peers = self._hub.serving(facts.request.job.tag, facts.model)
         if time.monotonic() >= facts.deadline:
             why = f"no operator that serves {facts.model.name} and may be asked took the job in time"
-            if facts.readers is not None:
+            if waits := self._operators.waits_for_chain():
+                why = f"its draw waited for the chain until the job's time was over: {waits}"
+            elif facts.readers is not None:
                 why += f": its prompt is sealed to enclaves of {', '.join(sorted(facts.readers))}"
             await self._end(facts, End("failed", why, await self._clock.tick(facts.clock), verified=False))
             return None
-        snapshot = await self._operators.snapshot()
+        try:
+            snapshot = await self._operators.snapshot()
+        except RegistryStale as error:
+            log.warning("draw waits for the chain", job_id=facts.job_id, why=str(error))
+            await self._store.release(facts.round_id, _PAUSE_S)
+            return None
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
-        peers = [peer for peer in peers if peer.address not in barred and facts.may_ask(peer.address)]
+        peers = [peer for peer in peers if snapshot.has(peer.address) and peer.address not in barred]
+        peers = [peer for peer in peers if facts.may_ask(peer.address)]
         draw_clock = await self._clock.tick(facts.clock)
         draw = await hold_draw(peers, facts, snapshot, draw_clock, self._settings.draw_timeout)
         if not draw.members:

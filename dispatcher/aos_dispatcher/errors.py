@@ -84,6 +84,10 @@ class DispatcherError(Exception):
     """Base of what ends or stops a dispatcher's own work; the message says what to do."""
 
 
+class RegistryStale(DispatcherError):
+    """The chain has not confirmed the registry for too long; nothing is drawn by it until it does."""
+
+
 class LeaseLost(DispatcherError):
     """Another dispatcher has taken this round over; this one must not touch it any more."""
 
@@ -102,3 +106,10 @@ class Refused(DispatcherError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class NotConfirmed(Refused):
+    """An operator may be registered on the chain, only not as far as is known here: it should come again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)

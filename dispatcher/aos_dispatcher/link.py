@@ -137,7 +137,8 @@ class OperatorLink:
         except (ProtocolError, DispatcherError) as error:
             FRAMES_REFUSED.labels("handshake").inc()
             log.warning("operator refused", why=str(error))
-            refusal: JsonObject = {"code": 400, "message": str(error)}
+            code = error.code if isinstance(error, Refused) else 400
+            refusal: JsonObject = {"code": code, "message": str(error)}
             await socket.send(seal_reply(self.signer, request_id, refusal).text)
             await socket.close("refused: " + str(error)[:100])
             return None

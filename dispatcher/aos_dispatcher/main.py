@@ -13,10 +13,11 @@ import uvicorn
 from aos_dispatcher.app import create_app
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError, Unavailable
+from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import assemble
-from aos_dispatcher.settings import DispatcherSettings, load_policy
+from aos_dispatcher.settings import Chain, DispatcherSettings, load_policy
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import parse
 from aos_protocol.errors import ProtocolError
@@ -74,6 +75,8 @@ def run(
         )
         policy = load_policy(settings, config)
         asyncio.run(_migrate(settings))
+        if settings.chain.rpc_url is not None:
+            _check_chain(settings.chain)
         dispatcher = assemble(settings, _database(settings), signer, policy)
     log.info(
         "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
@@ -120,14 +123,36 @@ def operator_add(
     """Put an operator into the registry and print its number. Example: dispatcher operator add 0x1234... -c config.yaml."""
     with _said_plainly():
         checked = checksum_address(address)
+        if load_settings(config, DispatcherSettings).chain.rpc_url is not None:
+            raise DispatcherError(
+                "the registry is a contract: operators register themselves there, with: aos chain register"
+            )
     typer.echo(str(_with_database(config, lambda database: register_operator(database, checked))))
 
 
 @operator.command("list")
 def operator_list(config: Config) -> None:
-    """Print every operator's number and address."""
-    for address, number in _with_database(config, list_operators):
-        typer.echo(f"{number}\t{address}")
+    """Print every operator's number and address; of a contract's registry also the range."""
+    with _said_plainly():
+        chain = load_settings(config, DispatcherSettings).chain
+        lines = None if chain.rpc_url is None else _registered(chain)
+    if lines is None:
+        lines = [f"{number}\t{address}" for address, number in _with_database(config, list_operators)]
+    for line in lines:
+        typer.echo(line)
+
+
+def _check_chain(chain: Chain) -> None:
+    with chain_extra():
+        from aos_dispatcher.chain_registry import check_chain
+    asyncio.run(check_chain(chain))
+
+
+def _registered(chain: Chain) -> list[str]:
+    with chain_extra():
+        from aos_dispatcher.chain_registry import read_registry
+    state = asyncio.run(read_registry(chain))
+    return [f"{entry.number}\t{entry.operator}\t{entry.start}\t{entry.end}" for entry in state.entries]
 
 
 @model.command("pin")

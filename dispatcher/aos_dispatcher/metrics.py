@@ -31,3 +31,9 @@ LOG_SIZE = Gauge(
 LOG_HEALTHY = Gauge(
     "aos_log_healthy", "1 while the transparency log can be continued, 0 when its rows do not fit its head"
 )
+REGISTRY_BLOCK = Gauge("aos_registry_block", "Block of the chain that the registry is known at")
+REGISTRY_AGE = Gauge("aos_registry_age_seconds", "Since the chain last confirmed the registry")
+ANCHORS = Counter("aos_anchors_total", "Heads of the transparency log for the chain", ["outcome"])
+ANCHORED_SIZE = Gauge(
+    "aos_anchored_size", "Entries under the last head that this process anchored on the chain"
+)

@@ -1,18 +1,22 @@
-"""The local registry: operators with their numbers and ranges, and the models that they announced.
+"""The registry: operators with their numbers and ranges, and the models that they announced.
 
-Without a chain, this dispatcher's own table is the registry. Who is not in it cannot connect.
+Without a chain, this dispatcher's own table is the registry, and everybody in it has an equal share. With one the contract is, and the table has
+who ever connected. Who is not in the registry cannot connect.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aos_chain.registry import RegistryState
 from aos_dispatcher import calibrations
 from aos_dispatcher.database import Database
-from aos_dispatcher.errors import DispatcherError
+from aos_dispatcher.errors import DispatcherError, RegistryStale
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import JsonObject, Model, Operator, Registry
 from aos_protocol.calibration import Calibration
@@ -20,6 +24,9 @@ from aos_protocol.canonical import digest
 from aos_protocol.log_entries import model_entry, operator_entry
 from aos_protocol.messages import ModelOffer
 from aos_protocol.sortition import MAX_RANGE, equal_shares
+
+if TYPE_CHECKING:  # it imports web3, which a dispatcher without a chain may not have
+    from aos_dispatcher.chain_registry import ChainRegistry
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,15 @@ class RegistrySnapshot:
 
     def range_of(self, operator: str) -> tuple[int, int]:
         """Return the operator's `[start, end)`; an empty one when it is not registered."""
-        for entry in self.document["operators"]:
-            if entry["operator"] == operator:
-                return entry["start"], entry["end"]
-        return 0, 0
+        return self._ranges.get(operator, (0, 0))
+
+    def has(self, operator: str) -> bool:
+        """Return whether the operator is registered: one that the contract knows no more may still be connected."""
+        return operator in self._ranges
+
+    @cached_property
+    def _ranges(self) -> dict[str, tuple[int, int]]:
+        return {entry["operator"]: (entry["start"], entry["end"]) for entry in self.document["operators"]}
 
 
 def block_of(registry: JsonObject) -> int:
@@ -114,10 +126,12 @@ async def list_models(connection: AsyncConnection) -> list[JsonObject]:
 
 
 class Operators:
-    """What the running dispatcher asks of the registry."""
+    """What the running dispatcher asks of the registry: of the chain's, where there is a `chain`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, chain: "ChainRegistry | None" = None) -> None:
         self._database = database
+        self._chain = chain
+        self._known: tuple[RegistryState, JsonObject, str] | None = None
 
     async def admit(
         self, address: str, workers: Iterable[str], models: Iterable[ModelOffer]
@@ -125,9 +139,12 @@ class Operators:
         """Return the operator's number and last seen clock, and pin the names of models not known before.
 
         Raises `DispatcherError` for an operator that is not registered, or a model whose name is known
-        with another digest.
+        with another digest, and `NotConfirmed` for one that should come again.
         """
+        number = None if self._chain is None else await self._chain.number_of(address)
         async with self._database.begin() as connection:
+            if number is not None:
+                await _keep_number(connection, address, number)
             query = select(Operator.number, Operator.clock).where(Operator.address == address)
             row = (await connection.execute(query)).one_or_none()
             if row is None:
@@ -145,8 +162,29 @@ class Operators:
         async with self._database.connect() as connection:
             return [(row.name, row.job_type, row.sha256) for row in await connection.execute(query)]
 
+    async def suspended(self) -> frozenset[str]:
+        """Return the operators that no draw may ask."""
+        query = select(Operator.address).where(Operator.suspended_at.is_not(None))
+        async with self._database.connect() as connection:
+            return frozenset((await connection.execute(query)).scalars())
+
+    def waits_for_chain(self) -> str:
+        """Return why nothing can be drawn now, empty when it can."""
+        try:
+            if self._chain is not None:
+                self._chain.state()
+        except RegistryStale as error:
+            return str(error)
+        return ""
+
     async def snapshot(self) -> RegistrySnapshot:
-        """Return the registry as it is now: equal shares of the range, in the order of registration."""
+        """Return the registry as it is now, the chain's or else equal shares of the range in the order of registration.
+
+        Raises `RegistryStale` when the chain has not confirmed it for too long.
+        """
+        if self._chain is not None:
+            described, its_digest = self._described(self._chain.state())
+            return RegistrySnapshot(its_digest, described, await self.suspended())
         query = select(Operator.address, Operator.number, Operator.suspended_at).order_by(Operator.number)
         async with self._database.connect() as connection:
             rows = (await connection.execute(query)).all()
@@ -161,6 +199,47 @@ class Operators:
         }
         suspended = frozenset(row.address for row in rows if row.suspended_at is not None)
         return RegistrySnapshot(digest(document), document, suspended)
+
+    def _described(self, state: RegistryState) -> tuple[JsonObject, str]:
+        """The document of a state and its digest, made once for all draws by it."""
+        if self._known is None or self._known[0] is not state:
+            document = document_of(state)
+            self._known = state, document, digest(document)
+        return self._known[1:]
+
+
+def document_of(state: RegistryState) -> JsonObject:
+    """Return a contract's registry as evidence has it."""
+    return {
+        "max_range": MAX_RANGE,
+        "chain": {
+            "chain_id": state.chain_id,
+            "registry": state.registry,
+            "block": state.block,
+            "block_hash": state.block_hash.removeprefix("0x"),
+        },
+        "operators": [
+            {"operator": entry.operator, "number": entry.number, "start": entry.start, "end": entry.end}
+            for entry in state.entries
+        ],
+    }
+
+
+async def _keep_number(connection: AsyncConnection, address: str, number: int) -> None:
+    """Keep an operator under its number of the contract. Raises `DispatcherError` where this database has it otherwise."""
+    row = insert(Operator).values(address=address, number=number).on_conflict_do_nothing()
+    if (await connection.execute(row.returning(Operator.number))).scalar() is not None:
+        record(connection, operator_entry(address, number))
+        return
+    query = select(Operator.address, Operator.number)
+    known = (
+        await connection.execute(query.where((Operator.address == address) | (Operator.number == number)))
+    ).all()
+    if [tuple(row) for row in known] != [(address, number)]:
+        raise DispatcherError(
+            f"operator {address} is number {number} in the registry, and this database has the numbers of another registry: a network that "
+            "moves to another one begins with a fresh database"
+        )
 
 
 async def store_snapshot(connection: AsyncConnection, snapshot: RegistrySnapshot) -> None:

@@ -54,7 +54,7 @@ class AttestationRelay:
             raise NotFound(
                 f"no operator has announced model {model!r} for job type tee; there is: {there_is}"
             )
-        suspended = (await self._operators.snapshot()).suspended
+        suspended = await self._operators.suspended()
         offer = ModelOffer(name=model, sha256=sha256)
         peers = [peer for peer in self._hub.serving("tee", offer) if peer.address not in suspended]
         chosen = secrets.SystemRandom().sample(peers, min(len(peers), MAX_BOXES))

@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
@@ -13,6 +14,7 @@ from aos_dispatcher.desk import Desk
 from aos_dispatcher.driver import RoundDriver
 from aos_dispatcher.enclaves import Enclaves
 from aos_dispatcher.evidence import EvidenceDesk
+from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.jobs import Jobs
 from aos_dispatcher.link import OperatorLink
@@ -26,12 +28,15 @@ from aos_dispatcher.round import Author
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
 from aos_dispatcher.scores import ScoreIntake
-from aos_dispatcher.settings import DispatcherSettings
+from aos_dispatcher.settings import Chain, DispatcherSettings
 from aos_dispatcher.standing import Standing
 from aos_dispatcher.views import Views
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobScore
+
+if TYPE_CHECKING:  # it imports web3, which a dispatcher without a chain may not have
+    from aos_dispatcher.chain_link import ChainLink
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Dispatcher:
     enclaves: Enclaves
     relay: AttestationRelay
     sequencer: Sequencer
+    chain: "ChainLink | None"
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -66,12 +72,17 @@ class Dispatcher:
 def assemble(
     settings: DispatcherSettings, database: Database, signer: Signer, policy: AttestationPolicy | None
 ) -> Dispatcher:
-    """Build a dispatcher that believes enclaves by this policy; nothing runs until `loop.run` does."""
+    """Build a dispatcher that believes enclaves by this policy; nothing runs until `loop.run` does.
+
+    Raises `DispatcherError` when a chain is configured that cannot be used here.
+    """
     domain, verification = settings.chain.domain(), settings.verification
+    chain = _chain_link(settings.chain, database, signer)
     timeout = settings.dispatch.job_timeout
     hub = Hub()
     hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub)))
-    clock, operators, projects = DispatcherClock(database), Operators(database), Projects(database)
+    operators = Operators(database, chain.registry if chain else None)
+    clock, projects = DispatcherClock(database), Projects(database)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
     challenges = Challenges(database, signer, domain, verification, timeout)
     closing = Closing(database, store, challenges, verification)
@@ -96,7 +107,7 @@ def assemble(
         jobs=Jobs(database, signer, domain, timeout, verification.audit_ppm),
         store=store,
         loop=RoundLoop(store, hub, driver, settings.dispatch),
-        evidence=EvidenceDesk(sequencer, signer, domain),
+        evidence=EvidenceDesk(sequencer, signer, domain, settings.chain.anchor),
         link=OperatorLink(signer, domain, hub, operators, settings.limits.frame_bytes, methods, desk.keep),
         challenges=challenges,
         standing=Standing(sequencer, projects, verification.suspend_after),
@@ -104,4 +115,13 @@ def assemble(
         enclaves=enclaves,
         relay=AttestationRelay(hub, operators, settings.dispatch.draw_timeout),
         sequencer=sequencer,
+        chain=chain,
     )
+
+
+def _chain_link(settings: Chain, database: Database, signer: Signer) -> "ChainLink | None":
+    if settings.rpc_url is None:
+        return None
+    with chain_extra():
+        from aos_dispatcher.chain_link import ChainLink
+    return ChainLink.of(settings, database, signer)

@@ -1,14 +1,28 @@
 """Settings of a dispatcher: what `dispatcher -c FILE` may contain. Unknown keys are errors."""
 
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from aos_protocol.attestation.policy import AttestationPolicy
+from aos_protocol.errors import InvalidAddress
+from aos_protocol.identity import checksum_address
 from aos_protocol.typed_data import Domain
 from aos_service.settings import load_settings
 
 NO_REGISTRY = "0x0000000000000000000000000000000000000000"
+
+
+def _address(text: str) -> str:
+    try:
+        return checksum_address(text)
+    except InvalidAddress as error:
+        raise ValueError(str(error)) from None
+
+
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Group(BaseModel):
@@ -75,10 +89,35 @@ class Verification(Group):
 
 
 class Chain(Group):
-    """The EIP-712 domain of results and receipts; zero where no chain is configured."""
+    """The EIP-712 domain of all signatures, zero where there is no chain, and with an RPC endpoint the chain itself.
+
+    With `rpc_url` the registry is the contract `registry`, created in block `deployed_at` or later, and the log is anchored in the
+    contract `anchor` every `anchor_interval` seconds (0, or no contract: never). `confirmations` is how many blocks must be on top of one
+    before it counts; what was confirmed more than `maximum_age` seconds ago is not drawn by.
+    """
 
     chain_id: int = Field(0, ge=0)
-    registry: str = NO_REGISTRY
+    registry: Address = NO_REGISTRY
+    rpc_url: SecretStr | None = Field(None, validate_default=True)
+    anchor: Address | None = None
+    deployed_at: int = Field(0, ge=0)
+    confirmations: int = Field(2, ge=0)
+    poll_interval: float = Field(2, gt=0, allow_inf_nan=False)
+    maximum_age: float = Field(300, gt=0, allow_inf_nan=False)
+    anchor_interval: float = Field(60, ge=0, allow_inf_nan=False)
+
+    @field_validator("rpc_url")
+    @classmethod
+    def _has_a_registry(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url is None:
+            return url
+        if urlsplit(url.get_secret_value()).scheme not in {"http", "https"}:
+            raise ValueError("must be http://host:port or https://host/path")
+        if info.data.get("chain_id") == 0 or info.data.get("registry") == NO_REGISTRY:
+            raise ValueError(
+                "needs chain_id and registry beside it: which chain it is, and where the contract OperatorRegistry is"
+            )
+        return url
 
     def domain(self) -> Domain:
         """Return the domain that every signature of this network is made in."""
