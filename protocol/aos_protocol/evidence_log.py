@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aos_protocol.canonical import parse
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_view import Planned, domain_of
@@ -53,13 +54,14 @@ def _check_head(evidence: Evidence) -> None:
 def _check_entries(log: LogDocument, document: Mapping[str, Any]) -> None:
     """Raise unless the log's entries are those that follow from the document: none missing, none more, each in its place.
 
-    1. Each has its place under the head.  2. As texts they are the expected ones.  3. They are in the order of the events.
+    1. Each has its place under the head, and stands once, in the log's order.  2. As texts they are the expected ones.  3. They are
+    in the order of the events.
     """
     for entry in log.entries:
         check_entry(entry, log.head)
     places = [entry.index for entry in log.entries]
-    if len(set(places)) != len(places):
-        raise InvalidEvidence("an entry stands twice in the evidence")
+    if places != sorted(set(places)):
+        raise InvalidEvidence("an entry stands twice in the evidence, or they are not in the log's order")
     expected, found = sorted(job_entries(document)), sorted(entry.text for entry in log.entries)
     if expected != found:
         raise InvalidEvidence(_difference(expected, found))
@@ -77,7 +79,9 @@ def _difference(expected: list[str], found: list[str]) -> str:
 
 
 def _named(text: str) -> str:
-    said = json.loads(text)
+    said = parse(text)
+    if not isinstance(said, dict):
+        return "what is no entry"
     return ", ".join(f"{key} {said[key]}" for key in ("kind", "round", "operator", "status") if key in said)
 
 
@@ -85,7 +89,7 @@ def _check_order(entries: list[LogEntry]) -> None:
     """Raise unless the job comes first, and within each round the opening, the draw, what members said, and the end."""
     reached: dict[str, int] = {}
     begun = False
-    for entry in sorted(entries, key=lambda entry: entry.index):
+    for entry in entries:
         said = json.loads(entry.text)
         if said["kind"] == "rejection":
             continue

@@ -216,11 +216,13 @@ async def test_an_appeal_that_nobody_could_decide_may_be_made_again(network: Any
 async def test_standing_is_anybodys_to_read(network: Any, dispute: Dispute) -> None:
     assert await dispute.standing() == {
         "operator": dispute.operator.signer.address,
+        "number": 2,
         "standing": "good",
         "suspended_at": None,
         "suspend_after": 2,
         "appeal": "none",
         "frauds": [],
+        "pools": [],
     }
     unknown = await network.client.get(f"/api/operator/standing/{NOBODY.address}")
     assert "no operator" in message(unknown, 404)
