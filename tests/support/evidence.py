@@ -89,7 +89,8 @@ class Story:
 
     `distance` is what every verifier measures between claimed and own fingerprints: 0.001 is honest, 0.3 is another model's.
     With `enclaves` every operator has one, and the job's type is `tee`; with `sealed` its prompt is sealed to all of them but the last.
-    `chain` is where the registry was read, null for the dispatcher's own.
+    `chain` is where the registry was read, null for the dispatcher's own. A later job of one dispatcher has a higher `sequence`,
+    and the `crew` of the one before it, who count on.
     """
 
     def __init__(
@@ -104,11 +105,14 @@ class Story:
         enclaves: bool = False,
         sealed: bool = False,
         chain: dict[str, Any] | None = None,
+        sequence: int = 1,
+        crew: list[Actor] | None = None,
         **job: Any,
     ) -> None:
         self.chain = chain
+        self.sequence = sequence
         self.domain = Domain(chain["chain_id"], chain["registry"]) if chain else DOMAIN
-        self.crew = [
+        self.crew = crew or [
             Actor(number, bend, enclaves or sealed, self.domain) for number in range(2, operators + 2)
         ]
         if enclaves or sealed:
@@ -117,7 +121,7 @@ class Story:
         if sealed:
             self.body["job"] = sealed_job(self.body["job"], self.crew[:-1])
         self.request = parse_message(SubmitRequest, self.body)
-        self.job_id = sortition.job_id(DISPATCHER.address, 1, self.body)
+        self.job_id = sortition.job_id(DISPATCHER.address, sequence, self.body)
         self.audit_ppm = audit_ppm
         self.distance = distance
         self.calibrated = calibrated and not sealed
@@ -166,14 +170,14 @@ class Story:
 
     def document(self) -> dict[str, Any]:
         """The evidence of everything held so far."""
-        receipt = ReceiptClaim(self.job_id, 1, digest(self.body))
+        receipt = ReceiptClaim(self.job_id, self.sequence, digest(self.body))
         document = {
             "version": "aos-evidence/1",
             "dispatcher": {"address": DISPATCHER.address, "public_key": DISPATCHER.public_key.hex()},
             "domain": {"chain_id": self.domain.chain_id, "registry": self.domain.registry},
             "job": {
                 "job_id": self.job_id,
-                "sequence": 1,
+                "sequence": self.sequence,
                 "request": self.body,
                 "request_digest": digest(self.body),
                 "receipt": sign_typed(DISPATCHER, self.domain, receipt),
