@@ -111,6 +111,8 @@ async def _round(connection: AsyncConnection, row: Row[Any]) -> JsonObject:
     }
 
 
-async def _plea(connection: AsyncConnection, round_id: int) -> JsonObject:
+async def _plea(connection: AsyncConnection, round_id: int) -> JsonObject | None:
     query = select(Challenge.__table__).where(Challenge.round_id == round_id)
-    return plea_document((await connection.execute(query)).one()._asdict())
+    row = (await connection.execute(query)).one_or_none()
+    # A plea that somebody deleted is missing in the evidence, too, and the log tells.
+    return None if row is None else plea_document(row._asdict())

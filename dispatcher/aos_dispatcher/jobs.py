@@ -25,21 +25,13 @@ from aos_dispatcher.documents import (
 from aos_dispatcher.errors import Conflict, NotFound
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
-from aos_dispatcher.tags import (
-    ActiveTag,
-    Placement,
-    Tagging,
-    User,
-    active_tags,
-    open_before,
-    place,
-    store_tags,
-)
+from aos_dispatcher.tags import Tagging, User, active_tags, open_before, store_tags
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.identity import Signer
 from aos_protocol.log_entries import job_entry, round_entry, verdict_entry
 from aos_protocol.messages import Receipt, SubmitRequest
+from aos_protocol.tagging import ActiveTag, Placement, place
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
 
 _SEQUENCE = "jobs"

@@ -18,55 +18,14 @@ from aos_dispatcher.documents import place_document
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import UserTag
 from aos_protocol.log_entries import round_entry
-from aos_protocol.messages import Position, Tag
-
-AFTER_JOBS = 10
-"""For how many jobs after a tagging one its user stays tagged."""
+from aos_protocol.messages import Tag
+from aos_protocol.tagging import ActiveTag
 
 BEFORE_JOBS = 10
 """How many jobs before a tagging one are looked at again, newest first."""
 
-_STRENGTH: dict[Tag, int] = {"": 0, "suspicion": 1, "malicious": 2}
-
 User = tuple[str, str]
 """Whom a tag is on: a user id counts within its project only."""
-
-
-@dataclass(frozen=True)
-class ActiveTag:
-    """A tag that a user has: which, by which job, and for how many jobs to come."""
-
-    tag: Tag
-    cause: str
-    remaining: int
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Under which tag and position a job's own round runs; `cause` is the earlier job that brought the tag.
-
-    `tagging` is True when this job brings a tag itself, so that earlier jobs of its user are dispatched again.
-    """
-
-    tag: Tag
-    position: Position
-    cause: str | None
-    tagging: bool
-
-
-def place(active: ActiveTag | None, job_id: str, asked: Tag) -> tuple[Placement, ActiveTag | None]:
-    """Return where a user's next job runs, asked for under this tag, and the tag that the user has from then on.
-
-    A tag that is at least as strong as the active one takes its place and counts anew. A weaker one, and none,
-    leaves the active one standing, of which the job uses up one.
-    """
-    if active is None or _STRENGTH[asked] >= _STRENGTH[active.tag]:
-        if not asked:
-            return Placement("", "", None, tagging=False), None
-        return Placement(asked, "after", None, tagging=True), ActiveTag(asked, job_id, AFTER_JOBS)
-    left = active.remaining - 1
-    following = Placement(active.tag, "after", active.cause, tagging=False)
-    return following, ActiveTag(active.tag, active.cause, left) if left else None
 
 
 @dataclass(frozen=True)

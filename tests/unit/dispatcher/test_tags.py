@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aos_dispatcher.tags import AFTER_JOBS, ActiveTag, Placement, place
 from aos_protocol.messages import Tag
 from aos_protocol.sortition import ticket_threshold
+from aos_protocol.tagging import AFTER_JOBS, ActiveTag, Placement, place
 
 TAGS = get_args(Tag)
 REPLACED_BY = {"suspicion": ["suspicion", "malicious"], "malicious": ["malicious"]}
