@@ -61,8 +61,8 @@ struct Case:
     subject: bytes32  # membership: the struct hash of the Seat that answers; mismatch: what the jury judges
     deadline: uint256  # the second from which the window that is open is over
     juryBlock: uint256  # jurors are those who had a range after this block, the one before the challenge was opened
-    drawBlock: uint256  # they are drawn on this block's hash; 0 before there is one
-    seed: bytes32  # that hash, once it is fixed
+    drawBlock: uint256  # they are drawn on the hashes of this block and of those after it; 0 before there is one
+    seed: bytes32  # what these hashes give, once it is fixed
 
 struct Seat:
     juror: address
@@ -139,6 +139,9 @@ ANY_VERDICT: constant(uint8) = 255
 
 SEATS: constant(uint256) = 5
 QUORUM: constant(uint256) = 3
+
+# A jury is drawn on its first block's hash and on one bit of each of these next ones.
+BITS: constant(uint256) = 16
 
 # How many blocks back the EVM still knows hashes.
 HASHES_KEPT: constant(uint256) = 256
@@ -339,7 +342,7 @@ def challengeMismatch(claim: Claim, signature: Bytes[65]) -> uint256:
 @nonreentrant
 def answer(id: uint256):
     """
-    @notice Stand by a result: its operator calls for the jury, which is drawn on this block's hash.
+    @notice Stand by a result: its operator calls for the jury, which is drawn on the hashes of this block and the next.
     @dev The operator pays nothing now, so that nobody can make it run out of ether by many challenges at once. It stakes as
          much as the challenger, out of the bond that the registry holds.
     """
@@ -369,15 +372,14 @@ def answerSeat(id: uint256, seat_signature: Bytes[65]):
 @nonreentrant
 def draw(id: uint256):
     """
-    @notice Fix the jury's seed while the hash of its block is known. When nobody did so in time, let a later block draw the
+    @notice Fix the jury's seed while the hashes of its blocks are known. When nobody did so in time, let later blocks draw the
             jury, and start the vote window anew.
     """
     self._only_voting(id)
     assert self._challenges[id].seed == empty(bytes32), "the jury is drawn"
-    if self._hash_is_known(self._challenges[id].drawBlock):
+    if block.number - self._challenges[id].drawBlock <= HASHES_KEPT:
         self._fix_seed(id)
         return
-    assert block.number > self._challenges[id].drawBlock, "the block's hash is not known yet"
     deadline: uint256 = block.timestamp + voteWindow
     self._challenges[id].drawBlock = block.number
     self._challenges[id].deadline = deadline
@@ -503,8 +505,8 @@ def seats(id: uint256) -> DynArray[Seat, SEATS]:
 @view
 def juryAlpha(id: uint256) -> Bytes[64]:
     """
-    @notice What jurors prove their tickets on: the draw's block hash, then what stands for this challenge alone. Reverts while
-            that hash is not known, and when it is no longer known and was not fixed.
+    @notice What jurors prove their tickets on: the draw's seed, then what stands for this challenge alone. Reverts before all
+            of the draw's blocks are there, and when they are forgotten and nobody fixed the seed.
     """
     return self._alpha(id)
 
@@ -705,24 +707,24 @@ def _burn(amount: uint256):
 
 
 @internal
-@view
-def _hash_is_known(number: uint256) -> bool:
-    return number < block.number and block.number - number <= HASHES_KEPT
-
-
-@internal
 def _fix_seed(id: uint256):
     number: uint256 = self._challenges[id].drawBlock
-    seed: bytes32 = self._hash_of(number)
+    seed: bytes32 = self._seed_from(number)
     self._challenges[id].seed = seed
     log JuryDrawn(id=id, drawBlock=number, seed=seed, deadline=self._challenges[id].deadline)
 
 
 @internal
 @view
-def _hash_of(number: uint256) -> bytes32:
-    assert self._hash_is_known(number), "the draw's block hash is not known: call draw"
-    return blockhash(number)
+def _seed_from(first: uint256) -> bytes32:
+    """Who builds a block can try millions of hashes of it. Of the first block's hash he does not know what it will be worth, and
+    each later builder chooses between two seeds at most."""
+    assert block.number > first + BITS, "the jury's blocks are not all there yet"
+    assert block.number - first <= HASHES_KEPT, "the jury's blocks are forgotten: call draw"
+    bits: uint256 = 0
+    for offset: uint256 in range(1, BITS + 1):
+        bits = bits << 1 | convert(blockhash(first + offset), uint256) & 1
+    return keccak256(abi_encode(blockhash(first), bits))
 
 
 @internal
@@ -731,7 +733,7 @@ def _alpha(id: uint256) -> Bytes[64]:
     assert self._challenges[id].drawBlock != 0, "the challenge has no jury"
     seed: bytes32 = self._challenges[id].seed
     if seed == empty(bytes32):
-        seed = self._hash_of(self._challenges[id].drawBlock)
+        seed = self._seed_from(self._challenges[id].drawBlock)
     return concat(seed, keccak256(abi_encode(self, id)))
 
 

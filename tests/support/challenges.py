@@ -41,6 +41,8 @@ ANSWER_WINDOW = 1_000
 VOTE_WINDOW = 20_000
 MAX_AGE = 1_000
 LEAVE_DELAY = 100_000
+DRAW = 17
+"""From so many blocks after the answer on there is a jury: the last of its 17 blocks is over."""
 
 # Accounts of the chain, by number. The challengers and the dispatcher are no operators.
 CHALLENGER, RIVAL, DISPATCHER, ACCUSED = 1, 2, 3, 4
@@ -227,9 +229,9 @@ class Court:
         return identifier
 
     def answer(self, identifier: int, *, sender: int = ACCUSED) -> None:
-        """Have the operator stand by its result, and mine the block after, so that the draw's hash is known."""
+        """Have the operator stand by its result, and mine the blocks that the jury is drawn on."""
         self.evm.send(self.contract.functions.answer(identifier), sender=sender)
-        self.evm.mine()
+        self.evm.mine(DRAW)
 
     def vote(self, identifier: int, juror: int, verdict: int) -> TxReceipt:
         return self.evm.send(self.ballot(identifier, juror, verdict))
@@ -242,8 +244,14 @@ class Court:
 
     def alpha(self, identifier: int) -> bytes:
         """What jurors prove their tickets on, as the page says it."""
-        seed = self.evm.web3.eth.get_block(self.read(identifier)[8])["hash"]
-        return bytes(seed) + keccak(encode(["address", "uint256"], [self.contract.address, identifier]))
+        challenge = encode(["address", "uint256"], [self.contract.address, identifier])
+        return self.seed(self.read(identifier)[8]) + keccak(challenge)
+
+    def seed(self, first: int) -> bytes:
+        """What a jury is drawn on: the first block's hash, then the last bit of each of the next 16."""
+        hashes = [bytes(self.evm.web3.eth.get_block(first + offset)["hash"]) for offset in range(DRAW)]
+        bits = "".join(str(each[-1] & 1) for each in hashes[1:])
+        return keccak(hashes[0] + int(bits, 2).to_bytes(32, "big"))
 
     def ballot(self, identifier: int, juror: int, verdict: int, **changes: Any) -> Any:
         """The call that brings in a juror's vote; some arguments by their names in the contract changed."""

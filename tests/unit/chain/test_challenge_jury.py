@@ -1,7 +1,5 @@
 """The jury: who may vote, on whose tickets, which five hold the seats, and what becomes of a seed that nobody fixed."""
 
-from typing import Any
-
 import pytest
 
 from aos_chain.hints import coordinates, hints
@@ -12,6 +10,7 @@ from support.challenges import (
     CANNOT_TELL,
     CHALLENGER,
     DISPATCHER,
+    DRAW,
     JURORS,
     MATCH,
     NO_MATCH,
@@ -50,7 +49,7 @@ def test_two_challenges_answered_in_one_block_have_two_juries(court: Court) -> N
     court.evm.send_together(
         [court.contract.functions.answer(number) for number in (first, second)], sender=ACCUSED
     )
-    court.evm.mine()
+    court.evm.mine(DRAW)
     assert court.read(first)[8] == court.read(second)[8]
     assert court.alpha(first)[:32] == court.alpha(second)[:32]
     assert court.alpha(first) != court.alpha(second)
@@ -66,7 +65,7 @@ def test_the_first_vote_fixes_the_seed(court: Court) -> None:
     block = court.read(identifier)[8]
     receipt = court.vote(identifier, JUROR, MATCH)
     drawn = court.event(receipt, "JuryDrawn")
-    seed = bytes(court.evm.web3.eth.get_block(block)["hash"])
+    seed = court.seed(block)
     assert (drawn["id"], drawn["drawBlock"], drawn["seed"]) == (identifier, block, seed)
     assert court.read(identifier)[9] == seed
     with reverts("the jury is drawn"):
@@ -96,12 +95,12 @@ def test_the_seed_can_be_fixed_before_anybody_votes_and_until_its_block_is_forgo
     with court.evm.undone():
         receipt = court.evm.send(court.contract.functions.draw(identifier))
         assert receipt["blockNumber"] == block + 256
-        assert court.read(identifier)[9] == bytes(court.evm.web3.eth.get_block(block)["hash"])
+        assert court.read(identifier)[9] == court.seed(block)
     court.evm.mine()
-    with reverts("call draw"):
+    with reverts("forgotten: call draw"):
         court.vote(identifier, JUROR, MATCH)
     court.evm.mine()
-    with reverts("call draw"):
+    with reverts("forgotten: call draw"):
         court.contract.functions.juryAlpha(identifier).call()
 
 
@@ -113,22 +112,49 @@ def test_a_seed_that_nobody_fixed_is_drawn_anew(court: Court) -> None:
     drawn = court.event(receipt, "JuryDrawn")
     assert (drawn["drawBlock"], drawn["seed"]) == (receipt["blockNumber"], bytes(32))
     assert drawn["deadline"] == court.deadline(identifier) == court.evm.now() + VOTE_WINDOW
-    with reverts("is not known yet"):
-        _in_block(court, receipt["blockNumber"], court.contract.functions.draw(identifier))
-    court.evm.mine()
+    court.evm.mine(DRAW)
     with reverts("proof does not hold|bad hint"):
         court.evm.send(old)
     court.vote(identifier, JUROR, MATCH)
-    assert court.read(identifier)[9] == bytes(court.evm.web3.eth.get_block(receipt["blockNumber"])["hash"])
+    assert court.read(identifier)[9] == court.seed(receipt["blockNumber"])
 
 
-def test_neither_vote_nor_draw_in_the_block_of_the_answer(court: Court) -> None:
+def test_there_is_no_jury_before_its_last_block_is_over(court: Court) -> None:
+    identifier = court.mismatch()
+    block = court.evm.send(court.contract.functions.answer(identifier), sender=ACCUSED)["blockNumber"]
+    draw = court.contract.functions.draw(identifier)
+    court.evm.mine(15)
+    with reverts("not all there yet"):
+        court.evm.send(draw)
+    with reverts("not all there yet"):
+        court.contract.functions.juryAlpha(identifier).call()
+    court.evm.mine()
+    assert court.evm.send(draw)["blockNumber"] == block + 17
+
+
+def test_nothing_is_drawn_in_the_block_of_the_answer(court: Court) -> None:
     identifier = court.mismatch()
     answer, draw = court.contract.functions.answer(identifier), court.contract.functions.draw(identifier)
     with reverts():
         court.evm.send_together([answer, draw], sender=ACCUSED)
     assert court.read(identifier)[8] != 0
     assert court.read(identifier)[9] == bytes(32)
+
+
+def test_who_builds_the_last_block_chooses_between_two_juries(court: Court) -> None:
+    """However many blocks he tries: here thirty, each of another second."""
+    identifier = court.mismatch()
+    court.evm.send(court.contract.functions.answer(identifier), sender=ACCUSED)
+    court.evm.mine(15)
+    juries = set()
+    for delay in range(30):
+        with court.evm.undone():
+            court.evm.travel(10 + delay)
+            court.evm.mine(2)
+            last = court.read(identifier)[8] + 16
+            bit = court.evm.web3.eth.get_block(last)["hash"][-1] & 1
+            juries.add((bit, bytes(court.contract.functions.juryAlpha(identifier).call())))
+    assert len(juries) == len({bit for bit, _ in juries}) <= 2
 
 
 def test_nothing_is_drawn_outside_the_vote_window(court: Court) -> None:
@@ -306,9 +332,3 @@ def test_narrow_ranges_do_not_buy_seats(court: Court) -> None:
     ((_, _, score),) = court.contract.functions.seats(identifier).call()
     assert score == output >> 168
     assert court.bond_of(RIVAL) == PER_SLOT
-
-
-def _in_block(court: Court, number: int, call: Any) -> None:
-    """Make a call as if in this block, the latest one."""
-    assert number == court.evm.web3.eth.block_number
-    call.call(block_identifier=number)
