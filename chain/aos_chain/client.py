@@ -3,26 +3,24 @@
 Importing this module imports web3 (0.7 s of computing): import it before an event loop runs.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final, TypeAlias, cast
 
+from aos_chain.answers import Asking, data, hash32, quantity
 from aos_chain.artifacts import artifact
 from aos_chain.endpoint import Endpoint
 from aos_chain.errors import ChainError, ChainUnavailable
+from aos_chain.logs import Event, Log, decode_logs, read_log, topics_of
 from aos_chain.translation import translated
 from aos_protocol.identity import Signer, checksum_address, recursion_limit_kept
 
 with recursion_limit_kept():
     from eth_typing import ChecksumAddress
-    from eth_utils.abi import event_abi_to_log_topic
     from hexbytes import HexBytes
     from web3 import AsyncWeb3
     from web3.contract import AsyncContract
     from web3.contract.async_contract import AsyncContractConstructor, AsyncContractFunction
-    from web3.exceptions import BlockNotFound
-    from web3.types import LogReceipt
 
 from aos_chain.transactions import Receipt, Sender
 
@@ -34,17 +32,7 @@ Block: TypeAlias = int | str
 LOGS_AT_ONCE: Final = 2_000
 """Blocks in one request for logs: what public endpoints grant."""
 
-
-@dataclass(frozen=True)
-class Event:
-    """A contract's event, decoded; `index` is its place among the block's logs, hashes are 0x and 64 digits."""
-
-    name: str
-    arguments: dict[str, Any]
-    block: int
-    block_hash: str
-    index: int
-    transaction: str
+_LOGS_A_STEP: Final = 500
 
 
 class Chain:
@@ -56,6 +44,7 @@ class Chain:
     def __init__(self, endpoint: Endpoint, receipt_timeout: float) -> None:
         self._endpoint = endpoint
         self._web3: AsyncWeb3[Any] = AsyncWeb3(endpoint, middleware=[])
+        self._ask = Asking(self._web3)
         self._sender = Sender(self._web3, receipt_timeout)
         self._contracts: dict[tuple[str, str], AsyncContract] = {}
         self._chain_id: int | None = None
@@ -90,8 +79,7 @@ class Chain:
     async def chain_id(self) -> int:
         """Return the EIP-155 chain id; asked once, so that what is checked is also what transactions are signed for."""
         if self._chain_id is None:
-            with translated("reading the chain id"):
-                self._chain_id = await self._web3.eth.chain_id
+            self._chain_id = await self._ask("reading the chain id", "eth_chainId", read=quantity)
         return self._chain_id
 
     async def require_chain(self, chain_id: int) -> None:
@@ -111,27 +99,24 @@ class Chain:
 
     async def block_number(self) -> int:
         """Return the number of the newest block."""
-        with translated("reading the newest block's number"):
-            return await self._web3.eth.block_number
+        return await self._ask("reading the newest block's number", "eth_blockNumber", read=quantity)
 
     async def block_hash(self, number: int) -> str | None:
         """Return a block's hash (0x and 64 digits), `None` where there is no such block."""
-        with translated(f"reading block {number}"):
-            try:
-                block = await self._web3.eth.get_block(number)
-            except BlockNotFound:
-                return None
-        return _hex(block["hash"])
+        block = await self._block(number)
+        return block[0] if block else None
 
     async def timestamp(self, block: Block = "latest") -> int:
         """Return a block's time in Unix seconds. Raises `ChainError` where there is no such block."""
-        with translated(f"reading block {block}"):
-            return int((await self._web3.eth.get_block(cast("Any", block)))["timestamp"])
+        if (found := await self._block(block)) is None:
+            raise ChainError(f"{self.name} has no block {block}: name one up to the newest")
+        return found[1]
 
     async def balance(self, address: str) -> int:
         """Return an account's balance in wei."""
-        with translated("reading a balance"):
-            return int(await self._web3.eth.get_balance(_checked(address)))
+        return await self._ask(
+            "reading a balance", "eth_getBalance", checksum_address(address), "latest", read=quantity
+        )
 
     async def next_nonce(self, address: str) -> int:
         """Return the number of an account's next transaction, after those that wait for a block."""
@@ -139,8 +124,8 @@ class Chain:
 
     async def code(self, address: str, block: Block = "latest") -> bytes:
         """Return a contract's code after a block, empty where there is none."""
-        with translated(f"reading the code at {address}"):
-            return bytes(await self._web3.eth.get_code(_checked(address), cast("Any", block)))
+        what = f"reading the code at {address}"
+        return await self._ask(what, "eth_getCode", checksum_address(address), _tag(block), read=data)
 
     def function(self, name: str, address: str, function: str, *arguments: Any) -> AsyncContractFunction:  # noqa: ANN401
         """Return what `call` and `send` take: a function of a contract of ours (`artifacts.CONTRACTS`), with its arguments.
@@ -189,41 +174,25 @@ class Chain:
 
         They are read `LOGS_AT_ONCE` blocks at a time, or fewer where the endpoint refuses so many.
         """
-        topics = [
-            HexBytes(topic) for topic, event in _topics(name).items() if events is None or event in events
-        ]
-        found: list[LogReceipt] = []
+        topics = topics_of(name, events)
+        found: list[Event] = []
         for start in range(first, last + 1, LOGS_AT_ONCE):
-            found += await self._raw_logs(address, start, min(start + LOGS_AT_ONCE - 1, last), topics)
-        return self.decode(name, address, found)
+            read = await self._logs(address, start, min(start + LOGS_AT_ONCE - 1, last), topics)
+            for part in range(0, len(read), _LOGS_A_STEP):
+                found += decode_logs(name, address, map(read_log, read[part : part + _LOGS_A_STEP]))
+                await asyncio.sleep(0)
+        return found
 
-    def decode(self, name: str, address: str, logs: Iterable[LogReceipt]) -> list[Event]:
-        """Return those of some logs (a receipt's, say) that are events of a contract of ours at this address."""
-        contract, topics = self.contract(name, address), _topics(name)
-        events = []
-        for log in logs:
-            event = topics.get(_hex(log["topics"][0])) if log["topics"] else None
-            if event is None or log["address"].lower() != address.lower():
-                continue
-            with translated(f"reading {event} of {address}"):
-                arguments = dict(contract.events[event]().process_log(log)["args"])
-            place = log["blockNumber"], _hex(log["blockHash"]), log["logIndex"], _hex(log["transactionHash"])
-            events.append(Event(event, arguments, *place))
-        return events
+    def decode(self, name: str, address: str, logs: Iterable[Log]) -> list[Event]:
+        """Return those of some logs (a receipt's) that are events of a contract of ours at this address."""
+        return list(decode_logs(name, address, logs))
 
-    async def _raw_logs(
-        self, address: str, first: int, last: int, topics: list[HexBytes]
-    ) -> list[LogReceipt]:
+    async def _logs(self, address: str, first: int, last: int, topics: list[str]) -> list[dict[str, Any]]:
+        asked = {"address": address, "fromBlock": hex(first), "toBlock": hex(last), "topics": [topics]}
         try:
-            with translated(f"reading the logs of blocks {first} to {last}"):
-                return await self._web3.eth.get_logs(
-                    {
-                        "address": _checked(address),
-                        "fromBlock": cast("Any", first),
-                        "toBlock": cast("Any", last),
-                        "topics": [topics],
-                    }
-                )
+            return await self._ask(
+                f"reading the logs of blocks {first} to {last}", "eth_getLogs", asked, read=_list
+            )
         except ChainUnavailable:
             raise
         except ChainError:
@@ -231,8 +200,13 @@ class Chain:
             if first == last:
                 raise
             middle = (first + last) // 2
-            left = await self._raw_logs(address, first, middle, topics)
-            return left + await self._raw_logs(address, middle + 1, last, topics)
+            left = await self._logs(address, first, middle, topics)
+            return left + await self._logs(address, middle + 1, last, topics)
+
+    async def _block(self, block: Block) -> tuple[str, int] | None:
+        """A block's hash and time."""
+        what = f"reading block {block}"
+        return await self._ask(what, "eth_getBlockByNumber", _tag(block), False, read=_hash_and_time)
 
 
 async def _target(call: ContractCall) -> tuple[str | None, bytes]:
@@ -245,16 +219,19 @@ async def _target(call: ContractCall) -> tuple[str | None, bytes]:
     return str(built["to"]), bytes(HexBytes(built["data"]))
 
 
-@cache
-def _topics(name: str) -> dict[str, str]:
-    """First topic and name of each event of a contract."""
-    declared = [element for element in artifact(name).abi if element["type"] == "event"]
-    return {_hex(event_abi_to_log_topic(cast("Any", event))): event["name"] for event in declared}
-
-
 def _checked(address: str) -> ChecksumAddress:
     return cast("ChecksumAddress", checksum_address(address))
 
 
-def _hex(data: bytes) -> str:
-    return "0x" + bytes(data).hex()
+def _tag(block: Block) -> str:
+    return hex(block) if isinstance(block, int) else block
+
+
+def _hash_and_time(block: Any) -> tuple[str, int] | None:  # noqa: ANN401 - JSON
+    return (hash32(block["hash"]), quantity(block["timestamp"])) if block is not None else None
+
+
+def _list(logs: Any) -> list[Any]:  # noqa: ANN401 - JSON
+    if not isinstance(logs, list):
+        raise TypeError("logs come as a list")
+    return logs

@@ -16,8 +16,9 @@ from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import structlog
 
-from aos_chain.client import Chain, Event
+from aos_chain.client import Chain
 from aos_chain.errors import ChainError, ChainUnavailable
+from aos_chain.logs import Event
 from aos_chain.registry import KINDS, Kind, RegistryEvent, RegistryState, fold
 from aos_protocol.identity import checksum_address
 from aos_protocol.sortition import MAX_RANGE

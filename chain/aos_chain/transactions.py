@@ -13,17 +13,15 @@ from typing import Any, Final, cast
 
 from eth_hash.auto import keccak
 
+from aos_chain.answers import Asking, hash32, quantity
 from aos_chain.errors import ChainError, ChainUnavailable, Reverted, Unconfirmed
+from aos_chain.logs import Log, read_log
 from aos_chain.translation import translated
-from aos_protocol.identity import Signer, recursion_limit_kept
+from aos_protocol.identity import Signer, checksum_address, recursion_limit_kept
 
 with recursion_limit_kept():
     from eth_account.typed_transactions.typed_transaction import TypedTransaction
-    from eth_typing import ChecksumAddress
-    from hexbytes import HexBytes
     from web3 import AsyncWeb3
-    from web3.exceptions import TransactionNotFound
-    from web3.types import LogReceipt, TxReceipt
 
 _FIRST_DELAY_S: Final = 0.05
 _LONGEST_DELAY_S: Final = 2.0
@@ -45,7 +43,7 @@ class Receipt:
     block_hash: str
     gas_used: int
     contract: str | None
-    logs: tuple[LogReceipt, ...]
+    logs: tuple[Log, ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,7 @@ class Sender:
 
     def __init__(self, web3: AsyncWeb3[Any], receipt_timeout: float) -> None:
         self._eth = web3.eth
+        self._ask = Asking(web3)
         self._receipt_timeout = receipt_timeout
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._outstanding: defaultdict[str, set[int]] = defaultdict(set)
@@ -79,12 +78,12 @@ class Sender:
             signed, arrived = await self._started(chain_id, signer, request)
             outstanding.add(signed.nonce)
         try:
-            receipt = await self._receipt(signed, arrived)
+            receipt, succeeded = await self._receipt(signed, arrived)
         finally:
             outstanding.discard(signed.nonce)
-        if receipt["status"] != 1:
+        if not succeeded:
             raise await self._reverted(signed, receipt)
-        return _read(receipt)
+        return receipt
 
     async def _started(self, chain_id: int, signer: Signer, request: dict[str, Any]) -> tuple[_Signed, bool]:
         """Sign and send for the first time; tells whether the node has it for certain."""
@@ -101,9 +100,8 @@ class Sender:
     async def _signed(self, chain_id: int, signer: Signer, request: dict[str, Any]) -> _Signed:
         with translated("estimating gas"):
             gas = await self._eth.estimate_gas(cast("Any", request))
-        with translated("reading fees"):
-            base = (await self._eth.get_block("latest")).get("baseFeePerGas")
-            tip = await self._eth.max_priority_fee
+        base = await self._ask("reading fees", "eth_getBlockByNumber", "latest", False, read=_base_fee)
+        tip = await self._ask("reading fees", "eth_maxPriorityFeePerGas", read=quantity)
         if base is None:
             raise ChainError("the chain has no base fee (EIP-1559): use a chain that has")
         transaction = {
@@ -111,8 +109,8 @@ class Sender:
             "chainId": chain_id,
             "nonce": await self.next_nonce(signer.address),
             "gas": gas * 5 // 4 + _SPARE_GAS,
-            "maxPriorityFeePerGas": int(tip),
-            "maxFeePerGas": 2 * int(base) + int(tip),
+            "maxPriorityFeePerGas": tip,
+            "maxFeePerGas": 2 * base + tip,
             "value": request["value"],
             "data": request["data"],
             "to": request.get("to", b""),
@@ -122,15 +120,15 @@ class Sender:
 
     async def next_nonce(self, address: str) -> int:
         """Return the number of an account's next transaction."""
-        with translated("reading the next nonce"):
-            count = await self._eth.get_transaction_count(cast("ChecksumAddress", address), "pending")
-        return max(int(count), *(nonce + 1 for nonce in self._outstanding[address]), 0)
+        what = "reading the next nonce"
+        count = await self._ask(what, "eth_getTransactionCount", address, "pending", read=quantity)
+        return max(count, *(nonce + 1 for nonce in self._outstanding[address]), 0)
 
     async def _broadcast(self, signed: _Signed) -> bool:
         """Send; False where it is not known whether the node got it."""
         try:
-            with translated("sending a transaction"):
-                await self._eth.send_raw_transaction(signed.raw)
+            sent = "0x" + signed.raw.hex()
+            await self._ask("sending a transaction", "eth_sendRawTransaction", sent, read=hash32)
         except ChainUnavailable:
             return False
         except ChainError as error:
@@ -142,7 +140,7 @@ class Sender:
             raise
         return True
 
-    async def _receipt(self, signed: _Signed, arrived: bool) -> TxReceipt:
+    async def _receipt(self, signed: _Signed, arrived: bool) -> tuple[Receipt, bool]:
         clock = asyncio.get_running_loop().time
         deadline, again, delay = clock() + self._receipt_timeout, clock() + _SEND_AGAIN_S, _FIRST_DELAY_S
         trouble = "it is in no block yet"
@@ -160,21 +158,18 @@ class Sender:
             delay = min(delay * 1.5, _LONGEST_DELAY_S)
         raise Unconfirmed(signed.hash, f"{trouble}, after {self._receipt_timeout:g} s")
 
-    async def _look_up(self, transaction: str) -> TxReceipt | None:
-        with translated("reading a receipt"):
-            try:
-                return await self._eth.get_transaction_receipt(HexBytes(transaction))
-            except TransactionNotFound:
-                return None
+    async def _look_up(self, transaction: str) -> tuple[Receipt, bool] | None:
+        """The receipt, and whether the transaction succeeded; `None` while it is in no block."""
+        return await self._ask("reading a receipt", "eth_getTransactionReceipt", transaction, read=_read)
 
-    async def _reverted(self, signed: _Signed, receipt: TxReceipt) -> ChainError:
+    async def _reverted(self, signed: _Signed, receipt: Receipt) -> ChainError:
         try:
             with translated("asking why a transaction reverted"):
-                await self._eth.call(cast("Any", signed.request), receipt["blockNumber"])
+                await self._eth.call(cast("Any", signed.request), receipt.block)
         except Reverted as why:
             return why
         except ChainError as error:
-            return Reverted(f"transaction {signed.hash} reverted in block {receipt['blockNumber']} ({error})")
+            return Reverted(f"transaction {signed.hash} reverted in block {receipt.block} ({error})")
         return Reverted(
             f"transaction {signed.hash} reverted or ran out of gas, as the state changed before its block: try again"
         )
@@ -192,13 +187,20 @@ def _sign(transaction: dict[str, Any], signer: Signer) -> bytes:
     return bytes(TypedTransaction.from_dict(transaction | parts).encode())
 
 
-def _read(receipt: TxReceipt) -> Receipt:
+def _base_fee(block: Any) -> int | None:  # noqa: ANN401 - JSON
+    return quantity(block["baseFeePerGas"]) if "baseFeePerGas" in block else None
+
+
+def _read(receipt: Any) -> tuple[Receipt, bool] | None:  # noqa: ANN401 - JSON
+    if receipt is None:
+        return None
     created = receipt.get("contractAddress")
-    return Receipt(
-        transaction="0x" + bytes(receipt["transactionHash"]).hex(),
-        block=receipt["blockNumber"],
-        block_hash="0x" + bytes(receipt["blockHash"]).hex(),
-        gas_used=receipt["gasUsed"],
-        contract=str(created) if created else None,
-        logs=tuple(receipt["logs"]),
+    found = Receipt(
+        transaction=hash32(receipt["transactionHash"]),
+        block=quantity(receipt["blockNumber"]),
+        block_hash=hash32(receipt["blockHash"]),
+        gas_used=quantity(receipt["gasUsed"]),
+        contract=checksum_address(created) if created else None,
+        logs=tuple(read_log(log) for log in receipt["logs"]),
     )
+    return found, quantity(receipt["status"]) == 1

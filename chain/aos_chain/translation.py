@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from aos_chain.errors import ChainError, ChainUnavailable, Reverted
+from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import recursion_limit_kept
 
 with recursion_limit_kept():
     from eth_abi.abi import decode
     from eth_abi.exceptions import DecodingError
+    from eth_utils.exceptions import ValidationError
     from web3.exceptions import (
         BadFunctionCallOutput,
         BadResponseFormat,
@@ -33,6 +35,17 @@ _PREFIXES: Final = (
 )
 _BUSY_CODES: Final = {-32005, -32016, -32097, 429}
 _LONGEST: Final = 300
+# What web3 raises where an answer is JSON-RPC, and its result is not what the method gives.
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    ValidationError,
+    InvalidAddress,
+)
 _ARGUMENTS: Final = "the arguments do not fit the contract: correct them"
 _ADVICE: Final[dict[type[Web3Exception], str]] = {
     MethodUnavailable: "the RPC endpoint does not offer this method: use another endpoint",
@@ -50,6 +63,8 @@ def translated(what: str) -> Iterator[None]:
         yield
     except Web3Exception as error:
         raise _translated(what, error) from error
+    except _UNREADABLE as error:
+        raise ChainError(f"{what}: the RPC endpoint's answer cannot be read: use another endpoint") from error
 
 
 def _translated(what: str, error: Web3Exception) -> ChainError:

@@ -188,6 +188,30 @@ async def test_errors_of_the_endpoint(
     assert type(raised.value) is kind
 
 
+@pytest.mark.parametrize(
+    "result", ["banana", {}, [1], 7, True, None, {"hash": 5}, "0x", "0x" + "f" * 65, "-0x1"], ids=repr
+)
+async def test_results_that_are_none(proxy: RpcProxy, proxied: Chain, result: Any) -> None:
+    async def odd(*_: Any) -> Any:
+        return {"result": result}
+
+    function = proxied.function("OperatorRegistry", NOWHERE, "operatorRanges", NOWHERE)
+    proxy.hook = odd
+    for reading in (
+        proxied.block_number,
+        proxied.timestamp,
+        lambda: proxied.balance(NOWHERE),
+        lambda: proxied.next_nonce(NOWHERE),
+        lambda: proxied.logs("OperatorRegistry", NOWHERE, 0, 1),
+        lambda: proxied.call(function),
+    ):
+        with pytest.raises(ChainError):
+            await reading()
+    if result is not None:
+        with pytest.raises(ChainError, match="cannot be read: use another endpoint"):
+            await proxied.block_hash(1)
+
+
 async def test_an_answer_without_a_result_is_no_json_rpc(proxy: RpcProxy, proxied: Chain) -> None:
     async def empty(*_: Any) -> Any:
         return {}
