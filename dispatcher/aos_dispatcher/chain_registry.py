@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aos_chain.client import Chain
-from aos_chain.errors import ChainError, ChainUnavailable
+from aos_chain.errors import ChainError, ChainUnavailable, Reverted
 from aos_chain.follower import RegistryFollower
 from aos_chain.registry import RegistryState
 from aos_dispatcher.errors import DispatcherError, NotConfirmed, RegistryStale
@@ -129,15 +129,24 @@ async def _opened(settings: ChainSettings) -> AsyncIterator[Chain]:
 async def _check(chain: Chain, settings: ChainSettings) -> None:
     await chain.require_chain(settings.chain_id)
     await chain.require_contract(settings.registry)
-    if await chain.call(chain.function(_REGISTRY, settings.registry, "MAX_RANGE")) != MAX_RANGE:
+    if await _answer(chain, _REGISTRY, settings.registry, "MAX_RANGE") != MAX_RANGE:
         raise ChainError(
             f"chain.registry {settings.registry} is no registry of AOS: give OperatorRegistry's address"
         )
     if settings.anchor is None:
         return
     await chain.require_contract(settings.anchor)
-    owner = await chain.call(chain.function("Anchor", settings.anchor, "registry"))
+    owner = await _answer(chain, "Anchor", settings.anchor, "registry")
     if owner != settings.registry:
         raise ChainError(
             f"chain.anchor {settings.anchor} belongs to the registry {owner}, not to chain.registry {settings.registry}"
         )
+
+
+async def _answer(chain: Chain, contract: str, address: str, name: str) -> object:
+    try:
+        return await chain.call(chain.function(contract, address, name))
+    except Reverted as error:
+        raise ChainError(
+            f"the contract at {address} is no {contract}: correct its address ({error})"
+        ) from error

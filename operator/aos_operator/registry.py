@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from aos_chain.errors import ChainError, ChainUnavailable
+from aos_chain.errors import ChainError, ChainUnavailable, Reverted
 from aos_chain.registry import RegistryState
 from aos_operator.errors import Refused, RegistryUnavailable, StartError
 from aos_operator.settings import Chain as ChainSettings
@@ -47,7 +47,7 @@ class Registry:
         chain: "Chain",
         follower: "RegistryFollower",
         operator: str,
-        maximum_age: float = MAXIMUM_AGE_S,
+        maximum_age: float,
     ) -> None:
         self._chain = chain
         self._follower = follower
@@ -63,6 +63,10 @@ class Registry:
             state = await self._follower.start()
         except ChainUnavailable as error:
             raise RegistryUnavailable(f"the registry cannot be read: {error}") from error
+        except Reverted as error:
+            raise StartError(
+                f"the contract at chain.vrf_range_contract is no OperatorRegistry: correct its address ({error})"
+            ) from error
         except ChainError as error:
             raise StartError(f"the registry cannot be read: {error}") from error
         self._own = state.range_of(self._operator)
@@ -201,7 +205,7 @@ async def open_registry(settings: ChainSettings, operator: str, stack: AsyncExit
         poll_interval=_POLL_S,
         maximum_age=MAXIMUM_AGE_S,
     )
-    registry = Registry(chain, follower, operator)
+    registry = Registry(chain, follower, operator, MAXIMUM_AGE_S)
     await registry.start()
     return registry
 

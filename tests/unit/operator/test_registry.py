@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from aos_chain.errors import ChainError, ChainUnavailable
+from aos_chain.errors import ChainError, ChainUnavailable, Reverted
 from aos_chain.registry import RegistryEntry, RegistryState
 from aos_operator import registry as module
 from aos_operator.errors import Refused, RegistryUnavailable, StartError
@@ -92,7 +92,7 @@ async def registry(chain: FakeChain) -> Registry:
 
 
 def made_of(chain: FakeChain, operator: str = OPERATOR.address) -> Registry:
-    return Registry(cast("Any", chain), cast("Any", chain), operator)
+    return Registry(cast("Any", chain), cast("Any", chain), operator, 300)
 
 
 def draw(block: int, start: int = 5, end: int = 105) -> Any:
@@ -127,9 +127,16 @@ class TestStart:
         with pytest.raises(RegistryUnavailable, match="http://h cannot be reached"):
             await made_of(chain).start()
 
-    async def test_what_is_no_registry_ends_it(self, chain: FakeChain) -> None:
-        chain.trouble = ChainError("no contract is at that address")
-        with pytest.raises(StartError, match="no contract is at that address"):
+    @pytest.mark.parametrize(
+        ("trouble", "said"),
+        [
+            (ChainError("no contract is at that address"), "no contract is at that address"),
+            (Reverted("the contract gives no reason"), "is no OperatorRegistry: correct its address"),
+        ],
+    )
+    async def test_what_is_no_registry_ends_it(self, chain: FakeChain, trouble: Exception, said: str) -> None:
+        chain.trouble = trouble
+        with pytest.raises(StartError, match=said):
             await made_of(chain).start()
 
 
