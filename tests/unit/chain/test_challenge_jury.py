@@ -200,13 +200,13 @@ def test_nobody_becomes_a_juror_once_there_is_a_challenge(court: Court) -> None:
         court.vote(identifier, RIVAL, MATCH)
 
 
-def test_nobody_becomes_a_juror_in_the_block_of_the_challenge(court: Court) -> None:
+def test_jurors_are_those_of_the_block_before_the_challenge(court: Court) -> None:
     join(court, RIVAL)
     assert court.mismatch() == 1
     assert court.read(1)[7] == court.evm.web3.eth.block_number - 1
     court.answer(1)
     court.vote(1, RIVAL, MATCH)
-    # The range of RIVAL is of the very block that jurors are taken from: one block later would have been too late.
+    # The range of RIVAL came with that very block.
     start, end = court.registry.functions.rangeAt(court.address(RIVAL), court.read(1)[7] - 1).call()
     assert (start, end) == (0, 0)
 
