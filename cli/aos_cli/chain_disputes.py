@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from aos_chain.client import Chain
     from aos_chain.transactions import Receipt
 
+_HASHES_KEPT = 256
+"""So many blocks back a contract can read a block's hash."""
+
 Ground = Literal["mismatch", "membership", "equivocation", "proof", "key"]
 ChallengeId = Annotated[
     int, typer.Argument(metavar="ID", min=1, help="The challenge's number: aos chain status.")
@@ -203,6 +206,10 @@ def vote(
                 f"challenge {challenge_id} {STATES[found.state.name]}: there is nothing to vote on"
             )
         await can_pay(chain, signer, 0, "")
+        if not any(found.seed) and await chain.block_number() - found.draw_block > _HASHES_KEPT:
+            with progress().step("draw") as shown:
+                shown.append(said(await challenges.draw(chain, network.deployment, signer, challenge_id)))
+            return f"nobody voted while the chain still knew the jury's blocks: a new jury is drawn; vote on {challenge_id} in some minutes"
         alpha = await challenges.jury_alpha(chain, network.deployment, challenge_id)
         say: str = verdict or ""
         if worker is not None:

@@ -78,7 +78,7 @@ _WHAT_NOW = {
     "five better tickets hold the seats": "this juror is not one of the five; nothing is to be done",
     "the juror had no range": "only operators registered before the challenge was opened vote",
     "the juror has voted": "a vote cannot be changed",
-    "the draw's block hash is not known": "wait for the next block, and try again",
+    "the jury's blocks are not all there": "jurors are drawn on 17 blocks: try again in some minutes",
     "the log has not grown": "there is nothing new to anchor",
     "the dispatcher has forked its log": "its log is anchored no more, for ever",
     "no credit": "the contract owes this key nothing",

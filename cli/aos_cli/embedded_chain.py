@@ -20,8 +20,8 @@ from aos_service.errors import ChildError
 from aos_service.tether import tied
 
 CHAIN_ID: Final = 31337
-BLOCK_TIME_S: Final = 12
-"""A block comes at once with a transaction, and without one after this many seconds: jurors wait for a block to be drawn on."""
+BLOCK_TIME_S: Final = 5
+"""A block comes at once with a transaction, and without one after this many seconds: a jury is drawn on 17 blocks."""
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "anvil.sh"
 _SAVE_EVERY_S = 30

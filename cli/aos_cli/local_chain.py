@@ -25,7 +25,7 @@ TERMS: Final = Terms(
     leave_delay=900,
     challenge_bond=WEI // 10,
     answer_window=120,
-    vote_window=120,
+    vote_window=600,
     max_age=100_000,
 )
 """Short windows, so that one can see a challenge to its end."""

@@ -7,6 +7,8 @@ import pytest
 
 from aos_cli import target
 from aos_cli.failures import ApiError
+from aos_protocol import merkle
+from aos_protocol.log import TreeHead
 from aos_protocol.messages import Receipt
 from support.evidence import DISPATCHER, honest_evidence, rows_of
 
@@ -102,3 +104,26 @@ def put_in_place(fake: F, monkeypatch: pytest.MonkeyPatch, folder: Path) -> F:
     for name in ("AOS_TOKEN", "AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     return fake
+
+
+class FakeLog:
+    """Stands in for `DispatcherClient` where the log is asked for; `leaves` are what its proofs are made of."""
+
+    def __init__(self, head: TreeHead) -> None:
+        self.head = head
+        self.leaves: list[bytes] = []
+
+    def client(self, _url: str, *, token: str | None = None) -> "FakeLog":
+        return self
+
+    async def __aenter__(self) -> "FakeLog":
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        return None
+
+    async def log_head(self) -> TreeHead:
+        return self.head
+
+    async def log_growth(self, first: int, second: int) -> list[str]:
+        return [node.hex() for node in merkle.consistency_proof(self.leaves[:second], first)]
