@@ -76,8 +76,10 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Challenge:
-    """A challenge as the chain has it. `deadline` is in Unix seconds; jurors had a range after `jury_block` and are drawn on the
-    hash of `draw_block` (0: not yet)."""
+    """A challenge as the chain has it. `deadline` is in Unix seconds.
+
+    Jurors had a range after `jury_block`; they are drawn on the hashes of `draw_block` (0: not yet) and of some after it.
+    """
 
     id: int
     ground: Ground
@@ -150,12 +152,15 @@ async def answer_seat(
 
 
 async def draw(chain: Chain, deployment: Deployment, signer: Signer, challenge_id: int) -> Receipt:
-    """Fix the jury's seed, which the chain forgets after 256 blocks; later, have a jury drawn anew."""
+    """Fix the jury's seed while the chain knows its blocks' hashes; later, have later blocks draw a jury."""
     return await _send(chain, deployment, signer, "draw", [challenge_id])
 
 
 async def jury_alpha(chain: Chain, deployment: Deployment, challenge_id: int) -> bytes:
-    """Return what jurors draw their tickets on. Raises `Reverted` in the block of the answer, or when its hash is forgotten."""
+    """Return what jurors draw their tickets on.
+
+    Raises `Reverted` until the blocks that draw the jury are all there, and when the chain has forgotten them: see `draw`.
+    """
     return bytes(await chain.call(_function(chain, deployment, "juryAlpha", challenge_id)))
 
 

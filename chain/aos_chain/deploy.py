@@ -7,9 +7,9 @@ deployer's nonce, is computed before the registry is created.
 from dataclasses import dataclass
 from typing import Any
 
-from aos_chain.client import Chain
+from aos_chain.client import Chain, ContractFunction
 from aos_chain.deployment import Deployment
-from aos_chain.errors import ChainError
+from aos_chain.errors import ChainError, Reverted
 from aos_chain.transactions import Receipt
 from aos_protocol.identity import Signer, checksum_address, recursion_limit_kept
 from aos_protocol.sortition import MAX_RANGE
@@ -73,7 +73,7 @@ async def check_deployment(chain: Chain, deployment: Deployment) -> None:
     max_range, slasher_of = (
         chain.function("OperatorRegistry", deployment.registry, name) for name in ("MAX_RANGE", "slasher")
     )
-    if await chain.call(max_range) != MAX_RANGE:
+    if await _value(chain, max_range) != MAX_RANGE:
         raise ChainError(f"{deployment.registry} is no registry of AOS: check the deployment file")
     if (slasher := await chain.call(slasher_of)) != deployment.challenge:
         raise ChainError(
@@ -98,6 +98,13 @@ async def deployment_block(chain: Chain, address: str) -> int:
             ) from error
         low, high = (low, middle) if present else (middle + 1, high)
     return low
+
+
+async def _value(chain: Chain, function: ContractFunction) -> int | None:
+    try:
+        return int(await chain.call(function))
+    except Reverted:
+        return None
 
 
 async def _create(chain: Chain, signer: Signer, expected: str, name: str, *arguments: Any) -> Receipt:  # noqa: ANN401

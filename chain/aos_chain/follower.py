@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TypeAlias, cast
 import structlog
 
 from aos_chain.client import Chain
-from aos_chain.errors import ChainError, ChainUnavailable
+from aos_chain.errors import ChainError, ChainUnavailable, Reverted
 from aos_chain.logs import Event
 from aos_chain.registry import KINDS, Kind, RegistryEvent, RegistryState, fold
 from aos_protocol.identity import checksum_address
@@ -71,7 +71,13 @@ class RegistryFollower:
         """
         await self._chain.require_contract(self._registry)
         asked = self._chain.function("OperatorRegistry", self._registry, "MAX_RANGE")
-        if (found := await self._chain.call(asked)) != MAX_RANGE:
+        try:
+            found = await self._chain.call(asked)
+        except Reverted as error:
+            raise ChainError(
+                f"the contract at {self._registry} is no OperatorRegistry: correct its address"
+            ) from error
+        if found != MAX_RANGE:
             raise ChainError(
                 f"the registry at {self._registry} divides {found} slots, AOS divides {MAX_RANGE}: name AOS's OperatorRegistry"
             )

@@ -88,8 +88,8 @@ def decode_logs(name: str, address: str, logs: Iterable[Log]) -> Iterator[Event]
 
 def _arguments(shape: _Shape, log: Log) -> dict[str, Any]:
     try:
-        topics = b"".join(bytes.fromhex(topic[2:]) for topic in log.topics[1:])
-        indexed = decode([kind for _, kind in shape.indexed], topics)
+        topics = [bytes.fromhex(topic[2:]) for topic in log.topics[1:]]
+        indexed = [decode([kind], topic)[0] for (_, kind), topic in zip(shape.indexed, topics, strict=True)]
         others = decode([kind for _, kind in shape.others], log.data)
     except (DecodingError, ValueError) as error:
         raise ChainError(

@@ -99,12 +99,13 @@ def _reason(error: ContractLogicError) -> str:
     data = error.data
     if isinstance(data, str) and data.startswith(_ERROR_SELECTOR):
         try:
-            return str(decode(["string"], bytes.fromhex(data[10:]))[0])[:_LONGEST]
+            text = str(decode(["string"], bytes.fromhex(data[10:]))[0])
         except (DecodingError, ValueError):
             return "the contract's reason cannot be read"
-    text = str(error.message or "")
-    for prefix in _PREFIXES:
-        text = text.removeprefix(prefix)
+    else:
+        text = str(error.message or "")
+        for prefix in _PREFIXES:
+            text = text.removeprefix(prefix)
     return text[:_LONGEST] or "the contract gives no reason"
 
 

@@ -23,6 +23,7 @@ from support.anvil import Anvil
 from support.network import TERMS, Network
 
 WIDTH = 60_000
+JURY_BLOCKS = 17
 DISPATCHER = Signer(b"\x11" * 32)
 
 
@@ -197,7 +198,7 @@ async def test_a_jury_decides_a_mismatch(
     challenge_id = await challenges.challenge_mismatch(chain, deployment, court.challenger, result)
     await challenges.answer(chain, deployment, court.accused, challenge_id)
     assert (await court.state(challenge_id)).state is State.VOTING
-    await anvil.mine()
+    await anvil.mine(JURY_BLOCKS)
     await challenges.draw(chain, deployment, court.challenger, challenge_id)
     assert (await court.state(challenge_id)).seed != bytes(32)
 
@@ -220,7 +221,7 @@ async def test_who_is_no_juror_has_no_vote(anvil: Anvil, court: Court) -> None:
     result = court.result(court.ticket(selected=True))
     challenge_id = await challenges.challenge_mismatch(chain, deployment, court.challenger, result)
     await challenges.answer(chain, deployment, court.accused, challenge_id)
-    await anvil.mine()
+    await anvil.mine(JURY_BLOCKS)
     alpha = await challenges.jury_alpha(chain, deployment, challenge_id)
     own = challenges.ballot(deployment.domain, court.accused, challenge_id, Verdict.MATCH, alpha)
     with pytest.raises(Reverted, match="the operator is a party"):
@@ -228,6 +229,16 @@ async def test_who_is_no_juror_has_no_vote(anvil: Anvil, court: Court) -> None:
     stolen = replace(own, claim=replace(own.claim, operator=court.operators[1].address))
     with pytest.raises(Reverted, match="the signature is another key's"):
         await challenges.vote(chain, deployment, court.accused, stolen)
+
+
+async def test_there_is_no_jury_before_its_blocks(anvil: Anvil, court: Court) -> None:
+    chain, deployment = court.chain, court.deployment
+    result = court.result(court.ticket(selected=True))
+    challenge_id = await challenges.challenge_mismatch(chain, deployment, court.challenger, result)
+    await challenges.answer(chain, deployment, court.accused, challenge_id)
+    await anvil.mine()
+    with pytest.raises(Reverted, match="not all there yet"):
+        await challenges.jury_alpha(chain, deployment, challenge_id)
 
 
 async def test_without_votes_nobody_loses(anvil: Anvil, court: Court) -> None:

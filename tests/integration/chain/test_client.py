@@ -223,7 +223,7 @@ async def test_an_answer_without_a_result_is_no_json_rpc(proxy: RpcProxy, proxie
 
 async def test_deeply_nested_json_is_no_answer(proxy: RpcProxy, proxied: Chain) -> None:
     async def nested(*_: Any) -> web.Response:
-        return web.Response(text="[" * 200_000)
+        return web.Response(text="[" * 5_000)
 
     proxy.hook = nested
     with pytest.raises(ChainError, match="does not speak JSON-RPC"):

@@ -99,7 +99,7 @@ async def test_contracts_of_two_networks_do_not_go_together(chain: Chain, networ
 
 async def test_a_registry_that_is_none(chain: Chain, network: Network) -> None:
     mixed = replace(network.deployment, registry=network.deployment.anchor)
-    with pytest.raises(ChainError):
+    with pytest.raises(ChainError, match=f"{network.deployment.anchor} is no registry of AOS"):
         await check_deployment(chain, mixed)
 
 

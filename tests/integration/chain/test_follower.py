@@ -116,7 +116,9 @@ async def test_an_address_of_another_contract(chain: Chain, network: Network) ->
     follower = RegistryFollower(
         chain, network.deployment.anchor, 0, confirmations=0, poll_interval=1, maximum_age=1
     )
-    with pytest.raises(ChainError):
+    with pytest.raises(
+        ChainError, match=f"{network.deployment.anchor} is no OperatorRegistry: correct its address"
+    ):
         await follower.start()
 
 
