@@ -105,9 +105,9 @@ def find_rpc(data: Path | None, rpc: str | None) -> str:
     folder = data_folder(data)
     running = folder.running()
     if running is None or running.rpc is None:
-        what = "the stack that runs on it has no chain" if running else "no stack runs on it"
+        what = "has no chain" if running else "does not run"
         raise NoChain(
-            f"no chain is named, and of {folder.root} {what}: start one with `aos up --chain`, or name one with --rpc URL"
+            f"no chain is named, and the stack on {folder.root} {what}: start one with `aos up --chain`, or name one with --rpc URL"
         )
     return running.rpc
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from aos_cli.chain_target import DeploymentFile, Rpc
 from aos_cli.models import ModelFile
 from aos_cli.show import make_console
 from aos_cli.target import Data, Dispatcher, Project, TokenFile, data_folder, find_target, read_token
@@ -37,6 +38,8 @@ def doctor(
     dispatcher: Dispatcher = None,
     project: Project = None,
     token_file: TokenFile = None,
+    rpc: Rpc = None,
+    deployment: DeploymentFile = None,
     data: Data = None,
 ) -> None:
     """Look for whatever could keep AOS from working here, and say what to do about it.
@@ -44,6 +47,7 @@ def doctor(
     FAIL needs mending; SKIP was not looked at. The exit status is 1 if anything failed.
     """
     # They import every package of ours, which would make each of the other commands a second slower.
+    from aos_cli.doctor_chain import chain_findings
     from aos_cli.doctor_dispatcher import dispatcher_findings
     from aos_cli.doctor_machine import machine_findings
     from aos_cli.doctor_operator import operator_findings
@@ -52,6 +56,7 @@ def doctor(
     groups = [
         machine_findings(model, port, data_folder(data)),
         dispatcher_findings(lambda: find_target(data, dispatcher, project=project, token=token)),
+        chain_findings(data, rpc, deployment),
     ]
     if config is not None:
         groups.append(operator_findings(config))

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from aos_cli.doctor_chain import registered
 from aos_cli.errors import CliError
 from aos_cli.findings import Finding, Findings, find
 from aos_cli.workers import fetch_attestation
@@ -17,6 +18,7 @@ from aos_operator.queue import connect_redis
 from aos_operator.settings import OperatorSettings
 from aos_operator.worker import HttpWorker
 from aos_protocol.frames import open_frame
+from aos_protocol.identity import Signer
 from aos_service.database import describe
 from aos_service.errors import SettingsError
 from aos_service.keys import load_signer
@@ -40,18 +42,25 @@ async def operator_findings(file: Path) -> Findings:
     yield await find("operator worker", lambda: _worker(settings))
     if settings.node.node_type == "tee":
         yield await find("operator enclave", lambda: _enclave(settings))
+    rpc, registry = settings.chain.chain_rpc_url, settings.chain.vrf_range_contract
+    if rpc is not None and registry is not None:
+        yield await find("operator chain", lambda: _chain(settings, file, rpc.get_secret_value(), registry))
     yield await find("operator dispatcher", lambda: _dispatcher(settings))
 
 
-async def _key(settings: OperatorSettings, file: Path) -> str:
+async def _signer(settings: OperatorSettings, file: Path) -> Signer:
     node = settings.node
-    signer = await asyncio.to_thread(
+    return await asyncio.to_thread(
         load_signer,
         node.signer_key,
         keystore=node.keystore,
         password_file=node.keystore_password_file,
         file=file,
     )
+
+
+async def _key(settings: OperatorSettings, file: Path) -> str:
+    node, signer = settings.node, await _signer(settings, file)
     if node.node_id not in {None, signer.address}:
         raise CliError(
             f"node.node_id is {node.node_id}, the key is that of {signer.address}: correct one of them"
@@ -102,6 +111,10 @@ async def _enclave(settings: OperatorSettings) -> str:
         f"{kind}: {keyset.build}, keyset {keyset.digest()[:16]}… for {hours:.1f} h more; aos attest {url} --policy FILE holds it "
         "against a policy"
     )
+
+
+async def _chain(settings: OperatorSettings, file: Path, rpc: str, registry: str) -> str:
+    return await registered(rpc, registry, (await _signer(settings, file)).address)
 
 
 async def _dispatcher(settings: OperatorSettings) -> str:

@@ -23,7 +23,9 @@ CHAIN_ID: Final = 31337
 BLOCK_TIME_S: Final = 5
 """A block comes at once with a transaction, and without one after this many seconds: a jury is drawn on 17 blocks."""
 
-_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "anvil.sh"
+SCRIPT: Final = Path(__file__).resolve().parents[2] / "scripts" / "anvil.sh"
+"""What installs anvil, in a checkout."""
+
 _SAVE_EVERY_S = 30
 _START_TIMEOUT_S = 30.0
 _RPC_TIMEOUT_S = 20.0
@@ -36,7 +38,7 @@ async def anvil_program() -> str:
         EmbeddedError: when there is neither; the message says how to get it.
     """
     on_path = shutil.which("anvil")
-    if not _SCRIPT.is_file():
+    if not SCRIPT.is_file():
         if on_path is None:
             raise EmbeddedError(
                 "anvil, the local test chain, is not on PATH: npm install --global @foundry-rs/anvil (Node.js 20 or newer) puts "
@@ -44,7 +46,7 @@ async def anvil_program() -> str:
             )
         return on_path
     process = await asyncio.create_subprocess_exec(
-        *tied([str(_SCRIPT)]),
+        *tied([str(SCRIPT)]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -60,7 +62,7 @@ async def anvil_program() -> str:
         return output.decode().strip()
     if on_path is not None:
         return on_path
-    raise EmbeddedError(errors.decode(errors="replace").strip() or f"{_SCRIPT} failed")
+    raise EmbeddedError(errors.decode(errors="replace").strip() or f"{SCRIPT} failed")
 
 
 class EmbeddedChain:
