@@ -385,7 +385,9 @@ class Disputes(RuleBasedStateMachine):
         return case.scores[juror]
 
     def _truth(self, case: Case) -> int:
-        """The answers of honest operators are the model's, those of crooked ones are not."""
+        """What honest operators answer is the model's, what crooked ones do is not; of some jobs nobody has the transcript."""
+        if int(case.claim.job_id, 16) % 4 == 0:
+            return CANNOT_TELL
         return MATCH if case.operator in HONEST else NO_MATCH
 
     def _draw_if_forgotten(self, case: Case) -> None:
