@@ -15,6 +15,8 @@ with recursion_limit_kept():
 
 _BUSY: Final = {408, 425, 429}
 _REFUSED: Final = {401, 403}
+_LARGEST: Final = 16 << 20
+"""Bytes of an answer; reading more JSON than this would hold up the event loop."""
 
 
 class Endpoint(AsyncJSONBaseProvider):
@@ -62,11 +64,21 @@ class Endpoint(AsyncJSONBaseProvider):
             )
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                return response.status, await response.read()
+                return response.status, await self._body(response)
         except TimeoutError as error:
             raise ChainUnavailable(f"{self.name} gives no answer within {self._timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ChainUnavailable(f"{self.name} cannot be reached ({_reason(error)})") from error
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > _LARGEST:
+                raise ChainError(
+                    f"{self.name} answers with more than {_LARGEST >> 20} MiB: ask for less at once"
+                )
+        return bytes(body)
 
 
 def _shown(url: str) -> str:

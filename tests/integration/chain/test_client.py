@@ -230,6 +230,15 @@ async def test_deeply_nested_json_is_no_answer(proxy: RpcProxy, proxied: Chain) 
         await proxied.block_number()
 
 
+async def test_an_answer_without_end_is_cut_off(proxy: RpcProxy, proxied: Chain) -> None:
+    async def endless(*_: Any) -> web.Response:
+        return web.Response(body=b"[" + b" " * (16 << 20))
+
+    proxy.hook = endless
+    with pytest.raises(ChainError, match="more than 16 MiB: ask for less at once"):
+        await proxied.block_number()
+
+
 async def test_a_node_that_hangs_is_not_waited_for(anvil: Anvil) -> None:
     async with Chain.connect(anvil.url, timeout=0.2) as chain:
         anvil.pause()

@@ -99,6 +99,26 @@ async def test_what_reverts_in_its_block_gives_the_reason(
     assert str(reverted) == "the range overlaps another one"
 
 
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_what_runs_out_of_gas_in_its_block(
+    anvil: Anvil, proxy: RpcProxy, proxied: Chain, network: Network, pruned: bool
+) -> None:
+    operator = await anvil.signer()
+
+    async def stingy(method: str, _params: list[Any], forward: Any) -> Any:
+        if method == "eth_estimateGas":
+            return {"result": hex(30_000)}
+        if method == "eth_call" and pruned:
+            return {"error": {"code": -32000, "message": "missing trie node"}}
+        return await forward()
+
+    proxy.hook = stingy
+    says = "reverted in block .*missing trie node" if pruned else "reverted or ran out of gas"
+    with pytest.raises(Reverted, match=says):
+        await _send(proxied, network, operator)
+    assert await _nonces(anvil, operator.address) == [0]
+
+
 async def test_concurrent_sends_of_one_signer_follow_each_other(
     anvil: Anvil, chain: Chain, network: Network
 ) -> None:
