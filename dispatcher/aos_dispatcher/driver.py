@@ -25,6 +25,7 @@ from aos_protocol.messages import Reply, parse_message
 log = structlog.get_logger()
 
 _PAUSE_S = 1.0  # before a draw that brought nobody is held again
+_WARN_AGAIN_S = 10.0
 
 Active = dict[RoundKey, ActiveRound]
 """The rounds at work in this process: what results and scores are matched against."""
@@ -56,6 +57,7 @@ class RoundDriver:
         self._clock = clock
         self._author = author
         self._settings = settings
+        self._warned_at = float("-inf")
 
     async def run(self, claimed: Claimed) -> None:
         """Draw a round, or take it up where another process left it, and work on it until it ends.
@@ -96,7 +98,7 @@ class RoundDriver:
         try:
             snapshot = await self._operators.snapshot()
         except RegistryStale as error:
-            log.warning("draw waits for the chain", job_id=facts.job_id, why=str(error))
+            self._warn(facts, error)
             await self._store.release(facts.round_id, _PAUSE_S)
             return None
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
@@ -110,6 +112,13 @@ class RoundDriver:
             await self._store.release(facts.round_id, _PAUSE_S)
             return None
         return await self._seat(facts, patience, snapshot, draw_clock, draw)
+
+    def _warn(self, facts: RoundFacts, error: RegistryStale) -> None:
+        """Say why draws wait, now and then: every waiting job comes by each second."""
+        now = time.monotonic()
+        if now - self._warned_at >= _WARN_AGAIN_S:
+            self._warned_at = now
+            log.warning("draws wait for the chain", job_id=facts.job_id, why=str(error))
 
     async def _seat(
         self,

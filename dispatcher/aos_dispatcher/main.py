@@ -151,6 +151,7 @@ def _check_chain(chain: Chain) -> None:
 def _registered(chain: Chain) -> list[str]:
     with chain_extra():
         from aos_dispatcher.chain_registry import read_registry
+    configure_logs("dispatcher", level="warning")  # what is printed is the list alone
     state = asyncio.run(read_registry(chain))
     return [f"{entry.number}\t{entry.operator}\t{entry.start}\t{entry.end}" for entry in state.entries]
 

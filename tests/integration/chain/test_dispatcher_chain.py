@@ -1,11 +1,14 @@
 """A dispatcher that draws by a contract's registry: on anvil, with real sockets and a real database."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import yaml
 from structlog.testing import capture_logs
 
 from aos_chain import operators
@@ -167,7 +170,7 @@ class TestOutage:
                 job_id = await net.submit()
                 async with asyncio.timeout(10):
                     while not (
-                        waits := [entry for entry in logs if entry["event"] == "draw waits for the chain"]
+                        waits := [entry for entry in logs if entry["event"] == "draws wait for the chain"]
                     ):
                         await asyncio.sleep(0.02)
             assert waits[0]["job_id"] == job_id
@@ -266,6 +269,21 @@ class TestStart:
 
     async def test_the_right_place_is_fine(self, anvil: Anvil, network: Network) -> None:
         await check_chain(self.settings(network, anvil.url))
+
+    async def test_the_command_lists_who_is_registered(
+        self, anvil: Anvil, chain: Chain, network: Network, tmp_path: Path
+    ) -> None:
+        signer = await anvil.signer()
+        await operators.register(chain, network.deployment, signer, 5, 600)
+        await anvil.mine(2)
+        file = tmp_path / "config.yaml"
+        place = self.settings(network, anvil.url).model_dump(mode="json") | {"rpc_url": anvil.url}
+        file.write_text(yaml.safe_dump({"database": {"url": "x"}, "identity": {}, "chain": place}))
+        command = [str(Path(sys.executable).with_name("dispatcher")), "operator", "list", "-c", str(file)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        listed, _ = await process.communicate()
+        assert process.returncode == 0
+        assert listed.decode() == f"2\t{signer.address}\t5\t600\n"
 
     async def test_another_chain_is_named(self, anvil: Anvil, network: Network) -> None:
         with pytest.raises(DispatcherError, match=r"serves chain 31337, and the contracts are on chain 1\b"):
