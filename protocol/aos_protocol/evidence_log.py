@@ -9,7 +9,7 @@ from aos_protocol.errors import InvalidEvidence
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_view import Planned, domain_of
 from aos_protocol.log import LogDocument, LogEntry, check_entry, check_growth, check_head
-from aos_protocol.log_entries import job_entries
+from aos_protocol.log_entries import is_own, job_entries
 
 _UNLOGGED = "the evidence comes without its log"
 _STEPS = {"job": 0, "round": 1, "tickets": 2, "result": 3, "score": 3, "verdict": 4}
@@ -55,7 +55,7 @@ def _check_entries(log: LogDocument, document: Mapping[str, Any]) -> None:
     """Raise unless the log's entries are those that follow from the document: none missing, none more, each in its place.
 
     1. Each has its place under the head, and stands once, in the log's order.  2. As texts they are the expected ones.  3. They are
-    in the order of the events.
+    in the order of the events.  4. The job, and each round that goes on, is as far as these tell.
     """
     for entry in log.entries:
         check_entry(entry, log.head)
@@ -66,6 +66,7 @@ def _check_entries(log: LogDocument, document: Mapping[str, Any]) -> None:
     if expected != found:
         raise InvalidEvidence(_difference(expected, found))
     _check_order(log.entries)
+    _check_progress(document)
 
 
 def _difference(expected: list[str], found: list[str]) -> str:
@@ -98,8 +99,21 @@ def _check_order(entries: list[LogEntry]) -> None:
         begun = True
         step, which = _STEPS[said["kind"]], said.get("round", "")
         if step < reached.get(which, 0):
-            raise InvalidEvidence(f"round {which} has a {said['kind']} in the log after what can only follow it")
+            raise InvalidEvidence(
+                f"round {which} has a {said['kind']} in the log after what can only follow it"
+            )
         reached[which] = step
+
+
+def _check_progress(document: Mapping[str, Any]) -> None:
+    for round_ in document["rounds"]:
+        status, drawn = round_["status"], round_["electorate"] is not None
+        if status in {"created", "dispatched"} and drawn != (status == "dispatched"):
+            raise InvalidEvidence(
+                f"round {round_['verify_id']} is {status}, and a draw is {'' if drawn else 'not '}in the log"
+            )
+        if is_own(round_) and status != document["job"]["status"]:
+            raise InvalidEvidence(f"the job is {document['job']['status']}, and its own round {status}")
 
 
 def _unanchored(log: LogDocument) -> str:

@@ -202,6 +202,12 @@ async def network(new_database: Any) -> AsyncIterator[Network]:
 
 
 @pytest_asyncio.fixture
+async def unstarted(new_database: Any) -> Network:
+    """A network on a fresh database, for a test that starts and stops it itself."""
+    return Network(await new_database("dispatcher"))
+
+
+@pytest_asyncio.fixture
 async def enclaved(new_database: Any) -> AsyncIterator[Network]:
     """A dispatcher whose policy trusts simulated enclaves for the scripted operators' model."""
     running = Network(await new_database("dispatcher"))
