@@ -14,7 +14,7 @@ from acceptance.processes import Network, Program, left_of
 def _nothing_of_the_user_s(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep every command away from a network, token or dispatcher that whoever runs the tests has."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS", "AOS_TOKEN"):
+        for name in ("AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS", "AOS_TOKEN", "AOS_RPC", "AOS_DEPLOYMENT"):
             patch.delenv(name, raising=False)
         patch.setenv("AOS_DATA", str(tmp_path_factory.mktemp("nobody") / "data"))
         yield

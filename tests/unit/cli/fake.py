@@ -101,7 +101,7 @@ def put_in_place(fake: F, monkeypatch: pytest.MonkeyPatch, folder: Path) -> F:
     """Put this fake in the place of the client; see `installed`."""
     monkeypatch.setattr(target, "DispatcherClient", fake.client)
     monkeypatch.setenv("AOS_DATA", str(folder / "data"))
-    for name in ("AOS_TOKEN", "AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS"):
+    for name in ("AOS_TOKEN", "AOS_DISPATCHER", "AOS_DISPATCHER_ADDRESS", "AOS_RPC", "AOS_DEPLOYMENT"):
         monkeypatch.delenv(name, raising=False)
     return fake
 
