@@ -17,6 +17,7 @@ from aos_auditor.online import check_online
 from aos_auditor.report import as_json, exit_status, print_checks
 from aos_auditor.rescoring import check_scores_again
 from aos_protocol.evidence import Check
+from aos_service.logs import configure_logs
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def job(
 
     A job id is looked up at --dispatcher. A file is checked offline, unless --dispatcher, --rpc or --worker name somebody to ask.
     """
+    configure_logs("aos-audit", level="warning")
     known = Known(
         dispatcher=options.address(dispatcher_address, "--dispatcher-address"),
         job_id=subject if JOB_ID.fullmatch(subject) else None,

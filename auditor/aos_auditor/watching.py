@@ -56,6 +56,7 @@ def watch(
     Without --dispatcher-address, the first head decides who the dispatcher is. Without --once it goes on through outages until it is
     stopped, and logs what it finds to stderr.
     """
+    configure_logs("aos-audit", level="warning" if once else "info")
     known = Known(
         dispatcher=options.address(dispatcher_address, "--dispatcher-address"),
         policy=options.read_policy(policy),
@@ -64,7 +65,6 @@ def watch(
     api = DispatcherApi(dispatcher, token=options.read_token(token_file))
     follower = Follower(api, load(state), known, state.absolute().parent)
     if not once:
-        configure_logs("aos-audit")
         asyncio.run(_follow(follower, state, rpc, interval))
         raise typer.Exit(0)
     checks = asyncio.run(_once(follower, state, rpc))

@@ -34,7 +34,8 @@ def test_a_copy_goes_its_own_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "nodes"), [(1, []), (0, ["00" * 32]), (3, ["00" * 32]), (1, ["00"]), (1, ["zz"]), (1, [7]), (-1, [])]
+    ("size", "nodes"),
+    [(1, []), (0, ["00" * 32]), (3, ["00" * 32]), (1, ["00"]), (1, ["zz"]), (1, [7]), (-1, [])],
 )
 def test_other_subtrees_than_its_size_has_are_refused(size: int, nodes: list[str]) -> None:
     with pytest.raises(InvalidEvidence):
