@@ -57,7 +57,7 @@ class RegistrySnapshot:
 
 def block_of(registry: JsonObject) -> int:
     """Return the block of the chain that a registry's document was read at; 0 for a dispatcher's own."""
-    chain = registry["chain"]
+    chain = registry.get("chain")  # rounds that an earlier version drew have none
     return chain["block"] if chain else 0
 
 
