@@ -1,13 +1,14 @@
 """A dispatcher's log as a monitor follows it: on to each new head, and never to one that does not fit the last."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from aos_auditor.dispatcher import ENTRIES_AT_ONCE, DispatcherApi
 from aos_auditor.documents import Contracts, Known
-from aos_auditor.errors import BadAnswer, NotAuditable
+from aos_auditor.errors import BadAnswer, NotAuditable, Refused
 from aos_auditor.http import JsonObject
 from aos_auditor.memory import Memory
 from aos_auditor.online import check_continues
@@ -19,6 +20,7 @@ from aos_protocol.log import TreeHead, check_head
 from aos_protocol.log_state import LogState
 from aos_protocol.typed_data import Domain
 
+_JOB = re.compile(r'"job_id":"([0-9a-f]{64})","kind":"job"')
 _NO_REGISTRY = "0x" + "0" * 40
 
 
@@ -45,7 +47,7 @@ class Follower:
         if shown is None:
             return [Check("AOS-HEAD-1", "SKIP", f"{self.api.url} has no log yet")]
         head, said = shown
-        self._recognise(said)
+        await self._recognise(said)
         dispatcher, domain = self.identity()
         try:
             check_head(dispatcher, domain, head)
@@ -75,7 +77,7 @@ class Follower:
         heads = " and ".join(json.dumps(head.to_json()) for head in (first, second))
         return Check(check, "FAIL", f"{why}; both are signed by {dispatcher}: {heads}; written to {file}")
 
-    def _recognise(self, said: JsonObject) -> None:
+    async def _recognise(self, said: JsonObject) -> None:
         """Take dispatcher and domain from what was known, else from the first head. Raises `NotAuditable` for another one."""
         memory, contracts = self.memory, self.known.contracts
         named = _address(said.get("dispatcher"))
@@ -90,7 +92,19 @@ class Follower:
         if contracts is not None and contracts.chain_id is not None:
             memory.domain = Domain(contracts.chain_id, contracts.registry)
         elif memory.domain is None:
-            memory.domain = _domain(said.get("domain"), contracts)
+            memory.domain = _domain(said.get("domain") or await self._named_domain(), contracts)
+
+    async def _named_domain(self) -> object:
+        """The domain that the evidence of some job names, None where there is no job whose evidence is shown."""
+        for text in await self.api.entries(0, ENTRIES_AT_ONCE):
+            found = _JOB.search(text)
+            if found is None:
+                continue
+            try:
+                return (await self.api.evidence(found[1])).get("domain")
+            except Refused:  # a private project's, for example
+                continue
+        return None
 
     def identity(self) -> tuple[str, Domain]:
         """The dispatcher that signs this log, and the EIP-712 domain that it signs in."""

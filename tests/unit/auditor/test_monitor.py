@@ -18,7 +18,8 @@ from aos_auditor.monitor import look
 from aos_protocol.evidence import Check
 from aos_protocol.identity import Signer
 from aos_protocol.log_entries import operator_entry, standing_entry
-from support.evidence import CHEATING, DISPATCHER, Story
+from aos_protocol.typed_data import Domain
+from support.evidence import CHAIN, CHEATING, DISPATCHER, DOMAIN, Story
 from support.logged_dispatcher import LoggedDispatcher, standing
 
 
@@ -380,3 +381,26 @@ async def test_it_goes_on_where_it_was(shown: LoggedDispatcher, tmp_path: Path) 
     save(state, again)
     shown.job()
     assert failing(await look(follower(shown, tmp_path, load(state)))).keys() == {"AOS-CLOCK-3"}
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_where_the_head_names_no_domain_a_job_s_evidence_does(tmp_path: Path, private: bool) -> None:
+    domain = Domain(CHAIN["chain_id"], CHAIN["registry"])
+    shown = LoggedDispatcher(operators=3, domain=domain, chain=CHAIN)
+    hidden = shown.job()
+    shown.job()
+    shown.instead["log/head"] = lambda _: shown.head() | {"dispatcher": DISPATCHER.address}
+    shown.instead["job/evidence"] = lambda said: (
+        403 if private and said["subject"] == hidden.job_id else shown.evidence(said["subject"])
+    )
+    following = follower(shown, tmp_path)
+    assert failing(await look(following)) == {}
+    assert following.memory.domain == domain
+
+
+async def test_without_any_job_there_is_no_chain_to_be_known(tmp_path: Path) -> None:
+    shown = LoggedDispatcher()
+    shown.instead["log/head"] = lambda _: shown.head() | {"dispatcher": DISPATCHER.address}
+    following = follower(shown, tmp_path)
+    assert failing(await look(following)) == {}
+    assert following.memory.domain == DOMAIN
