@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 from aos_dispatcher import api, attestation_api, disputes_api, log_api
 from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.link import POLICY_VIOLATION
+from aos_dispatcher.log_backfill import backfill
 from aos_dispatcher.openapi import describe
 from aos_dispatcher.service import Dispatcher
 
@@ -53,6 +54,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     chain = dispatcher.chain
     if chain is not None:
         await chain.start()
+    await backfill(dispatcher.database, dispatcher.evidence)
     parts = [dispatcher.loop.run(), dispatcher.sequencer.run()] + ([chain.run()] if chain else [])
     tasks = [asyncio.create_task(part) for part in parts]
     for task in tasks:

@@ -48,9 +48,10 @@ class EvidenceDesk:
         """
         async with self._sequencer.settled(job_id) as connection:
             log = await log_reader.log_of(connection, job_id, self._domain, self._contract)
-            return await self._document(connection, job_id) | {"log": log.model_dump()}
+            return await self.unlogged(connection, job_id) | {"log": log.model_dump()}
 
-    async def _document(self, connection: AsyncConnection, job_id: str) -> JsonObject:
+    async def unlogged(self, connection: AsyncConnection, job_id: str) -> JsonObject:
+        """Return the evidence of this job without what the log has of it."""
         job = (await connection.execute(select(Job.__table__).where(Job.id == job_id))).one()
         query = select(Round.__table__).where(Round.job_id == job_id).order_by(Round.id)
         rows = (await connection.execute(query)).all()

@@ -3,19 +3,24 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, exists, select, tuple_
+from sqlalchemy import Row, exists, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher import log_tree
 from aos_dispatcher.errors import LogDamaged
 from aos_dispatcher.log_tree import Tile
-from aos_dispatcher.tables import LogAnchor, LogEntry, LogHead, LogPending, LogTile
+from aos_dispatcher.tables import LogAnchor, LogEntry, LogHead, LogPending
 from aos_protocol import merkle
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.log import AnchorDocument, LogDocument, TreeHead
 from aos_protocol.log import LogEntry as ProvenEntry
 from aos_protocol.merkle import Node
 from aos_protocol.typed_data import Domain
+
+_TILES = text(
+    "select level, index, hashes from log_tiles where (level, index) in "
+    "(select * from unnest(cast(:levels as bigint[]), cast(:indexes as bigint[])))"
+)
 
 
 async def is_settled(connection: AsyncConnection, job_id: str | None) -> bool:
@@ -45,8 +50,8 @@ async def entries(connection: AsyncConnection, start: int, count: int) -> list[s
 async def inclusion(connection: AsyncConnection, index: int, size: int) -> ProvenEntry | None:
     """Return an entry with its proof in the tree of the first `size`; None where there is none. Raises `LogDamaged`."""
     query = select(LogEntry.entry).where(LogEntry.index == index)
-    text = (await connection.execute(query)).scalar()
-    return None if text is None else (await _proven(connection, {index: text}, size))[0]
+    entry = (await connection.execute(query)).scalar()
+    return None if entry is None else (await _proven(connection, {index: entry}, size))[0]
 
 
 async def consistency(connection: AsyncConnection, first: int, second: int) -> list[str]:
@@ -58,8 +63,8 @@ async def read_tiles(connection: AsyncConnection, wanted: Collection[Tile]) -> d
     """Return these tiles, as far as they are there."""
     if not wanted:
         return {}
-    query = select(LogTile.level, LogTile.index, LogTile.hashes)
-    rows = await connection.execute(query.where(tuple_(LogTile.level, LogTile.index).in_(wanted)))
+    levels, indexes = zip(*wanted, strict=True)
+    rows = await connection.execute(_TILES, {"levels": list(levels), "indexes": list(indexes)})
     return {(level, index): hashes for level, index, hashes in rows}
 
 

@@ -32,7 +32,9 @@ _MOST = 4096  # entries of one head: hashing them shall not hold up the event lo
 _INTERVAL_S = 0.2  # between two heads that nobody waits for
 _POLL_S = 1.0  # the longest that an event of another process waits, should that process have ended
 
-_LOCK = text("select pg_advisory_xact_lock(hashtext('aos transparency log'))")
+LOCK = text("select pg_advisory_xact_lock(hashtext('aos transparency log'))")
+"""What a transaction that gives entries their places begins with."""
+
 _TAKE = text(
     "delete from log_pending where id in (select id from log_pending order by id limit :most) returning id, job_id, entry"
 )
@@ -79,7 +81,7 @@ class Sequencer:
         """
         # One connection of this process waits for the log's lock, however many callers there are.
         async with self._busy, self._database.begin() as connection:
-            await connection.execute(_LOCK)
+            await connection.execute(LOCK)
             head = (await connection.execute(select(LogHead.__table__))).one_or_none()
             pending = sorted((await connection.execute(_TAKE, {"most": _MOST})).all())
             if pending or head is None:

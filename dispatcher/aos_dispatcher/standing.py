@@ -18,7 +18,7 @@ from aos_dispatcher.log_reader import size
 from aos_dispatcher.log_sequencer import Sequencer
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Challenge, Fraud, Job, JsonObject, Operator, Pool, Project, Result, Round
-from aos_protocol.log_entries import fraud_details, fraud_entry, standing_entry
+from aos_protocol.log_entries import fraud_details, fraud_entry, pool_entry, standing_entry
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,6 @@ class Standing:
         async with self._sequencer.settled(None) as connection:
             operator = await _operator(connection, address)
             frauds = await _frauds(connection, address)
-            pools = select(Pool.__table__).where(Pool.operator == address).order_by(Pool.model_sha256)
             shown = {
                 "operator": address,
                 "number": operator.number,
@@ -111,7 +110,7 @@ class Standing:
                 "frauds": [
                     _shown(fraud, readable=not fraud.private or fraud.project == own) for fraud in frauds
                 ],
-                "pools": [pool_document(row._asdict()) for row in await connection.execute(pools)],
+                "pools": await _pools(connection, address),
             }
             return shown, await size(connection)
 
@@ -122,6 +121,22 @@ async def record_standing(connection: AsyncConnection, address: str) -> None:
     operator, appeal = await _operator(connection, address), await _appeal(connection, address)
     shown = _standing(operator, appeal, await _frauds(connection, address))
     record(connection, standing_entry(address, shown))
+
+
+async def record_all(connection: AsyncConnection, address: str) -> None:
+    """Have the log tell of an operator's findings and pools, and where it stands, as they are now."""
+    frauds = await _frauds(connection, address)
+    for fraud in frauds:
+        record(connection, fraud_entry(address, _shown(fraud, readable=False)))
+    for pool in await _pools(connection, address):
+        record(connection, pool_entry(address, pool))
+    if frauds:
+        await record_standing(connection, address)
+
+
+async def _pools(connection: AsyncConnection, address: str) -> list[JsonObject]:
+    query = select(Pool.__table__).where(Pool.operator == address).order_by(Pool.model_sha256)
+    return [pool_document(row._asdict()) for row in await connection.execute(query)]
 
 
 def pool_document(row: Mapping[str, Any]) -> JsonObject:

@@ -45,9 +45,14 @@ def upgrade() -> None:
         sa.Column("block", sa.BigInteger(), nullable=False),
         sa.Column("transaction", sa.Text(), nullable=False),
     )
+    # What there is already is logged by the first dispatcher that starts: its entries are made from whole documents.
+    op.execute(
+        "insert into counters (name, value) select 'unlogged', 1 where exists (select from operators) or exists (select from models)"
+    )
 
 
 def downgrade() -> None:
     """Forget the log; whoever kept a head of it can tell."""
+    op.execute("delete from counters where name = 'unlogged'")
     for table in ("log_anchors", "log_head", "log_tiles", "log_entries", "log_pending"):
         op.drop_table(table)

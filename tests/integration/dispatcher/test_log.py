@@ -17,6 +17,7 @@ from aos_protocol import merkle
 from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
 from aos_protocol.log import LogEntry, TreeHead, check_entry, check_growth, check_head
+from aos_protocol.log_entries import operator_entry
 from aos_protocol.log_state import LogState
 from aos_protocol.typed_data import Domain
 from aos_service.database import create_engine, database_url
@@ -288,7 +289,7 @@ async def test_evidence_in_the_middle_of_a_job_has_a_log_that_fits(network: Any)
     for operator in operators:
         operator.answer = None
     job_id = await network.submit(tag="suspicion")
-    executor = await _dispatched(operators)
+    executor = await _dispatched(operators, job_id)
     sizes = {len(await _fitting(network, job_id))}
     executor.answer = "late"
     await executor.send_result(executor.dispatched[0])
@@ -311,7 +312,7 @@ async def test_cancelled_jobs_and_what_was_refused_are_logged(network: Any) -> N
     job_id = await network.submit()
     await operator.wait(lambda: bool(operator.dispatched))
     await operator.send(operator.request("job_result", {"job_id": job_id, "clock": operator.tick()}).text)
-    await operator.wait(lambda: bool(operator.replies))
+    await operator.wait(lambda: any(reply["code"] == 400 for reply in operator.replies))
     bearer = {"Authorization": f"Bearer {network.token}"}
     await network.post("/api/job/cancel", {"job_id": job_id}, headers=bearer)
     entries = [json.loads(entry) for entry in await _fitting(network, job_id)]
@@ -338,12 +339,12 @@ async def test_a_private_projects_log_holds_ids_and_digests_only(network: Any) -
         assert word not in entries
 
 
-async def _dispatched(operators: list[Any]) -> Any:
-    """Wait for the first operator that is to execute."""
+async def _dispatched(operators: list[Any], job_id: str) -> Any:
+    """Wait for the first operator that is to execute this job."""
     async with asyncio.timeout(10):
         while True:
             for operator in operators:
-                if operator.dispatched:
+                if any(dispatch.job_id == job_id for dispatch in operator.dispatched):
                     return operator
             await asyncio.sleep(0.01)
 
@@ -358,6 +359,48 @@ async def _fitting(network: Any, job_id: str) -> list[str]:
 async def _log_checks(network: Any, document: dict[str, Any]) -> list[str]:
     checks = check_evidence(document, dispatcher=network.signer.address, job_id=document["job"]["job_id"])
     return [check.status for check in checks if check.id in {"AOS-HEAD-1", "AOS-LOG-1"}]
+
+
+async def test_what_is_older_than_the_log_is_its_beginning(network: Any) -> None:
+    """A dispatcher of before the log, with jobs done and under way, is migrated; then another event waits already."""
+    await network.restart(suspend_after=1)
+    operators = [await network.operator() for _ in range(4)]
+    for operator in operators:
+        operator.cheats_from = 3
+    found_out = await network.submit(tag="suspicion")
+    await network.closed(found_out, 2)
+    for operator in operators:
+        operator.answer = None
+    under_way = await network.submit(user="somebody else")
+    await _dispatched(operators, under_way)
+    for operator in operators:
+        await operator.close()
+    await network.stop()
+    await _forget_the_log(network)
+    await network.start()
+    later = await network.operator(connect=False)
+    await _settle(network)
+    for job_id in (found_out, under_way):
+        assert await _log_checks(network, await network.evidence(job_id)) == ["PASS", "PASS"]
+    state = LogState()
+    for index, entry in enumerate((await _get(network, "/api/log/entries"))["entries"]):
+        state.take(index, entry)
+    assert (state.sequence, len(state.frauds), later.signer.address in state.operators) == (2, 1, True)
+    assert await _differences(network, state) == []
+    await network.restart()
+    assert await _differences(network, state) == []
+
+
+async def _forget_the_log(network: Any) -> None:
+    """Undo the log's migration and make it again, as if there had never been a log."""
+    database = Desk(network.settings.database.url.get_secret_value())
+    for table in ("log_head", "log_tiles", "log_entries", "log_pending"):
+        await database.rows(f"delete from {table}")
+    await database.rows("insert into counters (name, value) values ('unlogged', 1)")
+    waits = "insert into log_pending (job_id, entry) values (null, :entry)"
+    [(address, number)] = await database.rows("select address, number from operators where number = 3")
+    await database.rows(waits, entry=operator_entry(address, number))
+    await database.close()
 
 
 async def _get(network: Any, path: str, **parameters: Any) -> Any:

@@ -90,6 +90,27 @@ async def test_results_of_before_attestation_have_none_and_survive_going_back(ne
     await engine.dispose()
 
 
+async def test_what_is_older_than_the_log_is_marked_to_be_written_down(new_database: Any) -> None:
+    """A fresh database has nothing to be written down; going back forgets the mark."""
+    engine = create_async_engine(database_url(await new_database("dispatcher")))
+
+    def move(connection: Connection, to: str) -> None:
+        config = alembic_config("dispatcher")
+        config.attributes["connection"] = connection
+        (command.upgrade if to == "head" else command.downgrade)(config, to)
+
+    marks = text("select count(*) from counters where name = 'unlogged'")
+    async with engine.begin() as connection:
+        assert (await connection.execute(marks)).scalar_one() == 0
+        await connection.run_sync(move, "0003")
+        await connection.execute(text("insert into operators (address, number) values ('0x1', 2)"))
+        await connection.run_sync(move, "head")
+        assert (await connection.execute(marks)).scalar_one() == 1
+        await connection.run_sync(move, "0003")
+        assert (await connection.execute(marks)).scalar_one() == 0
+    await engine.dispose()
+
+
 _A_RESULT = (
     "insert into projects (id, private) values ('shop', false)",
     "insert into jobs (id, sequence, project_id, user_id, request, request_digest, receipt, seed, seed_proof, status, clock, "

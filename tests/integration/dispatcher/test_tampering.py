@@ -346,8 +346,8 @@ async def _busy_day(network: Any) -> dict[str, Any]:
     assert opened.status_code == 200, opened.text
     await network.closed(job, 3)
     cheat.bend_result = lambda result: result | {"result": "something else"}
-    await cheat.send_result(cheat.dispatched[-1])
-    await cheat.wait(lambda: bool(cheat.replies))
+    await cheat.send_result(next(dispatch for dispatch in cheat.dispatched if dispatch.job_id == job))
+    await cheat.wait(lambda: any(reply["code"] == 400 for reply in cheat.replies))
     for operator in operators:
         operator.answer = None
     waiting = await network.submit(user="somebody else")
@@ -396,7 +396,7 @@ async def test_every_change_of_a_row_is_found(world: World) -> None:
         found = await world.after(statement)
         if finds not in found:
             missed.append((table, column, finds, found))
-    assert missed == []
+    assert missed == [], missed
 
 
 # What is found when a row is deleted, by table; and when one is added. An entry, a tile or a head that is added or lost at the end of the
@@ -434,7 +434,7 @@ async def test_every_row_that_is_deleted_or_added_is_found(world: World) -> None
         found = await world.after(_COPY.format(table, columns, values, ROWS[table]))
         if finds not in found:
             missed.append(("added", table, finds, found))
-    assert missed == []
+    assert missed == [], missed
     assert DELETED.keys() | {"log_head", "log_anchors"} == ROWS.keys()
 
 
