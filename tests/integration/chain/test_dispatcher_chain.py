@@ -270,6 +270,21 @@ class TestStart:
     async def test_the_right_place_is_fine(self, anvil: Anvil, network: Network) -> None:
         await check_chain(self.settings(network, anvil.url))
 
+    async def test_a_process_ends_with_one_line(
+        self, new_database: Callable[[str], Awaitable[str]], anvil: Anvil, network: Network, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "config.yaml"
+        place = {"chain_id": 1, "registry": network.deployment.registry, "rpc_url": anvil.url}
+        settings = {"database": {"url": await new_database("dispatcher")}, "chain": place}
+        file.write_text(yaml.safe_dump(settings | {"identity": {"signer_key": "11" * 32}}))
+        file.chmod(0o600)
+        command = [str(Path(sys.executable).with_name("dispatcher")), "run", "-c", str(file)]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, said = await process.communicate()
+        assert process.returncode == 1
+        assert said.decode().splitlines()[-1].startswith("dispatcher: the chain cannot be used: ")
+        assert "serves chain 31337, and the contracts are on chain 1" in said.decode()
+
     async def test_the_command_lists_who_is_registered(
         self, anvil: Anvil, chain: Chain, network: Network, tmp_path: Path
     ) -> None:
