@@ -34,7 +34,7 @@ MEMBERSHIP, MISMATCH, EQUIVOCATION, INVALID_PROOF, FOREIGN_SIGNATURE = 1, 2, 3, 
 OPEN, VOTING, UPHELD, REJECTED, INCONCLUSIVE, UNDECIDED = 1, 2, 3, 4, 5, 6
 CANNOT_TELL, MATCH, NO_MATCH = 0, 1, 2
 
-# An odd bond, so that no division of it comes out even.
+# Odd bonds, here and of the accused, so that no division of them comes out even.
 BOND = ETHER + 7
 PER_SLOT = 10**14 + 1
 ANSWER_WINDOW = 1_000
@@ -48,7 +48,7 @@ DRAW = 17
 CHALLENGER, RIVAL, DISPATCHER, ACCUSED = 1, 2, 3, 4
 JURORS = (5, 6, 7, 8, 9, 10, 11)
 OPERATORS = (ACCUSED, *JURORS)
-WIDTHS = dict(zip(OPERATORS, (60_000, 75_000, 30_000, 90_000, 45_000, 75_000, 60_000, 15_000), strict=True))
+WIDTHS = dict(zip(OPERATORS, (60_001, 75_000, 30_000, 90_000, 45_000, 75_000, 60_000, 15_000), strict=True))
 
 
 class Court:

@@ -112,7 +112,7 @@ def test_no_answer_costs_half_of_the_bond(court: Court) -> None:
     identifier = court.mismatch()
     court.close(identifier)
     assert court.state(identifier) == UPHELD
-    assert court.bond_of(ACCUSED) == BOND_OF_ACCUSED - HALF
+    assert court.bond_of(ACCUSED) == BOND_OF_ACCUSED - HALF == HALF - 1
     assert court.credits() == {CHALLENGER: BOND + HALF // 2}
     assert court.burned() == HALF - HALF // 2
     assert court.locks(ACCUSED) == 0

@@ -25,7 +25,7 @@ from support.challenges import (
 from support.evm import reverts
 
 ACCEPT, REFUSE, RE_ENTER = 0, 1, 2
-HALF = WIDTHS[ACCUSED] * PER_SLOT // 2
+HALF = WIDTHS[ACCUSED] * PER_SLOT // 2 + 1
 
 
 def won_by(court: Court, puppet: Contract) -> int:
