@@ -17,9 +17,9 @@ async def look_at_anchor(follower: Follower, rpc: str, contract: str) -> Check:
         async with Chain.connect(rpc) as chain:
             await chain.require_chain(domain.chain_id)
             await chain.require_contract(contract)
-            functions = chain.contract("Anchor", contract).functions
-            size, root, _, block = await chain.call(functions.latest(dispatcher))
-            forked = await chain.call(functions.forked(dispatcher))
+            newest = chain.function("Anchor", contract, "latest", dispatcher)
+            size, root, _, block = await chain.call(newest)
+            forked = await chain.call(chain.function("Anchor", contract, "forked", dispatcher))
     except ChainError as error:
         return Check(_ID, "SKIP", f"the chain could not be asked: {error}")
     what = f"contract {contract} has the head of {size} entries, since block {block}"

@@ -114,6 +114,5 @@ async def compare_anchor(chain: Chain, dispatcher: str, anchor: AnchorDocument) 
     }
     if (dispatcher, anchor.size, anchor.root) not in heads:
         raise InvalidEvidence("that block has no such head of this dispatcher")
-    contract = chain.contract("Anchor", anchor.contract)
-    if await chain.call(contract.functions.forked(dispatcher)):
+    if await chain.call(chain.function("Anchor", anchor.contract, "forked", dispatcher)):
         raise InvalidEvidence("the contract was shown two heads of one size: this dispatcher's log is forked")
