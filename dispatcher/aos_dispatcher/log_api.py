@@ -1,5 +1,6 @@
 """The HTTP API of the transparency log, for anybody: heads, entries, proofs, anchors, and what its last entries stand for now."""
 
+from dataclasses import asdict
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -34,7 +35,8 @@ async def head(service: Service) -> JsonObject:
     """Read the newest signed head. What happened since then, a moment ago at most, is in the next one."""
     async with service.database.connect() as connection:
         newest = await _head(connection)
-    return {"code": 200, "result": newest.to_json() | {"dispatcher": service.address}}
+    domain = asdict(service.settings.chain.domain())
+    return {"code": 200, "result": newest.to_json() | {"dispatcher": service.address, "domain": domain}}
 
 
 @router.get("/api/log/entries", response_model=EntriesAnswer)

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.attestation.statement import Attestation, Kind
-from aos_protocol.evidence_document import VerdictDocument
+from aos_protocol.evidence_document import DomainDocument, VerdictDocument
 from aos_protocol.log import LogEntry, TreeHead
 from aos_protocol.messages import Address, Hex32, Message, Receipt, Role, SubmitRequest, Vrf
 
@@ -160,9 +160,10 @@ class CancelAnswer(Answer):
 
 
 class SignedHead(TreeHead):
-    """A head and the dispatcher whose log it is: the signer of the EIP-712 struct TreeHead in the network's domain."""
+    """A head and the dispatcher whose log it is: the signer of the EIP-712 struct TreeHead in this domain, the network's."""
 
     dispatcher: Address
+    domain: DomainDocument
 
 
 class HeadAnswer(Answer):

@@ -239,6 +239,7 @@ async def test_anybody_follows_the_log_over_http(network: Any) -> None:
     await network.evidence(job_id)
     second = await _get(network, "/api/log/head")
     assert (second["dispatcher"], second["size"] > first["size"]) == (network.signer.address, True)
+    assert second["domain"] == {"chain_id": DOMAIN.chain_id, "registry": DOMAIN.registry}
     for head in (first, second):
         check_head(network.signer.address, DOMAIN, _head(head))
     grown = await _get(network, "/api/log/consistency", first=first["size"], second=second["size"])

@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 from functools import cache
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aos_protocol.errors import InvalidEvidence
 from aos_protocol.messages import Tag
 from aos_protocol.sortition import ticket_threshold
-from aos_protocol.tagging import AFTER_JOBS, ActiveTag, Placement, place
+from aos_protocol.tagging import AFTER_JOBS, ActiveTag, Placement, check_placements, place
 
 TAGS = get_args(Tag)
 REPLACED_BY = {"suspicion": ["suspicion", "malicious"], "malicious": ["malicious"]}
@@ -93,3 +94,43 @@ def test_the_same_tag_again_counts_anew() -> None:
 def test_an_untagged_job_uses_up_exactly_one(tag: Tag, remaining: int) -> None:
     active = ActiveTag(tag, "cause", remaining)
     assert place(active, "job", "")[1] == replace(active, remaining=remaining - 1)
+
+
+def _evidence(
+    sequence: int, asked: str, tag: str, cause: str | None = None, again: str = ""
+) -> dict[str, Any]:
+    """As much of a job's evidence as tells its place; `again` is the tag under which a later job had it looked at once more."""
+    own = {"tag": tag, "position": "after" if tag else "", "cause": cause, "challenge": 0}
+    before = {"tag": again, "position": "before", "cause": "later", "challenge": 0}
+    job = {"job_id": f"job {sequence}", "sequence": sequence, "request": {"tag": asked}}
+    return {"job": job, "rounds": [own, before] if again else [own]}
+
+
+def test_a_users_jobs_follow_the_rule_as_their_evidence_shows() -> None:
+    following = [_evidence(n, "", "suspicion", "job 2") for n in range(3, 3 + AFTER_JOBS)]
+    tagging = [_evidence(1, "", "", again="suspicion"), _evidence(2, "suspicion", "suspicion")]
+    check_placements([*tagging, *following, _evidence(30, "", "")])
+    check_placements([])
+
+
+@pytest.mark.parametrize(
+    "third",
+    [
+        _evidence(3, "", ""),
+        _evidence(3, "", "malicious", "job 2"),
+        _evidence(3, "", "suspicion", "job 1"),
+        _evidence(3, "", "suspicion"),
+    ],
+)
+def test_a_tag_that_was_left_out_or_changed_is_found(third: dict[str, Any]) -> None:
+    tagging = [_evidence(1, "", "", again="suspicion"), _evidence(2, "suspicion", "suspicion")]
+    with pytest.raises(InvalidEvidence, match="job 3 ran under tag"):
+        check_placements([*tagging, third])
+
+
+def test_a_tag_that_was_invented_or_kept_too_long_is_found() -> None:
+    with pytest.raises(InvalidEvidence, match="job 1 ran under"):
+        check_placements([_evidence(1, "", "suspicion", "job 0")])
+    following = [_evidence(n, "", "suspicion", "job 1") for n in range(2, 3 + AFTER_JOBS)]
+    with pytest.raises(InvalidEvidence, match=f"job {2 + AFTER_JOBS} ran under"):
+        check_placements([_evidence(1, "suspicion", "suspicion"), *following])
