@@ -28,7 +28,8 @@ class Watch:
             command, stderr=subprocess.PIPE, text=True, env=os.environ | {"NO_COLOR": "1"}
         )
         self._lines: Queue[dict[str, Any]] = Queue()
-        Thread(target=self._read, daemon=True).start()
+        self._reader = Thread(target=self._read)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -41,6 +42,13 @@ class Watch:
             line = self._lines.get(timeout=30)
             if members.items() <= line.items():
                 return line
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -59,8 +67,7 @@ def watches() -> Iterator[list[Watch]]:
     running: list[Watch] = []
     yield running
     for watch in running:
-        watch.process.kill()
-        watch.process.wait()
+        watch.end()
 
 
 def once(url: str, state: Path, *options: str) -> subprocess.CompletedProcess[str]:
