@@ -331,3 +331,36 @@ async def test_what_is_no_list_of_attestations(result: Any) -> None:
     async with answering({"code": 200, "result": result}).client() as client:
         with pytest.raises(BadAnswer, match=r"gave no list of attestations"):
             await client.attestations("m", "5" * 64)
+
+
+HEAD = {"size": 3, "root": "ab" * 32, "timestamp": 1_790_000_000, "signature": "cd" * 65}
+
+
+async def test_the_log_s_head_is_asked_for_without_a_token() -> None:
+    server = answering({"code": 200, "result": HEAD | {"dispatcher": SIGNER.address}})
+    async with server.client("aos_token") as client:
+        head = await client.log_head()
+    assert head.model_dump() == HEAD
+    assert server.requests[-1].url.path == "/api/log/head"
+    assert "Authorization" not in server.requests[-1].headers
+
+
+async def test_the_proof_that_the_log_grew_is_asked_for() -> None:
+    server = answering({"code": 200, "result": {"first": 2, "second": 3, "proof": ["ab" * 32]}})
+    async with server.client() as client:
+        assert await client.log_growth(2, 3) == ["ab" * 32]
+    assert str(server.requests[-1].url).endswith("/api/log/consistency?first=2&second=3")
+
+
+@pytest.mark.parametrize("result", [None, [], {"size": 3}, HEAD | {"root": "zz"}, HEAD | {"size": -1}])
+async def test_a_head_that_is_none(result: Any) -> None:
+    async with answering({"code": 200, "result": result}).client() as client:
+        with pytest.raises(BadAnswer, match="head of its log"):
+            await client.log_head()
+
+
+@pytest.mark.parametrize("result", [None, {}, {"proof": "ab"}, {"proof": [1]}, {"proof": ["ab"]}])
+async def test_a_proof_that_is_none(result: Any) -> None:
+    async with answering({"code": 200, "result": result}).client() as client:
+        with pytest.raises(BadAnswer, match="gave no proof"):
+            await client.log_growth(1, 2)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from aos_cli import doctor_dispatcher, doctor_machine, doctor_operator
+from aos_cli import doctor_chain, doctor_dispatcher, doctor_machine, doctor_operator
 from aos_cli.client import DispatcherClient
 from aos_cli.data import DataFolder
 from aos_cli.errors import CliError, EmbeddedError
@@ -335,13 +335,79 @@ async def _well() -> str:
 def test_the_command_prints_lines_and_fails_when_something_does(
     tmp_path: Path, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("AOS_DISPATCHER", raising=False)
+    for name in ("AOS_DISPATCHER", "AOS_RPC", "AOS_DEPLOYMENT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor_chain, "SCRIPT", tmp_path / "scripts" / "anvil.sh")
     arguments = ["doctor", "--data", str(tmp_path / "data")]
     well = CliRunner().invoke(app, arguments)
     assert well.exit_code == 0
-    assert [line.split()[0] for line in well.stdout.splitlines()] == ["PASS"] * 6 + ["SKIP"]
+    assert [line.split()[0] for line in well.stdout.splitlines()] == ["PASS"] * 6 + ["SKIP"] * 3
     machine.port_taken = True
     bad = CliRunner().invoke(app, arguments)
     assert bad.exit_code == 1
     assert "FAIL  port                   port 8000 cannot be used" in bad.stdout
     assert bad.stderr == "1 to mend\n"
+
+
+@pytest.mark.parametrize(
+    ("on_path", "installed", "script", "status", "said"),
+    [
+        ({"anvil": "/usr/bin/anvil"}, True, True, "PASS", "/usr/bin/anvil"),
+        ({}, True, True, "PASS", "bin/anvil"),
+        (
+            {"npm": "/usr/bin/npm"},
+            False,
+            True,
+            "SKIP",
+            "not installed yet: aos up --chain has npm install it",
+        ),
+        ({}, False, True, "SKIP", "aos up --chain needs it: install Node.js 20 or newer"),
+        ({"npm": "/usr/bin/npm"}, False, False, "SKIP", "aos up --chain needs it"),
+    ],
+)
+async def test_anvil_is_looked_for_and_not_installed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    on_path: dict[str, str],
+    installed: bool,
+    script: bool,
+    status: str,
+    said: str,
+) -> None:
+    folder = (
+        tmp_path / ".aos" / "anvil" / "abc" / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin"
+    )
+    if installed:
+        folder.mkdir(parents=True)
+        (folder / "anvil").touch()
+    monkeypatch.setattr(doctor_chain, "SCRIPT", tmp_path / "scripts" / "anvil.sh")
+    if script:
+        (tmp_path / "scripts").mkdir()
+        (tmp_path / "scripts" / "anvil.sh").touch()
+    monkeypatch.setattr(doctor_chain.shutil, "which", on_path.get)
+    found = await looked_at(doctor_chain.chain_findings(tmp_path / "data", None, None))
+    assert (found["anvil"].status, found["chain"].status) == (status, "SKIP")
+    assert said in found["anvil"].what
+    assert "no chain is named" in found["chain"].what
+
+
+async def test_an_operator_on_a_chain_has_its_range_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(rpc: str, registry: str, operator: str) -> str:
+        raise CliError(f"{operator} has no range in {registry} at {rpc}")
+
+    for probe in ("_database", "_queue", "_worker", "_dispatcher"):
+        monkeypatch.setattr(doctor_operator, probe, lambda _settings: _well())
+    monkeypatch.setattr(doctor_operator, "registered", away)
+    file = operator_file(tmp_path)
+    registry = "0x" + "12" * 20
+    file.write_text(
+        file.read_text()
+        + f'chain:\n  chain_rpc_url: http://127.0.0.1:1\n  vrf_range_contract: "{registry}"\n'
+    )
+    found = await looked_at(doctor_operator.operator_findings(file))
+    said = Finding(
+        "FAIL", "operator chain", f"{SIGNER.address} has no range in {registry} at http://127.0.0.1:1"
+    )
+    assert found["operator chain"] == said

@@ -1,6 +1,8 @@
 """The command line: help that teaches, data on stdout, everything else on stderr."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ runner = CliRunner()
 COMMANDS = [
     "demo", "up", "submit", "result", "detail", "verify", "cancel", "attest", "rounds", "challenge", "appeal", "standing",
     "doctor", "calibrate",
+]  # fmt: skip
+ON_CHAIN = [
+    "deploy", "register", "update", "leave", "withdraw", "anchor", "status", "challenge", "answer", "vote", "close", "credit",
 ]  # fmt: skip
 MEANS = "verdict: match. The verifiers ran the same prompt and tokens"
 
@@ -40,6 +45,24 @@ def test_every_help_teaches_with_an_example(command: str) -> None:
     shown = runner.invoke(app, [command, "--help"], terminal_width=200)
     assert shown.exit_code == 0
     assert f"Example: aos {command}" in shown.stdout
+
+
+@pytest.mark.parametrize("command", ON_CHAIN)
+def test_every_help_of_the_chain_teaches_with_an_example(command: str) -> None:
+    shown = runner.invoke(app, ["chain", command, "--help"], terminal_width=200)
+    assert shown.exit_code == 0
+    assert f"Example: aos chain {command}" in " ".join(shown.stdout.split())
+
+
+def test_the_chain_s_commands_are_those_of_its_help() -> None:
+    group = typer.main.get_command(app)
+    chain = group.get_command(None, "chain")  # type: ignore[attr-defined,arg-type]
+    assert sorted(chain.list_commands(None)) == sorted(ON_CHAIN)
+
+
+def test_help_needs_no_web3() -> None:
+    script = "import sys, aos_cli.main; sys.exit('web3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_commands_are_those_of_the_help() -> None:

@@ -15,10 +15,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from aos_chain.deployment import Deployment
 from aos_cli import data as data_module
 from aos_cli import stack as stack_module
 from aos_cli.commands import program, run_command
-from aos_cli.configs import ensure_password, make_keystore, write_dispatcher, write_operator
+from aos_cli.configs import ChainPlace, ensure_password, make_keystore, write_dispatcher, write_operator
 from aos_cli.data import DataFolder, Running, temporary_folder, write_private
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_cli.errors import CliError
@@ -38,6 +39,9 @@ from aos_tee_worker.simulator import ensure_root, measurements
 from support.calibration import calibration
 
 DISPATCHER, OPERATOR = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
+PLACE = ChainPlace(
+    "http://127.0.0.1:8545", Deployment(31337, *(f"0x{number:040x}" for number in range(1, 5)), 7)
+)
 TEMPLATE = Path(__file__).parents[3] / "docs" / "template" / "config-dispatcher.yaml"
 
 
@@ -199,6 +203,75 @@ def test_the_operator_s_settings_are_ones_it_reads(data: DataFolder) -> None:
     assert settings.node.dispatcher_address == DISPATCHER.address
     assert settings.node.ai_models == ["tiny.gguf"]
     assert mode(file) == 0o600
+
+
+def test_with_a_chain_everybody_is_told_where_it_is(data: DataFolder) -> None:
+    ensure_password(data)
+    file = write_dispatcher(data, "postgresql://postgres@/d?host=/run", 8123, chain=PLACE)
+    chain = load_settings(file, DispatcherSettings).chain
+    assert (chain.chain_id, chain.registry) == (31337, PLACE.deployment.registry)
+    assert (chain.anchor, chain.deployed_at) == (PLACE.deployment.anchor, 7)
+    assert chain.anchor_interval == 3
+    file = write_operator(
+        data,
+        "operator-1",
+        database="postgresql://postgres@/operators?host=/run",
+        queue="unix:///run/valkey.sock?db=0",
+        dispatcher_port=8123,
+        worker=data.root / "worker.sock",
+        model="tiny.gguf",
+        chain=PLACE,
+    )
+    own = load_settings(file, OperatorSettings).chain
+    assert own.chain_rpc_url is not None
+    assert own.chain_rpc_url.get_secret_value() == PLACE.rpc
+    assert (own.vrf_range_contract, own.deployed_at) == (PLACE.deployment.registry, 7)
+    assert own.confirmations == 0
+
+
+@pytest.mark.parametrize(("had", "wanted"), [(True, False), (False, True)])
+async def test_a_network_keeps_its_chain_or_has_none(
+    data: DataFolder, tmp_path: Path, had: bool, wanted: bool
+) -> None:
+    data.postgres.mkdir()
+    if had:
+        data.chain.mkdir()
+    kind = "a chain" if had else "no chain"
+    with pytest.raises(StackError, match=rf"has {kind}, by which all .* choose another folder with --data"):
+        await stack_of(data, Plan(tmp_path / "tiny.gguf", chain=wanted)).start()
+
+
+def test_a_fresh_network_may_have_a_chain(data: DataFolder, tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "tiny.gguf", chain=True)
+    stack_module._check_kind(data, plan)
+    data.chain.mkdir()
+    data.postgres.mkdir()
+    stack_module._check_kind(data, plan)
+
+
+async def test_a_contract_s_operators_are_not_entered_by_hand(
+    data: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    async def run(*command: str) -> str:
+        ran.append(command)
+        return ""
+
+    monkeypatch.setattr(stack_module, "run_command", run)
+    monkeypatch.setattr(Stack, "_start", lambda _self, _child: None)
+    monkeypatch.setattr(
+        EmbeddedPostgres, "url", lambda _self, name: f"postgresql://postgres@/{name}?host=/run"
+    )
+    monkeypatch.setattr(EmbeddedValkey, "url", lambda _self: "unix:///run/valkey.sock?db=0")
+    stack = stack_of(data, Plan(tmp_path / "tiny.gguf", chain=True))
+    assert (stack.chain, stack.running().rpc) == (None, None)
+    await stack._start_operator("operator-1")
+    assert [command[:3] for command in ran] == [("dispatcher", "operator", "add")]
+    stack._place = PLACE
+    await stack._start_operator("operator-1")
+    assert len(ran) == 1
+    assert stack.running().rpc == PLACE.rpc
 
 
 def test_the_password_is_made_once(data: DataFolder) -> None:
