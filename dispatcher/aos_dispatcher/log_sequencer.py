@@ -120,10 +120,11 @@ class Sequencer:
             levels, indexes = zip(*grown, strict=True)
             tiles = {"levels": list(levels), "indexes": list(indexes), "hashes": list(grown.values())}
             await connection.execute(_GROW, tiles)
-        await self._sign(connection, size + len(pending), root)
+        await self._sign(connection, size + len(pending), root, since=head.timestamp if head is not None else 0)
 
-    async def _sign(self, connection: AsyncConnection, size: int, root: bytes) -> None:
-        head = signed_head(self._signer, self._domain, size, root, int(time.time()))
+    async def _sign(self, connection: AsyncConnection, size: int, root: bytes, *, since: int) -> None:
+        # A clock that was set back does not make a larger log older than a smaller one.
+        head = signed_head(self._signer, self._domain, size, root, max(since, int(time.time())))
         await connection.execute(delete(LogHead))
         await connection.execute(insert(LogHead).values(**head.to_json()))
         LOG_SIZE.set(size)
