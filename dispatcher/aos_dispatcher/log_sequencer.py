@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -83,7 +84,8 @@ class Sequencer:
         async with self._busy, self._database.begin() as connection:
             await connection.execute(LOCK)
             head = (await connection.execute(select(LogHead.__table__))).one_or_none()
-            pending = sorted((await connection.execute(_TAKE, {"most": _MOST})).all())
+            taken = (await connection.execute(_TAKE, {"most": _MOST})).all()
+            pending = sorted(taken, key=itemgetter(0))
             if pending or head is None:
                 size = 0 if head is None else head.size
                 await _check_length(connection, size)
@@ -120,7 +122,9 @@ class Sequencer:
             levels, indexes = zip(*grown, strict=True)
             tiles = {"levels": list(levels), "indexes": list(indexes), "hashes": list(grown.values())}
             await connection.execute(_GROW, tiles)
-        await self._sign(connection, size + len(pending), root, since=head.timestamp if head is not None else 0)
+        await self._sign(
+            connection, size + len(pending), root, since=head.timestamp if head is not None else 0
+        )
 
     async def _sign(self, connection: AsyncConnection, size: int, root: bytes, *, since: int) -> None:
         # A clock that was set back does not make a larger log older than a smaller one.
