@@ -1,8 +1,9 @@
 """One round of an evidence document as its checks see it: everything signed is opened, verified once, and kept."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from aos_protocol import sortition
@@ -19,6 +20,7 @@ from aos_protocol.evidence_document import (
 )
 from aos_protocol.frames import Frame, open_frame
 from aos_protocol.messages import Draw, JobResult, JobScore, SubmitRequest, Ticket, parse_message
+from aos_protocol.score_document import Score
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
@@ -87,6 +89,8 @@ class RoundView:
         self.request = request
         self.document = document
         self.rounds = rounds
+        self.verified_scores: list[Score] | None = None
+        """What `evidence_work.scores_of` returned: three checks need it, and most of an audit's time is spent there."""
         self.entries: Mapping[str, RegistryEntry] = (
             {entry.operator: entry for entry in document.registry.operators} if document.registry else {}
         )
@@ -194,8 +198,8 @@ class RoundView:
         """What the round says it is judged by; None for one that has none. Raises `ProtocolError`."""
         named = self.document.calibration
         for document in self.evidence.calibrations if named else []:
-            calibration = Calibration.from_json(document)
-            if calibration.digest() == named:
+            calibration, digest = _calibration(json.dumps(document))
+            if digest == named:
                 return calibration
         if named:
             raise InvalidEvidence(f"the calibration {named}, by which the round is judged, is missing")
@@ -290,6 +294,13 @@ class RoundView:
             registry_block=self.registry_block,
             clock=document.draw_clock or {},
         )
+
+
+@lru_cache(maxsize=16)
+def _calibration(text: str) -> tuple[Calibration, str]:
+    """A calibration and its digest. Most jobs of a model share one, and its families take longer to make than all signatures to verify."""
+    calibration = Calibration.from_json(json.loads(text))
+    return calibration, calibration.digest()
 
 
 def is_given_up(seat: SeatDocument) -> bool:

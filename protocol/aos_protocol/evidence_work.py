@@ -70,6 +70,12 @@ def scores_of(view: RoundView) -> list[Score]:
 
     Raises `ProtocolError`, and `KeyError` for a verifier without a ticket.
     """
+    if view.verified_scores is None:
+        view.verified_scores = _verified_scores(view)
+    return view.verified_scores
+
+
+def _verified_scores(view: RoundView) -> list[Score]:
     subject, terms = view.subject, view.terms()
     verifiers = {seat.operator for seat in view.verifiers}
     scores = []
