@@ -233,7 +233,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
 # No shrinking: it would take longer than a test may.
 RegistryMachine.TestCase.settings = settings(
-    max_examples=8,
+    max_examples=6,
     stateful_step_count=25,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
