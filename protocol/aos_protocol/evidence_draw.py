@@ -133,7 +133,9 @@ def _check_ranges(registry: RegistryDocument) -> None:
     taken = 0
     for entry in sorted(registry.operators, key=lambda entry: entry.start):
         if not taken <= entry.start < entry.end <= registry.max_range:
-            raise InvalidEvidence(f"the range of {entry.operator} is empty, overlaps another, or is too large")
+            raise InvalidEvidence(
+                f"the range of {entry.operator} is empty, overlaps another, or is too large"
+            )
         taken = entry.end
 
 
