@@ -368,9 +368,8 @@ class Ticket(Message):
 class Dispatch(Message):
     """`dispatch_job`: the whole job to one member of its committee.
 
-    `signature` is the dispatcher's receipt for `job_id`, `sequence` and `request_digest`. With the seed's
-    proof and the range, it lets an operator that remembers nothing of the draw check and answer it. `seat` is the dispatcher's
-    EIP-712 signature over `typed_data.SeatClaim`: the operator's proof that it was asked.
+    `signature` is the dispatcher's receipt for `job_id`, `sequence` and `request_digest`. With the seed's proof and the range, it lets an
+    operator that remembers nothing of the draw check and answer it. `seat` is the dispatcher's signature over `typed_data.SeatClaim`.
     """
 
     user: ShortText
