@@ -14,6 +14,7 @@ from aos_dispatcher.documents import (
     seed_document,
 )
 from aos_dispatcher.log_sequencer import Sequencer
+from aos_dispatcher.operators import registry_document
 from aos_dispatcher.tables import (
     Calibration,
     Challenge,
@@ -94,14 +95,15 @@ async def _round(connection: AsyncConnection, row: Row[Any]) -> JsonObject:
     results = select(Result.frame).where(Result.round_id == row.id).order_by(Result.created_at, Result.id)
     scores = select(Score.frame).where(Score.round_id == row.id).order_by(Score.id)
     subject = select(Result.frame).where(Result.id == row.subject)
-    registry = select(Registry.document).where(Registry.digest == row.registry_digest)
+    kept = select(Registry.document).where(Registry.digest == row.registry_digest)
+    shares = (await connection.execute(kept)).scalar()
     challenged = (await connection.execute(subject)).scalar()
     plea = await _plea(connection, row.id) if row.challenge else None
     return {
         **place_document(row._asdict(), challenged, plea),
         "calibration": row.calibration,
         "status": row.status,
-        "registry": (await connection.execute(registry)).scalar(),
+        "registry": None if shares is None else registry_document(shares, row.registry_chain),
         "draw_clock": row.draw_clock,
         "electorate": row.electorate,
         "dispatch_clock": row.dispatch_clock,

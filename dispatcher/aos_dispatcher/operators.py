@@ -13,7 +13,7 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_chain.registry import RegistryState
+from aos_chain.registry import RegistryEntry, RegistryState
 from aos_dispatcher import calibrations
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError, RegistryStale
@@ -30,12 +30,40 @@ if TYPE_CHECKING:  # it imports web3, which a dispatcher without a chain may not
 
 
 @dataclass(frozen=True)
-class RegistrySnapshot:
-    """The registry as one draw saw it: the document that goes into evidence, its digest, and who may not be asked just now."""
+class Shares:
+    """Who is registered, with which number and range: the same for many blocks of a chain, so it is made and stored once, by its digest."""
 
     digest: str
     document: JsonObject
+
+    @classmethod
+    def of(cls, entries: Iterable[RegistryEntry]) -> "Shares":
+        """Return the shares of these operators, which come by number."""
+        operators = [
+            {"operator": entry.operator, "number": entry.number, "start": entry.start, "end": entry.end}
+            for entry in entries
+        ]
+        document: JsonObject = {"max_range": MAX_RANGE, "operators": operators}
+        return cls(digest(document), document)
+
+    @cached_property
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """`[start, end)` of every operator."""
+        return {entry["operator"]: (entry["start"], entry["end"]) for entry in self.document["operators"]}
+
+
+@dataclass(frozen=True)
+class RegistrySnapshot:
+    """The registry as one draw saw it: shares, where on the chain they were read (null without), and who may not be asked just now."""
+
+    shares: Shares
+    chain: JsonObject | None
     suspended: frozenset[str]
+
+    @property
+    def document(self) -> JsonObject:
+        """The registry as evidence has it."""
+        return registry_document(self.shares.document, self.chain)
 
     @property
     def block(self) -> int:
@@ -44,20 +72,21 @@ class RegistrySnapshot:
 
     def range_of(self, operator: str) -> tuple[int, int]:
         """Return the operator's `[start, end)`; an empty one when it is not registered."""
-        return self._ranges.get(operator, (0, 0))
+        return self.shares.ranges.get(operator, (0, 0))
 
     def has(self, operator: str) -> bool:
         """Return whether the operator is registered: one that the contract knows no more may still be connected."""
-        return operator in self._ranges
+        return operator in self.shares.ranges
 
-    @cached_property
-    def _ranges(self) -> dict[str, tuple[int, int]]:
-        return {entry["operator"]: (entry["start"], entry["end"]) for entry in self.document["operators"]}
+
+def registry_document(shares: JsonObject, chain: JsonObject | None) -> JsonObject:
+    """Return a registry as evidence has it, from the two parts that are stored: a row of `registries`, and `registry_chain` of a round."""
+    return {**shares, "chain": chain}
 
 
 def block_of(registry: JsonObject) -> int:
     """Return the block of the chain that a registry's document was read at; 0 for a dispatcher's own."""
-    chain = registry.get("chain")  # rounds that an earlier version drew have none
+    chain = registry["chain"]
     return chain["block"] if chain else 0
 
 
@@ -131,7 +160,7 @@ class Operators:
     def __init__(self, database: Database, chain: "ChainRegistry | None" = None) -> None:
         self._database = database
         self._chain = chain
-        self._known: tuple[RegistryState, JsonObject, str] | None = None
+        self._known: tuple[tuple[RegistryEntry, ...], Shares] | None = None
 
     async def admit(
         self, address: str, workers: Iterable[str], models: Iterable[ModelOffer]
@@ -183,45 +212,33 @@ class Operators:
         Raises `RegistryStale` when the chain has not confirmed it for too long.
         """
         if self._chain is not None:
-            described, its_digest = self._described(self._chain.state())
-            return RegistrySnapshot(its_digest, described, await self.suspended())
+            state = self._chain.state()
+            return RegistrySnapshot(self._shares(state.entries), chain_place(state), await self.suspended())
         query = select(Operator.address, Operator.number, Operator.suspended_at).order_by(Operator.number)
         async with self._database.connect() as connection:
             rows = (await connection.execute(query)).all()
-        shares = equal_shares([row.address for row in rows])
-        document: JsonObject = {
-            "max_range": MAX_RANGE,
-            "chain": None,
-            "operators": [
-                {"operator": address, "number": row.number, "start": start, "end": end}
-                for row, (address, start, end) in zip(rows, shares, strict=True)
-            ],
-        }
+        ranges = equal_shares([row.address for row in rows])
+        entries = tuple(
+            RegistryEntry(address, row.number, start, end)
+            for row, (address, start, end) in zip(rows, ranges, strict=True)
+        )
         suspended = frozenset(row.address for row in rows if row.suspended_at is not None)
-        return RegistrySnapshot(digest(document), document, suspended)
+        return RegistrySnapshot(self._shares(entries), None, suspended)
 
-    def _described(self, state: RegistryState) -> tuple[JsonObject, str]:
-        """The document of a state and its digest, made once for all draws by it."""
-        if self._known is None or self._known[0] is not state:
-            document = document_of(state)
-            self._known = state, document, digest(document)
-        return self._known[1:]
+    def _shares(self, entries: tuple[RegistryEntry, ...]) -> Shares:
+        """The shares of these operators: those of the draw before, as long as nothing changed, whatever blocks have come since."""
+        if self._known is None or self._known[0] != entries:
+            self._known = entries, Shares.of(entries)
+        return self._known[1]
 
 
-def document_of(state: RegistryState) -> JsonObject:
-    """Return a contract's registry as evidence has it."""
+def chain_place(state: RegistryState) -> JsonObject:
+    """Return where a contract's registry was read, as evidence has it."""
     return {
-        "max_range": MAX_RANGE,
-        "chain": {
-            "chain_id": state.chain_id,
-            "registry": state.registry,
-            "block": state.block,
-            "block_hash": state.block_hash.removeprefix("0x"),
-        },
-        "operators": [
-            {"operator": entry.operator, "number": entry.number, "start": entry.start, "end": entry.end}
-            for entry in state.entries
-        ],
+        "chain_id": state.chain_id,
+        "registry": state.registry,
+        "block": state.block,
+        "block_hash": state.block_hash.removeprefix("0x"),
     }
 
 
@@ -242,9 +259,9 @@ async def _keep_number(connection: AsyncConnection, address: str, number: int) -
         )
 
 
-async def store_snapshot(connection: AsyncConnection, snapshot: RegistrySnapshot) -> None:
-    """Keep a snapshot that a round refers to; one that is already kept costs a look-up."""
-    row = insert(Registry).values(digest=snapshot.digest, document=snapshot.document)
+async def store_shares(connection: AsyncConnection, shares: Shares) -> None:
+    """Keep the shares that a round refers to; those that are already kept cost a look-up."""
+    row = insert(Registry).values(digest=shares.digest, document=shares.document)
     await connection.execute(row.on_conflict_do_nothing())
 
 

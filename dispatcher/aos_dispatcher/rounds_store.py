@@ -17,7 +17,7 @@ from aos_dispatcher.database import Database
 from aos_dispatcher.errors import LeaseLost
 from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.log_pending import record
-from aos_dispatcher.operators import RegistrySnapshot, lift_clock, store_snapshot
+from aos_dispatcher.operators import RegistrySnapshot, lift_clock, registry_document, store_shares
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round, Score
 from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.calibration import Calibration
@@ -132,13 +132,14 @@ class RoundsStore:
             if facts.own:
                 dispatched = {"status": "dispatched", "clock": drawn.dispatch_clock}
                 await connection.execute(update(Job).where(Job.id == facts.job_id).values(**dispatched))
-            await store_snapshot(connection, drawn.snapshot)
+            await store_shares(connection, drawn.snapshot.shares)
             digest = await calibrations.of_model(connection, facts.model.sha256)
             await self.hold(
                 connection,
                 facts.round_id,
                 status="dispatched",
-                registry_digest=drawn.snapshot.digest,
+                registry_digest=drawn.snapshot.shares.digest,
+                registry_chain=drawn.snapshot.chain,
                 draw_clock=drawn.draw_clock,
                 dispatch_clock=drawn.dispatch_clock,
                 electorate=drawn.electorate,
@@ -295,13 +296,13 @@ async def _load(connection: AsyncConnection, ids: Sequence[int]) -> list[Claimed
 
 async def _resume(connection: AsyncConnection, row: Row[Any]) -> Claimed:
     seats = select(Assignment.__table__).where(Assignment.round_id == row.id).order_by(Assignment.rank)
-    registry = select(Registry.document).where(Registry.digest == row.registry_digest)
+    shares = select(Registry.document).where(Registry.digest == row.registry_digest)
     answers = select(Result.frame).where(Result.round_id == row.id)
     scores = select(Score.frame).where(Score.round_id == row.id)
     return Claimed(
         row,
         (await connection.execute(seats)).all(),
-        (await connection.execute(registry)).scalar_one(),
+        registry_document((await connection.execute(shares)).scalar_one(), row.registry_chain),
         await calibrations.load(connection, row.calibration),
         (await connection.execute(answers)).scalars().all(),
         (await connection.execute(scores)).scalars().all(),

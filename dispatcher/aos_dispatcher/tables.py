@@ -118,7 +118,7 @@ class Model(Base):
 
 
 class Registry(Base):
-    """Snapshots of the registry by digest, shared by all rounds that were drawn from them."""
+    """Who was registered with which range (`operators.Shares`), by digest: shared by all rounds that were drawn by it, at whatever block."""
 
     __tablename__ = "registries"
 
@@ -179,7 +179,8 @@ class Round(Base):
 
     A job's own round has the purpose `job`, or `audit` when its seed chose it for verification. Later ones are `before`, `challenge`
     and `appeal`; the last two are numbered by `challenge`, drawn on a seed of their own, and score the result named by `subject`.
-    `cause` is the tagged job that this round is held for, where that is another one.
+    `cause` is the tagged job that this round is held for, where that is another one. `registry_chain` is where on the chain the registry
+    was read, null for the dispatcher's own.
     """
 
     __tablename__ = "rounds"
@@ -214,6 +215,7 @@ class Round(Base):
     lease_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     registry_digest: Mapped[str | None] = mapped_column(ForeignKey("registries.digest"))
+    registry_chain: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
     draw_clock: Mapped[dict[str, str] | None]
     dispatch_clock: Mapped[dict[str, str] | None]
     electorate: Mapped[list[JsonObject] | None]

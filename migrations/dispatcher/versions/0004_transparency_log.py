@@ -1,4 +1,7 @@
-"""The transparency log: what waits for its place, entries, the Merkle tree over them, its signed head, and anchors on a chain."""
+"""The transparency log: what waits for its place, entries, the Merkle tree over them, its signed head, and anchors on a chain.
+
+Rounds keep where on a chain the registry was that they were drawn by.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,6 +48,7 @@ def upgrade() -> None:
         sa.Column("block", sa.BigInteger(), nullable=False),
         sa.Column("transaction", sa.Text(), nullable=False),
     )
+    op.add_column("rounds", sa.Column("registry_chain", sa.JSON()))
     # What there is already is logged by the first dispatcher that starts: its entries are made from whole documents.
     op.execute(
         "insert into counters (name, value) select 'unlogged', 1 where exists (select from operators) or exists (select from models)"
@@ -54,5 +58,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Forget the log; whoever kept a head of it can tell."""
     op.execute("delete from counters where name = 'unlogged'")
+    op.drop_column("rounds", "registry_chain")
     for table in ("log_anchors", "log_head", "log_tiles", "log_entries", "log_pending"):
         op.drop_table(table)

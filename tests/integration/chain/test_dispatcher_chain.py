@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import yaml
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from aos_chain import operators
@@ -50,6 +51,16 @@ def running(
     return run
 
 
+async def _kept(net: ChainNetwork) -> tuple[int, int]:
+    """How many registries are stored, and how many rounds that were drawn by them."""
+    count = text(
+        "select (select count(*) from registries), count(*) from rounds where registry_digest is not null"
+    )
+    async with net.dispatcher.database.connect() as connection:
+        registries, rounds = (await connection.execute(count)).one()
+    return registries, rounds
+
+
 class TestDraws:
     async def test_a_whole_job_by_unequal_ranges_passes_every_check(self, running: Running) -> None:
         async with running() as net:
@@ -67,6 +78,27 @@ class TestDraws:
             assert "0x" + registry["chain"]["block_hash"] == await net.chain.block_hash(block)
             dispatched = [dispatch for operator in net.operators for dispatch in operator.dispatched]
             assert {dispatch.registry_block for dispatch in dispatched} == {block}
+
+    async def test_many_blocks_with_the_same_operators_are_kept_once(self, running: Running) -> None:
+        """Each round keeps its own block, and its evidence is whole; who is registered is stored and digested again when it changes only."""
+        async with running() as net:
+            operator = await net.registered(0, 300_000)
+            jobs, seen = [], []
+            for _ in range(3):
+                jobs.append(await net.done())
+                seen.append(await net.dispatcher.operators.snapshot())
+                await net.confirm()
+            blocks = [(await net.registry_of(job_id))["chain"]["block"] for job_id in jobs]
+            assert len(set(blocks)) == 3
+            assert seen[0].shares is seen[1].shares is seen[2].shares
+            assert await _kept(net) == (1, 3)
+
+            await operators.update_range(net.chain, net.deployment, operator.signer, 0, 400_000)
+            await net.confirm()
+            jobs.append(await net.done())
+            assert await _kept(net) == (2, 4)
+            await net.anchor()
+            assert [await net.failed(job_id) for job_id in jobs] == [[], [], [], []]
 
     async def test_a_range_is_a_chance(self, running: Running) -> None:
         """Whoever has nearly everything is the executor of nearly every job; the order says who is next."""

@@ -69,6 +69,9 @@ _MORE = "{0} + 1"
 _NOT = "not {0}"
 _LATER = "{0} + interval '1 hour'"
 _PROOF_HEX = "left({0}, 4) || " + _OTHER_HEX.format("substr({0}, 5)")
+_PLACE = (
+    f'{{{{"chain_id": 31337, "registry": "{DOMAIN.registry}", "block": 7, "block_hash": "{"ab" * 32}"}}}}'
+)
 _DAMAGED = "set_byte({0}, 40, 255 - get_byte({0}, 40))"
 
 # Table, column, what it becomes, and what finds it.
@@ -99,6 +102,7 @@ CHANGES = [
     ("rounds", "status", "'failed'", "AOS-LOG-1"),
     ("rounds", "verdict", "replace({0}::text, 'mismatch', 'match')::json", "AOS-VERDICT-1"),
     ("rounds", "registry_digest", "null", "AOS-LOG-1"),
+    ("rounds", "registry_chain", f"'{_PLACE}'::json", "AOS-LOG-1"),
     ("rounds", "draw_clock", "'{{\"1\": \"1\"}}'::json", "AOS-LOG-1"),
     ("rounds", "dispatch_clock", "'{{\"1\": \"999\"}}'::json", "AOS-LOG-1"),
     ("rounds", "electorate", "({0}::jsonb - 0)::json", "AOS-LOG-1"),

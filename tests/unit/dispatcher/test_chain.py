@@ -13,7 +13,7 @@ from aos_chain.registry import RegistryEntry, RegistryState
 from aos_dispatcher.errors import DispatcherError, NotConfirmed, Refused
 from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.main import app
-from aos_dispatcher.operators import RegistrySnapshot, document_of
+from aos_dispatcher.operators import RegistrySnapshot, Shares, chain_place
 from aos_dispatcher.settings import NO_REGISTRY, Chain
 from aos_protocol.evidence_document import RegistryDocument
 from aos_protocol.messages import describe, parse_message
@@ -63,13 +63,13 @@ class TestSettings:
 
 def test_evidence_has_the_contracts_state_as_it_is() -> None:
     entries = (RegistryEntry(REGISTRY, 2, 10, 20), RegistryEntry("0x" + "00" * 19 + "07", 9, 0, 10))
-    document = document_of(RegistryState(31337, REGISTRY, 12, "0x" + "ab" * 32, entries))
-    read = parse_message(RegistryDocument, document)
+    state = RegistryState(31337, REGISTRY, 12, "0x" + "ab" * 32, entries)
+    snapshot = RegistrySnapshot(Shares.of(entries), chain_place(state), frozenset())
+    read = parse_message(RegistryDocument, snapshot.document)
     assert read.chain is not None
     assert (read.chain.block, read.chain.block_hash, read.chain.registry) == (12, "ab" * 32, REGISTRY)
     assert [(entry.number, entry.start, entry.end) for entry in read.operators] == [(2, 10, 20), (9, 0, 10)]
 
-    snapshot = RegistrySnapshot("00" * 32, document, frozenset())
     assert (snapshot.block, snapshot.range_of(REGISTRY)) == (12, (10, 20))
     nobody = "0x" + "00" * 19 + "08"
     assert (snapshot.has(REGISTRY), snapshot.has(nobody), snapshot.range_of(nobody)) == (True, False, (0, 0))
