@@ -12,6 +12,7 @@ from tests.integration.tee_worker.conftest import StartEnclave
 from tests.integration.tee_worker.test_enclave import body, sealed_prompt
 
 from aos_protocol.sealing import SealingKey
+from support.busy import at_work
 
 LONG = {"temperature": 5.0, "top_p": 1.0, "max_tokens": 900}
 
@@ -31,10 +32,8 @@ def test_a_killed_enclave_is_started_again_with_fresh_keys(
     first = enclave.pid()
     with enclave.client() as client, ThreadPoolExecutor(1) as pool:
         sealed, old = sealed_prompt(enclave, client, SealingKey())
-        running = pool.submit(client.post, "/v1/generate", json=body(params=LONG))
         with enclave.client() as other:
-            while other.get("/healthz").json()["active"] == 0:
-                pass
+            running = at_work(lambda: pool.submit(client.post, "/v1/generate", json=body(params=LONG)), other)
         os.kill(first, signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             running.result()
@@ -80,10 +79,9 @@ def test_told_to_stop_it_lets_a_job_finish(start_enclave: StartEnclave, tmp_path
     enclave = start_enclave("--uds", str(path))
     pid = enclave.pid()
     with enclave.client() as client, ThreadPoolExecutor(1) as pool:
-        running = pool.submit(client.post, "/v1/generate", json=body(params={**LONG, "max_tokens": 400}))
+        job = body(params={**LONG, "max_tokens": 400})
         with enclave.client() as other:
-            while other.get("/healthz").json()["active"] == 0:
-                pass
+            running = at_work(lambda: pool.submit(client.post, "/v1/generate", json=job), other)
         enclave.process.send_signal(number)
         assert running.result().status_code == 200
     assert enclave.exit_code() == 0

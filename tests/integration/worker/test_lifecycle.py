@@ -15,6 +15,7 @@ from tests.integration.worker.conftest import RunningWorker, StartWorker
 
 from aos_inference import server
 from aos_inference.errors import AddressInUse
+from support.busy import at_work
 
 SEED = "cd" * 32
 ENDLESS = {"max_tokens": 2**20}
@@ -38,10 +39,8 @@ def test_an_idle_worker_goes_at_once(start_worker: StartWorker, number: int) -> 
 def test_a_running_job_may_finish(start_worker: StartWorker) -> None:
     worker = start_worker("--port", "0", "--name", "demo")
     with worker.client() as client, ThreadPoolExecutor(1) as pool:
-        post = pool.submit(generate, client, temperature=5.0, max_tokens=600)
         with worker.client() as other:
-            while other.get("/healthz").json()["active"] == 0:
-                pass
+            post = at_work(lambda: pool.submit(generate, client, temperature=5.0, max_tokens=600), other)
         worker.process.terminate()
         assert post.result().status_code == 200
     assert worker.exit_code() == 0
