@@ -166,6 +166,8 @@ class Follower:
                 said = _pass_over(memory.log, index, text)
             job_id = said.get("job_id")
             if isinstance(job_id, str):
+                if said.get("kind") == "job" and job_id not in memory.jobs:
+                    memory.tags.opened(job_id)
                 memory.note_entry(index, job_id)
                 if said.get("kind") in {"verdict", "rejection"} and job_id not in memory.waiting:
                     memory.waiting.append(job_id)

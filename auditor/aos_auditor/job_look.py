@@ -23,17 +23,20 @@ async def look_at_jobs(follower: Follower) -> list[Check]:
     while waiting:
         checks += await _look_at_job(follower, waiting[0])
         waiting.pop(0)
-    return checks
+    return checks + follower.memory.tags.check()
 
 
 async def _look_at_job(follower: Follower, job_id: str) -> list[Check]:
+    tags = follower.memory.tags
     try:
         document = await follower.api.evidence(job_id)
     except BadAnswer as error:
+        tags.kept_back(job_id)
         return [Check(_AUDITED, "FAIL", f"job {job_id}: {error}")]
     except Refused as error:
         if error.code >= 500:
             raise
+        tags.kept_back(job_id)
         status = "SKIP" if error.code in {401, 403} else "FAIL"
         return [Check(_AUDITED, status, f"job {job_id}: {error}")]  # type: ignore[arg-type]
     known = follower.known
@@ -41,7 +44,10 @@ async def _look_at_job(follower: Follower, job_id: str) -> list[Check]:
         document, Known(follower.memory.dispatcher, job_id, known.policy, None, known.contracts)
     )
     found = [_summary(job_id, checks)]
-    if is_evidence(checks):
+    if not is_evidence(checks):
+        tags.kept_back(job_id)
+    else:
+        tags.read(document)
         found.append(await _fits_the_log(follower, job_id, parse_message(Evidence, document)))
         found += _equivocations(follower, job_id, document)
     return found

@@ -1,7 +1,7 @@
 """What a monitor keeps from one look to the next: a small state file, and a journal that only grows.
 
 The state file is JSON, written whole or not at all: the newest head that was verified, the subtrees that its root follows from, the fold of
-the log (`aos_protocol.log_state`), and which jobs are still to be audited. The journal beside it (`.journal`) has a line for each log entry
+the log (`aos_protocol.log_state`), the tags of users, and which jobs are still to be audited. The journal beside it (`.journal`) has a line for each log entry
 about a job and for each statement of an operator, about 150 bytes each; the state says how much of it counts, so that a crash between
 the two writes loses nothing.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 from aos_auditor.errors import BadState
 from aos_auditor.frontier import Frontier
+from aos_auditor.tags import Tags
 from aos_protocol.errors import ProtocolError
 from aos_protocol.log import TreeHead
 from aos_protocol.log_state import LogState
@@ -40,6 +41,7 @@ class Memory:
     head: TreeHead | None = None
     frontier: Frontier = field(default_factory=Frontier)
     log: LogState = field(default_factory=LogState)
+    tags: Tags = field(default_factory=Tags)
     waiting: list[str] = field(default_factory=list)
     jobs: dict[str, list[int]] = field(default_factory=dict)
     said: dict[tuple[str, int], Said] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def _document(memory: Memory) -> dict[str, Any]:
         "head": memory.head.to_json() if memory.head else None,
         "frontier": memory.frontier.to_json(),
         "log": memory.log.to_json(),
+        "tags": memory.tags.to_json(),
         "waiting": memory.waiting,
         "journal": memory.written,
     }
@@ -117,6 +120,7 @@ def _read(document: dict[str, Any]) -> Memory:
         head=head,
         frontier=frontier,
         log=LogState.from_json(document["log"]),
+        tags=Tags.from_json(document["tags"]),
         waiting=list(document["waiting"]),
         written=document["journal"],
     )

@@ -10,6 +10,7 @@
 | AOS-EVIDENCE-1 | the evidence of a job that ended holds |
 | AOS-ENTRIES-1 | that evidence has exactly the log's entries about the job, under a head of the same log |
 | AOS-CLOCK-3 | no operator signed two different things as one event, over all jobs seen |
+| AOS-TAG-1 | every job runs under the tag that its user's jobs before it give it |
 | AOS-STANDING-1 | operators, models and standings that the API shows are those that the log tells |
 | AOS-ANCHOR-3 | the head that the chain's contract has is a state of this log, and the contract knows of no fork |
 """

@@ -51,6 +51,30 @@ def place(active: ActiveTag | None, job_id: str, asked: Tag) -> tuple[Placement,
     return following, ActiveTag(active.tag, active.cause, left) if left else None
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What evidence tells of a job's place: the tag that it asked for, and tag, position and cause of its own round."""
+
+    job_id: str
+    asked: Tag
+    tag: Tag
+    position: Position
+    cause: str | None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Ran":
+        """Read it from a job's evidence document. Raises `InvalidEvidence` for one without a round of the job's own."""
+        job, own = document["job"], next(filter(is_own, document["rounds"]), None)
+        if own is None:
+            raise InvalidEvidence(f"job {job['sequence']} has no round of its own")
+        asked = job["request"].get("tag", "")
+        return cls(job["job_id"], asked, own["tag"], own["position"], own["cause"])
+
+    def fits(self, placement: Placement) -> bool:
+        """Whether the job ran where the rule puts it."""
+        return (self.tag, self.position, self.cause) == (placement.tag, placement.position, placement.cause)
+
+
 def check_placements(documents: Iterable[Mapping[str, Any]]) -> None:
     """Hold the jobs of one user of one project against the rule: their evidence documents, all of them, by sequence.
 
@@ -58,14 +82,9 @@ def check_placements(documents: Iterable[Mapping[str, Any]]) -> None:
     """
     active: ActiveTag | None = None
     for document in documents:
-        job = document["job"]
-        own = next(round_ for round_ in document["rounds"] if is_own(round_))
-        placement, active = place(active, job["job_id"], job["request"].get("tag", ""))
-        if (own["tag"], own["position"], own["cause"]) != (
-            placement.tag,
-            placement.position,
-            placement.cause,
-        ):
+        ran = Ran.of(document)
+        placement, active = place(active, ran.job_id, ran.asked)
+        if not ran.fits(placement):
             raise InvalidEvidence(
-                f"job {job['sequence']} ran under tag {own['tag']!r}, and the jobs of its user before it give it {placement.tag!r}"
+                f"job {document['job']['sequence']} ran under tag {ran.tag!r}, and the jobs of its user before it give it {placement.tag!r}"
             )

@@ -131,10 +131,10 @@ class Story:
         self._clock = {"1": "1"}
         self._ended: dict[str, str] = {}
 
-    def own(self, *, lost: int = 0, cause_tag: str = "") -> dict[str, Any]:
-        """The job's own round; with `cause_tag`, under the tag that an earlier job of the user brought."""
+    def own(self, *, lost: int = 0, cause_tag: str = "", cause: str = CAUSE) -> dict[str, Any]:
+        """The job's own round; with `cause_tag`, under the tag that an earlier job of the user, `cause`, brought."""
         tag = cause_tag or self.request.tag
-        round_ = self._hold(tag, "after" if tag else "", cause=CAUSE if cause_tag else None, lost=lost)
+        round_ = self._hold(tag, "after" if tag else "", cause=cause if cause_tag else None, lost=lost)
         self._ended = dict(self._clock)
         return round_
 

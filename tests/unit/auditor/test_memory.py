@@ -62,6 +62,8 @@ def test_a_crash_between_journal_and_state_loses_nothing(tmp_path: Path) -> None
         {"frontier": ["00" * 32]},
         {"journal": 10**6},
         {"log": {"weight": 1}},
+        {"tags": {}},
+        {"tags": {"placed": 0, "hidden": 0, "users": [1], "waiting": {}}},
         {"domain": {"chain_id": 1}},
         {"head": {"size": 1}},
     ],

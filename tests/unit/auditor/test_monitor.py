@@ -52,7 +52,7 @@ async def test_everything_of_an_honest_dispatcher_passes(shown: LoggedDispatcher
     assert [check.id for check in checks] == [
         "AOS-HEAD-1", "AOS-FORK-1", "AOS-LOG-2", "AOS-LOG-3",
         *["AOS-EVIDENCE-1", "AOS-ENTRIES-1", "AOS-CLOCK-3"] * 2,
-        "AOS-STANDING-1",
+        "AOS-TAG-1", "AOS-STANDING-1",
     ]  # fmt: skip
     head = following.memory.head
     assert head is not None
@@ -271,6 +271,50 @@ async def test_an_operator_that_says_two_things_at_once_is_found(tmp_path: Path)
     assert failed.keys() == {"AOS-CLOCK-3"}
     first, second = shown.documents
     assert f"see jobs {first} and {second}" in failed["AOS-CLOCK-3"]
+
+
+def following_job(cause: Story) -> Any:
+    """A job's own round under the tag that an earlier job of its user brought."""
+    return lambda story: story.own(cause_tag="suspicion", cause=cause.job_id)
+
+
+async def test_tags_that_follow_from_each_other_pass(shown: LoggedDispatcher, tmp_path: Path) -> None:
+    cause = shown.job(tag="suspicion")
+    shown.job(following_job(cause))
+    following = follower(shown, tmp_path)
+    checks = await look(following)
+    assert failing(checks) == {}
+    assert [check.what[-3:] for check in checks if check.id == "AOS-TAG-1"] == [": 3"]
+    assert [check.id for check in await look(following) if check.id == "AOS-TAG-1"] == []
+
+
+@pytest.mark.parametrize("cheat", ["forgets", "invents"])
+async def test_a_tag_that_is_forgotten_or_invented_is_found_in_a_later_look(
+    shown: LoggedDispatcher, tmp_path: Path, cheat: str
+) -> None:
+    """Each job by itself is fine, and was dispatched as its evidence says: only the user's jobs together show it."""
+    state = tmp_path / "state.json"
+    cause = shown.job(tag="suspicion" if cheat == "forgets" else "")
+    following = follower(shown, tmp_path)
+    assert failing(await look(following)) == {}
+    save(state, following.memory)
+    job = shown.job(Story.own if cheat == "forgets" else following_job(cause))
+    failed = failing(await look(follower(shown, tmp_path, load(state))))
+    assert failed.keys() == {"AOS-TAG-1"}
+    assert f"job {job.job_id} ran under " in failed["AOS-TAG-1"]
+
+
+async def test_tags_that_a_hidden_job_may_have_brought_are_skipped(
+    shown: LoggedDispatcher, tmp_path: Path
+) -> None:
+    hidden = shown.job(tag="suspicion")
+    shown.job(following_job(hidden))
+    shown.instead["job/evidence"] = lambda said: (
+        403 if said["subject"] == hidden.job_id else shown.evidence(said["subject"])
+    )
+    checks = await look(follower(shown, tmp_path))
+    assert failing(checks) == {}
+    assert [check.status for check in checks if check.id == "AOS-TAG-1"] == ["PASS", "SKIP"]
 
 
 @pytest.mark.parametrize(
