@@ -7,6 +7,7 @@ from pathlib import Path
 
 import vyper
 from vyper.compiler import compile_code
+from vyper.compiler.input_bundle import FilesystemInputBundle
 from vyper.compiler.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,12 +37,14 @@ def main() -> int:
 
 
 def compiled(source: Path) -> str:
-    """The JSON text of one contract; the same for the same source, wherever it lies."""
+    """The JSON text of one contract; the same for the same sources, wherever they lie."""
     code = source.read_text("utf-8")
     settings = Settings(evm_version=EVM)
     made = compile_code(
         code,
         contract_path=source.name,
+        resolved_path=source,
+        input_bundle=FilesystemInputBundle([SOURCES]),
         output_formats=["abi", "bytecode"],
         settings=settings,
         no_bytecode_metadata=True,

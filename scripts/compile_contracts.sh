@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Compiles chain/contracts/*.vy to chain/aos_chain/compiled/*.json (ABI and bytecode), which are committed.
+# What they import lies in chain/contracts/lib and is no contract of its own.
 #
 #   scripts/compile_contracts.sh            compile all of them
 #   scripts/compile_contracts.sh --check    change nothing; fail when what is committed is not what the source gives

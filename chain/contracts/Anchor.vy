@@ -10,6 +10,8 @@
      anchor what it was shown. Nothing here holds or moves ether.
 """
 
+from lib import signatures
+
 event Anchored:
     dispatcher: indexed(address)
     size: indexed(uint256)
@@ -43,15 +45,7 @@ MAX_PROOF: constant(uint256) = 64
 MAX_TIMESTAMP: constant(uint256) = 2**64 - 1
 MAX_HEADS: constant(uint256) = 2**32
 
-DOMAIN_TYPE: constant(bytes32) = keccak256(
-    "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-)
 HEAD_TYPE: constant(bytes32) = keccak256("TreeHead(address dispatcher,uint256 size,bytes32 root,uint256 timestamp)")
-NAME: constant(bytes32) = keccak256("AOS")
-VERSION: constant(bytes32) = keccak256("1")
-
-# Half the order of secp256k1: of the two signatures (r, s) and (r, n - s) only the one with the low s counts.
-HALF_ORDER: constant(uint256) = 57896044618658097711785492504343953926418782139537452191302581570759080747168
 
 registry: public(immutable(address))
 
@@ -248,23 +242,5 @@ def _parent(left: bytes32, right: bytes32) -> bytes32:
 @internal
 @view
 def _check_signature(dispatcher: address, size: uint256, root: bytes32, timestamp: uint256, signature: Bytes[65]):
-    # The domain is hashed anew each time: should the chain split, a signature counts on its own side only.
-    domain: bytes32 = keccak256(abi_encode(DOMAIN_TYPE, NAME, VERSION, chain.id, registry))
     head: bytes32 = keccak256(abi_encode(HEAD_TYPE, dispatcher, size, root, timestamp))
-    signer: address = self._recover(keccak256(concat(b"\x19\x01", domain, head)), signature)
-    assert signer == dispatcher, "the signature is not the dispatcher's"
-
-
-@internal
-@pure
-def _recover(digest: bytes32, signature: Bytes[65]) -> address:
-    """Who signed; reverts for what is no signature, so that the zero address never comes out."""
-    assert len(signature) == 65, "a signature has 65 bytes"
-    r: uint256 = extract32(signature, 0, output_type=uint256)
-    s: uint256 = extract32(signature, 32, output_type=uint256)
-    v: uint256 = convert(slice(signature, 64, 1), uint256)
-    assert s <= HALF_ORDER, "the signature has a high s"
-    assert v == 27 or v == 28, "v of a signature is 27 or 28"
-    signer: address = ecrecover(digest, v, r, s)
-    assert signer != empty(address), "nobody made this signature"
-    return signer
+    signatures.check(registry, dispatcher, head, signature)

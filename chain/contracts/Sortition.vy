@@ -11,18 +11,11 @@
      two points of one address (2^80 tries) only let a prover put his own good proof in doubt.
 """
 
+from lib import vrf
+
 interface Registry:
     def MAX_RANGE() -> uint256: view
     def rangeAt(operator: address, blockNumber: uint256) -> (uint256, uint256): view
-
-# What `verify` would have to compute with big numbers; aos_chain/hints.py does.
-struct Hints:
-    gamma_y: uint256  # of Gamma's parity; when Gamma's x is not on the curve, a root of -(x^3 + 7)
-    roots: DynArray[uint256, 64]  # for each counter tried a root of -(x^3 + 7), for the last one H's even y
-    u: uint256[2]  # s * B - c * Y
-    s_h: uint256[2]  # s * H
-    c_gamma: uint256[2]  # c * Gamma
-    v: uint256[2]  # s * H - c * Gamma
 
 # The field of secp256k1, and the order of its group.
 P: constant(uint256) = 115792089237316195423570985008687907853269984665640564039457584007908834671663
@@ -48,7 +41,7 @@ def __init__(registry: address):
 @external
 @view
 def verify(
-    public_key: uint256[2], alpha: Bytes[256], proof: Bytes[81], hints: Hints
+    public_key: uint256[2], alpha: Bytes[256], proof: Bytes[81], hints: vrf.Hints
 ) -> (bool, bytes32):
     """
     @notice Verify a proof (RFC 9381 section 5.3). False proves that it does not hold; the output is empty then.

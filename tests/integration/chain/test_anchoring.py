@@ -80,7 +80,7 @@ async def test_a_head_that_does_not_continue_the_last_one(chain: Chain, network:
 async def test_a_head_that_another_key_signed(chain: Chain, network: Network) -> None:
     head = _head(6)
     signature = _signed(network, head, Signer(b"\x22" * 32)).signature
-    with pytest.raises(Reverted, match="the signature is not the dispatcher's"):
+    with pytest.raises(Reverted, match="the signature is another key's"):
         await post_head(chain, network.deployment, network.deployer, head, signature=signature, proof=[])
 
 

@@ -164,7 +164,7 @@ class TestSignatures:
             elsewhere.sign(5, root, TIME),
             another_network.sign(5, root, TIME),
         ):
-            with reverts("the signature is not the dispatcher's"):
+            with reverts("the signature is another key's"):
                 self.submit(evm, anchor, dispatcher.address, signature)
 
     def test_what_is_no_signature(self, evm: Evm, anchor: Contract, dispatcher: Dispatcher) -> None:
@@ -174,18 +174,18 @@ class TestSignatures:
         for signature, reason in (
             (b"", "a signature has 65 bytes"),
             (good[:64], "a signature has 65 bytes"),
-            (high, "the signature has a high s"),
-            (good[:64] + b"\x00", "v of a signature is 27 or 28"),
-            (good[:64] + b"\x1d", "v of a signature is 27 or 28"),
-            (bytes(64) + b"\x1b", "nobody made this signature"),
-            (b"\xff" * 32 + good[32:], "nobody made this signature"),
+            (high, "the signature's s is high"),
+            (good[:64] + b"\x00", "the signature's v is not 27 or 28"),
+            (good[:64] + b"\x1d", "the signature's v is not 27 or 28"),
+            (bytes(64) + b"\x1b", "the signature is no key's"),
+            (b"\xff" * 32 + good[32:], "the signature is no key's"),
         ):
             with reverts(reason):
                 self.submit(evm, anchor, dispatcher.address, signature)
         self.submit(evm, anchor, dispatcher.address, good)
 
     def test_the_zero_address_signs_nothing(self, evm: Evm, anchor: Contract) -> None:
-        with reverts("nobody made this signature"):
+        with reverts("the signature is no key's"):
             self.submit(evm, anchor, NOBODY, bytes(64) + b"\x1b")
 
 
@@ -239,6 +239,6 @@ class TestForks:
                 (root, TIME, good, other, TIME, signature),
                 (other, TIME, signature, root, TIME, good),
             ):
-                with reverts("the signature is not the dispatcher's"):
+                with reverts("the signature is another key's"):
                     evm.send(anchor.functions.proveFork(dispatcher.address, 7, *pair))
         assert anchor.functions.forked(dispatcher.address).call() is False
