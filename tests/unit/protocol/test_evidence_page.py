@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from aos_protocol import typed_data
+from aos_dispatcher.standing import pool_document
+from aos_protocol import log_entries, typed_data
+from aos_protocol.canonical import digest
 from aos_protocol.evidence_document import Evidence, RoundDocument
 from aos_protocol.messages import parse_message
 from support.evidence_mutations import NAMES, document
@@ -61,6 +63,41 @@ def test_every_check_is_on_the_page() -> None:
     }
     listed = set(re.findall(r"AOS-[A-Z]+-[0-9]", PAGE.partition("## Checks")[2].partition("## Unauth")[0]))
     assert ids == listed
+
+
+def test_the_members_of_entries_about_operators_and_models_are_on_the_page() -> None:
+    fraud = dict.fromkeys(log_entries._FRAUD) | {"verdict": {"outcome": "mismatch", "verifiers": []}}
+    entries = [
+        log_entries.operator_entry("0x", 2),
+        log_entries.model_entry("tiny.gguf", "opml", "00", None),
+        log_entries.standing_entry("0x", {"standing": "good", "suspended_at": None, "appeal": "none"}),
+        log_entries.fraud_entry("0x", fraud),
+        log_entries.pool_entry(
+            "0x", pool_document({"model_sha256": "00", "tokens": 1, "llr": 0.5, "decision": ""})
+        ),
+    ]
+    for entry in map(json.loads, entries):
+        kind = entry.pop("kind")
+        [row] = re.findall(rf"^\| `{kind}` \|.*$", PAGE, re.MULTILINE)
+        assert entry.keys() <= set(re.findall(r"`([a-z_0-9]+)`", row))
+
+
+def test_the_digests_of_entries_about_operators_are_those_of_the_page() -> None:
+    """An auditor that follows the page comes to the dispatcher's digests."""
+    shown = {name: name for name in _named("fraud")} | {"verdict": {"outcome": "mismatch", "verifiers": [1]}}
+    bound = shown | {"verdict": {"outcome": "mismatch"}}
+    assert json.loads(log_entries.fraud_entry("0x", shown | {"proof": {}}))["digest"] == digest(bound)
+    pool = pool_document({"model_sha256": "00", "tokens": 1, "llr": 0.5, "decision": "open"})
+    assert pool.keys() == set(_named("pool"))
+    assert json.loads(log_entries.pool_entry("0x", pool))["digest"] == digest(pool)
+    assert log_entries.fraud_details(None, {}) == digest({"proof": None, "verifiers": None})
+
+
+def _named(entry: str) -> list[str]:
+    """The members that the digest of an entry is of, by the page."""
+    [row] = re.findall(rf"^\| `{entry}` \|.*$", PAGE, re.MULTILINE)
+    [members] = re.findall(r"`digest` of `\{(.*?)\}`", row)
+    return members.split(", ")
 
 
 def _validator() -> Any:
