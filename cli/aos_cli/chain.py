@@ -34,7 +34,9 @@ app.command(
     epilog=f"Example: aos chain challenge {_JOB} {_OPERATOR} --ground mismatch --keystore my-key.json; of two contradicting results: "
     "--ground equivocation --evidence first.json --evidence second.json"
 )(chain_disputes.challenge)
-app.command(epilog=f"Example: aos chain answer 3 {_WHERE}")(chain_disputes.answer)
+app.command(
+    epilog=f"Example: aos chain answer 3 {_WHERE}; against a challenge of membership: add --operator-config config-operator.yaml"
+)(chain_disputes.answer)
 app.command(epilog=f"Example: aos chain vote 3 --worker http://127.0.0.1:5005 {_WHERE}")(chain_disputes.vote)
 app.command(epilog=f"Example: aos chain close 3 {_WHERE}")(chain_disputes.close)
 app.command(epilog=f"Example: aos chain credit --withdraw {_WHERE}")(chain_disputes.credit)

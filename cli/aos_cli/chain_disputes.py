@@ -8,7 +8,7 @@ import typer
 
 from aos_cli.chain_amounts import ether
 from aos_cli.chain_claims import Found, contradiction, read_evidence, result_of
-from aos_cli.chain_reading import ask_challenge
+from aos_cli.chain_reading import ask_challenge, job_of
 from aos_cli.chain_target import (
     DeploymentFile,
     Keystore,
@@ -24,7 +24,7 @@ from aos_cli.chain_target import (
 from aos_cli.chain_words import STATES, states_of
 from aos_cli.client import DispatcherClient, JsonObject
 from aos_cli.errors import CliError
-from aos_cli.failures import ChainRefused
+from aos_cli.failures import ChainRefused, NoChain
 from aos_cli.keys import PasswordFile
 from aos_cli.target import Data, Dispatcher, JobId, TokenFile, call, checked_address, target_of
 from aos_protocol.identity import Signer
@@ -118,6 +118,14 @@ def answer(
             show_default=False,
         ),
     ] = None,
+    operator_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Against a challenge of membership: read that signature from the database of these operator settings.",
+            show_default=False,
+        ),
+    ] = None,
     password_file: PasswordFile = None,
     rpc: Rpc = None,
     deployment: DeploymentFile = None,
@@ -127,8 +135,10 @@ def answer(
 
     Against mismatch, the operator stands by its result: nothing is paid now, and a jury is drawn on the block's hash; if it finds a
     mismatch, half of the operator's bond and the stake are gone, else the challenger pays. Against membership, anybody shows
-    the seat that the dispatcher signed, and the challenger has lost.
+    the seat that the dispatcher signed, and the challenger has lost: an operator has it in its database, where --operator-config finds it.
     """
+    if seat is not None and operator_config is not None:
+        raise CliError("give --seat or --operator-config, not both: each gives the dispatcher's signature")
     network, signer = find_network(data, rpc, deployment), opened(keystore, password_file)
 
     async def send(chain: "Chain") -> str:
@@ -137,12 +147,18 @@ def answer(
         found = await _challenge(chain, network, challenge_id)
         await can_pay(chain, signer, 0, "")
         if found.ground == challenges.Ground.MEMBERSHIP:
-            if seat is None:
+            signature = seat
+            if operator_config is not None:
+                signature = await _seat_of(chain, network, found, operator_config)
+            if signature is None:
                 raise CliError(
-                    "a challenge of membership is answered with the dispatcher's signature: give --seat SIGNATURE"
+                    "a challenge of membership is answered with the dispatcher's signature: give --operator-config FILE with the "
+                    "settings of the operator that it is against, or --seat SIGNATURE"
                 )
             with progress().step("answer") as shown:
-                receipt = await challenges.answer_seat(chain, network.deployment, signer, challenge_id, seat)
+                receipt = await challenges.answer_seat(
+                    chain, network.deployment, signer, challenge_id, signature
+                )
                 shown.append(said(receipt))
             return f"challenge {challenge_id} is rejected: the seat is the dispatcher's word"
         if found.operator != signer.address:
@@ -336,6 +352,23 @@ async def _challenge(chain: "Chain", network: Network, challenge_id: int) -> "Ch
     return found
 
 
+async def _job_of(chain: "Chain", network: Network, found: "Challenge") -> str:
+    job_id = await job_of(chain, network.deployment, found)
+    if job_id is None:
+        raise NoChain(
+            f"the RPC endpoint does not give the event of challenge {found.id}: name another with --rpc URL"
+        )
+    return job_id
+
+
+async def _seat_of(chain: "Chain", network: Network, found: "Challenge", config: Path) -> str:
+    # It imports the operator's store, which no other command here needs.
+    from aos_cli.chain_seat import stored_seat
+
+    job_id = await _job_of(chain, network, found)
+    return await stored_seat(config, network.deployment.domain, found, job_id)
+
+
 async def _evidence_of(
     chain: "Chain",
     network: Network,
@@ -348,16 +381,7 @@ async def _evidence_of(
         return read_evidence(files[0])
     data, dispatcher, token_file = where
     target = target_of(data, dispatcher, token_file)
-    opened_by = await chain.logs(
-        "Challenge",
-        network.deployment.challenge,
-        found.jury_block + 1,
-        found.jury_block + 1,
-        ["ChallengeOpened"],
-    )
-    job_id = next(
-        bytes(event.arguments["jobId"]).hex() for event in opened_by if event.arguments["id"] == found.id
-    )
+    job_id = await _job_of(chain, network, found)
     async with DispatcherClient(target.url, token=target.token) as client:
         return await client.evidence(job_id)
 

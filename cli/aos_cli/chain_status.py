@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aos_chain.deployment import Deployment
-from aos_cli.chain_reading import ask_challenge, ask_registry, registry_state
+from aos_cli.chain_reading import ask_challenge, ask_registry, job_of, registry_state
 from aos_cli.chain_registry import gaps
 from aos_cli.chain_show import show_challenge, show_operator, show_status
 from aos_cli.chain_target import DeploymentFile, Network, Rpc, find_network, on_chain
@@ -21,7 +21,6 @@ from aos_cli.target import Data, Dispatcher, DispatcherAddress, Target, checked_
 from aos_protocol.identity import checksum_address
 
 if TYPE_CHECKING:
-    from aos_chain.challenges import Challenge
     from aos_chain.client import Chain
 
 _CHALLENGES = 20
@@ -179,7 +178,7 @@ async def _one(chain: "Chain", deployment: Deployment, number: int) -> JsonObjec
         "id": number,
         "ground": GROUNDS[found.ground.name],
         "state": found.state.name.lower(),
-        "job_id": await _job_of(chain, deployment, found),
+        "job_id": await job_of(chain, deployment, found),
         "operator": found.operator,
         "challenger": found.challenger,
         "dispatcher": found.dispatcher,
@@ -188,16 +187,6 @@ async def _one(chain: "Chain", deployment: Deployment, number: int) -> JsonObjec
         "votes": [{"juror": seat.juror, "verdict": seat.verdict.name.lower()} for seat in seats],
         "next": next_steps(found, now),
     }
-
-
-async def _job_of(chain: "Chain", deployment: Deployment, challenge: "Challenge") -> str | None:
-    """The job that a challenge is about: the event of its opening has it, in the block after the one that jurors are counted in."""
-    block = challenge.jury_block + 1
-    events = await chain.logs("Challenge", deployment.challenge, block, block, ["ChallengeOpened"])
-    return next(
-        (bytes(event.arguments["jobId"]).hex() for event in events if event.arguments["id"] == challenge.id),
-        None,
-    )
 
 
 async def _operator(chain: "Chain", deployment: Deployment, address: str) -> JsonObject:

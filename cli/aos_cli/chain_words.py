@@ -47,6 +47,6 @@ def next_steps(challenge: "Challenge", now: int) -> list[str]:
         return [f"jurors, for {span(left)} more: aos chain vote {this} --worker URL"]
     if challenge.ground.name == "MEMBERSHIP":
         return [
-            f"anybody with the dispatcher's seat, for {span(left)} more: aos chain answer {this} --seat SIGNATURE"
+            f"anybody with the dispatcher's seat, for {span(left)} more: aos chain answer {this} --operator-config FILE (or --seat SIGNATURE)"
         ]
     return [f"{challenge.operator}, for {span(left)} more: aos chain answer {this}"]

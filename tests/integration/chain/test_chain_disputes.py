@@ -1,18 +1,20 @@
 """`aos chain challenge` and what follows, on a real chain: evidence of stories, whose operators are registered there."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from aos_chain.client import Chain
 from aos_chain.deployment import write_deployment
 from aos_chain.operators import register
 from aos_cli import chain_jury
 from aos_cli.chain_amounts import ether
+from aos_operator.store import PostgresStore
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobResult, parse_message
@@ -20,11 +22,13 @@ from aos_protocol.sortition import equal_shares
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import SeatClaim, sign_typed
 from aos_protocol.verification import result_claim
+from aos_service.database import create_engine, database_url
 from support.actors import Actor
 from support.anvil import ETHER, Anvil
 from support.chain_commands import ChainCommands
 from support.evidence import CHEATING, DISPATCHER, HONEST, Bend, Story, honest
 from support.network import Network
+from unit.operator.world import World
 
 OPERATORS = 6
 BOND = ETHER * 60 // 100 // OPERATORS
@@ -185,13 +189,18 @@ async def test_evidence_of_another_job_decides_nothing(court: Court) -> None:
     assert "this evidence does not hold the challenged result" in said
 
 
-async def test_who_filled_the_committee_shows_its_seat(court: Court) -> None:
+async def filled_up(court: Court) -> tuple[Story, SeatClaim]:
+    """A job whose executor's ticket selected nobody, challenged for it; and the seat that it had."""
     stories = (court.story(prompt=f"What is {number}?") for number in range(100))
     story = next(story for story in stories if story.document()["rounds"][0]["committee"][0]["filled"])
     assert (await court.challenge(story, "membership")).startswith("challenge 1 is open")
-    seat = SeatClaim(story.job_id, executor(story).address, "executor", "", "", court.where["block"])
+    return story, SeatClaim(story.job_id, executor(story).address, "executor", "", "", court.where["block"])
+
+
+async def test_who_filled_the_committee_shows_its_seat(court: Court) -> None:
+    story, seat = await filled_up(court)
     none = await court.commands.fails("answer", "1", key=executor(story).signer)
-    assert none.endswith("is answered with the dispatcher's signature: give --seat SIGNATURE")
+    assert none.endswith("with the settings of the operator that it is against, or --seat SIGNATURE")
     forged = sign_typed(court.challenger, story.domain, seat)
     assert "the signature is another key's" in await court.commands.fails(
         "answer", "1", "--seat", forged, key=executor(story).signer
@@ -199,6 +208,77 @@ async def test_who_filled_the_committee_shows_its_seat(court: Court) -> None:
     signed = sign_typed(DISPATCHER, story.domain, seat)
     said = await court.commands.aos("answer", "1", "--seat", signed, key=executor(story).signer)
     assert said == "challenge 1 is rejected: the seat is the dispatcher's word\n"
+
+
+class Desk:
+    """An operator's settings and database, as `aos chain answer` finds them."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        self.file = folder / "config-operator.yaml"
+        settings = {
+            "db": {"pg_db_url": url},
+            "queue": {"queue_url": "redis://127.0.0.1:1/0"},
+            "net": {"dispatcher_url": "ws://127.0.0.1:1/ws"},
+            "node": {"dispatcher_address": DISPATCHER.address},
+        }
+        self.file.write_text(yaml.safe_dump(settings))
+
+    async def keep(self, seat: SeatClaim, signature: str, **changes: Any) -> None:
+        """Have the operator take a dispatch for this seat."""
+        members = {"job_id": seat.job_id, "role": seat.role, "tag": seat.tag, "position": seat.position}
+        members |= {"registry_block": seat.registry_block, "seat": signature}
+        engine = create_engine(
+            database_url(self.url), pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5
+        )
+        await PostgresStore(engine, seat.operator).take(World().job(**members | changes))
+        await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def desk(tmp_path: Path, new_database: Callable[[str], Awaitable[str]]) -> Desk:
+    return Desk(tmp_path, await new_database("operator"))
+
+
+async def test_an_operator_s_database_has_its_seat(court: Court, desk: Desk) -> None:
+    story, seat = await filled_up(court)
+    await desk.keep(seat, "00" * 65, tag="malicious", position="before", role="verifier")
+    await desk.keep(seat, sign_typed(DISPATCHER, story.domain, seat))
+    said = await court.commands.aos(
+        "answer", "1", "--operator-config", str(desk.file), key=executor(story).signer
+    )
+    assert said == "challenge 1 is rejected: the seat is the dispatcher's word\n"
+
+
+async def test_a_database_without_that_seat_is_told_before_anything_is_paid(court: Court, desk: Desk) -> None:
+    story, seat = await filled_up(court)
+    answer = ("answer", "1", "--operator-config", str(desk.file))
+    fails, key = court.commands.fails, executor(story).signer
+
+    missing = await fails(*answer, key=key)
+    assert f"has no dispatch of job {story.job_id} to {seat.operator}: name the settings of" in missing
+    await desk.keep(seat, "00" * 65, tag="suspicion", position="after", role="verifier")
+    other = await fails(*answer, key=key)
+    assert "for another seat than the challenged result's (verifier under suspicion, after, by the" in other
+    assert f"registry of block {seat.registry_block}): if the dispatch of that one" in other
+    await desk.keep(seat, sign_typed(court.challenger, story.domain, seat))
+    forged = await fails(*answer, key=key)
+    assert f"is that of {court.challenger.address}, not of the dispatcher {DISPATCHER.address}" in forged
+    both = await fails(*answer, "--seat", "00" * 65, key=key)
+    assert both.startswith("give --seat or --operator-config, not both")
+    assert (await court.commands.json("1"))["state"] == "open"
+
+
+async def test_operator_settings_that_cannot_be_used_are_told(
+    court: Court, tmp_path: Path, new_database: Callable[[None], Awaitable[str]]
+) -> None:
+    story, _ = await filled_up(court)
+    absent, empty = tmp_path / "absent.yaml", Desk(tmp_path, await new_database(None))
+    for file, told in ((absent, str(absent)), (empty.file, "has no tables yet")):
+        said = await court.commands.fails(
+            "answer", "1", "--operator-config", str(file), key=executor(story).signer
+        )
+        assert told in said
 
 
 async def test_a_member_that_was_selected_is_not_challenged(court: Court) -> None:

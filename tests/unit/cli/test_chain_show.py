@@ -131,7 +131,7 @@ def test_a_challenge_is_shown_with_its_votes_and_steps() -> None:
             Ground.MEMBERSHIP,
             State.OPEN,
             1_000,
-            "anybody with the dispatcher's seat, for 1 min 40 s more: aos chain answer 3 --seat SIGNATURE",
+            "anybody with the dispatcher's seat, for 1 min 40 s more: aos chain answer 3 --operator-config FILE (or --seat SIGNATURE)",
         ),
         (
             Ground.MISMATCH,

@@ -24,6 +24,7 @@ from aos_protocol.typed_data import (
     VoteClaim,
     recover_typed,
     sign_typed,
+    struct_hash,
     typed_digest,
     typed_document,
 )
@@ -340,3 +341,17 @@ def test_documents_that_do_not_fit_their_types_are_refused(spoil: Any) -> None:
     spoil(document)
     with pytest.raises(InvalidMessage, match="does not fit its types"):
         typed_digest(document)
+
+
+def test_the_hash_of_a_struct_is_what_its_members_encode_to() -> None:
+    """By EIP-712, encodeData is the type's hash, then each member in 32 bytes, texts by their hashes; the domain has no part in it."""
+    seat = SeatClaim(DIGESTS[0], SIGNER.address, "executor", "suspicion", "after", 7)
+    members = ",".join(f"{kind} {name}" for name, kind, _ in SeatClaim.fields)
+    parts = [
+        keccak(f"Seat({members})".encode()),
+        bytes.fromhex(DIGESTS[0]),
+        bytes.fromhex(SIGNER.address[2:]).rjust(32, b"\0"),
+        *(keccak(text.encode()) for text in ("executor", "suspicion", "after")),
+        (7).to_bytes(32, "big"),
+    ]
+    assert struct_hash(seat) == keccak(b"".join(parts))
