@@ -16,14 +16,13 @@ from aos_protocol.messages import parse_message
 _AUDITED = "AOS-EVIDENCE-1"
 
 
-async def look_at_jobs(follower: Follower) -> list[Check]:
-    """Audit every job that waits for it. Raises `Unreachable`: the rest waits for the next look, then."""
-    checks: list[Check] = []
-    waiting = follower.memory.waiting
-    while waiting:
-        checks += await _look_at_job(follower, waiting[0])
-        waiting.pop(0)
-    return checks + follower.memory.tags.check()
+async def look_at_jobs(follower: Follower) -> None:
+    """Audit every job that waits for it, and note what is found. Raises `Unreachable`: the rest waits for the next look, then."""
+    memory = follower.memory
+    while memory.waiting:
+        memory.untold += await _look_at_job(follower, memory.waiting[0])
+        memory.waiting.pop(0)
+    memory.untold += memory.tags.check()
 
 
 async def _look_at_job(follower: Follower, job_id: str) -> list[Check]:

@@ -1,14 +1,14 @@
 """What a monitor keeps from one look to the next: a small state file, and a journal that only grows.
 
 The state file is JSON, written whole or not at all: the newest head that was verified, the subtrees that its root follows from, the fold of
-the log (`aos_protocol.log_state`), the tags of users, and which jobs are still to be audited. The journal beside it (`.journal`) has a line for each log entry
+the log (`aos_protocol.log_state`), the tags of users, which jobs are still to be audited, and what was not told yet. The journal beside it (`.journal`) has a line for each log entry
 about a job and for each statement of an operator, about 150 bytes each; the state says how much of it counts, so that a crash between
 the two writes loses nothing.
 """
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from aos_auditor.errors import BadState
 from aos_auditor.frontier import Frontier
 from aos_auditor.tags import Tags
 from aos_protocol.errors import ProtocolError
+from aos_protocol.evidence import Check
 from aos_protocol.log import TreeHead
 from aos_protocol.log_state import LogState
 from aos_protocol.messages import parse_message
@@ -34,7 +35,10 @@ class Said:
 
 @dataclass
 class Memory:
-    """Everything that a monitor of one dispatcher knows; `waiting` are jobs whose evidence is still to be looked at."""
+    """Everything that a monitor of one dispatcher knows; `waiting` are jobs whose evidence is still to be looked at.
+
+    `untold` is what was found in a look that did not come to its end.
+    """
 
     dispatcher: str | None = None
     domain: Domain | None = None
@@ -43,6 +47,7 @@ class Memory:
     log: LogState = field(default_factory=LogState)
     tags: Tags = field(default_factory=Tags)
     waiting: list[str] = field(default_factory=list)
+    untold: list[Check] = field(default_factory=list)
     jobs: dict[str, list[int]] = field(default_factory=dict)
     said: dict[tuple[str, int], Said] = field(default_factory=dict)
     unwritten: list[list[Any]] = field(default_factory=list)
@@ -102,6 +107,7 @@ def _document(memory: Memory) -> dict[str, Any]:
         "log": memory.log.to_json(),
         "tags": memory.tags.to_json(),
         "waiting": memory.waiting,
+        "untold": [astuple(check) for check in memory.untold],
         "journal": memory.written,
     }
 
@@ -122,6 +128,7 @@ def _read(document: dict[str, Any]) -> Memory:
         log=LogState.from_json(document["log"]),
         tags=Tags.from_json(document["tags"]),
         waiting=list(document["waiting"]),
+        untold=[Check(*check) for check in document["untold"]],
         written=document["journal"],
     )
 

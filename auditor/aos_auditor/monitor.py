@@ -22,15 +22,21 @@ from aos_protocol.evidence import Check
 
 
 async def look(follower: Follower, rpc: str | None = None) -> list[Check]:
-    """Make one look, at an RPC endpoint of the chain, too, if there is one, and return what was found. Raises as `Follower.advance`."""
+    """Make one look, at an RPC endpoint of the chain, too, if there is one, and return what was found.
+
+    Raises as `Follower.advance`; what had failed or was skipped until then is returned by the next look that comes to its end.
+    """
+    memory = follower.memory
+    memory.untold = [check for check in memory.untold if check.status != "PASS"]
     checks = await follower.advance()
-    if any(check.status == "FAIL" for check in checks) or follower.memory.head is None:
-        return checks
-    checks += await look_at_jobs(follower)
-    checks += await look_at_standing(follower)
-    if rpc is not None:
-        checks.append(await _look_at_anchor(follower, rpc))
-    return checks
+    memory.untold += checks
+    if memory.head is not None and all(check.status != "FAIL" for check in checks):
+        await look_at_jobs(follower)
+        memory.untold += await look_at_standing(follower)
+        if rpc is not None:
+            memory.untold.append(await _look_at_anchor(follower, rpc))
+    told, memory.untold = memory.untold, []
+    return told
 
 
 async def _look_at_anchor(follower: Follower, rpc: str) -> Check:

@@ -260,6 +260,37 @@ async def test_a_failing_dispatcher_leaves_its_jobs_waiting(shown: LoggedDispatc
     assert following.memory.waiting == []
 
 
+async def test_what_a_broken_off_look_has_found_is_told_by_the_next(tmp_path: Path) -> None:
+    """A dispatcher does not get away with it by being away for a moment, nor when the monitor is started anew meanwhile."""
+    shown, state = LoggedDispatcher(), tmp_path / "state.json"
+    cheated = shown.job(Story.own, Story.challenge, distance=CHEATING)
+    shown.job()
+    following = follower(shown, tmp_path)
+    shown.instead["job/evidence"] = lambda said: (
+        shown.evidence(cheated.job_id) if said["subject"] == cheated.job_id else 503
+    )
+    with pytest.raises(Refused):
+        await look(following)
+    save(state, following.memory)
+    del shown.instead["job/evidence"]
+    following = follower(shown, tmp_path, load(state))
+    told = failing(await look(following))
+    assert told.keys() == {"AOS-EVIDENCE-1"}
+    assert cheated.job_id in told["AOS-EVIDENCE-1"]
+    assert failing(await look(following)) == {}
+
+
+async def test_a_dispatcher_that_stays_away_fills_no_memory(shown: LoggedDispatcher, tmp_path: Path) -> None:
+    following = follower(shown, tmp_path)
+    shown.instead["job/evidence"] = lambda _: 503
+    kept = []
+    for _ in range(3):
+        with pytest.raises(Refused):
+            await look(following)
+        kept.append(len(following.memory.untold))
+    assert kept[1] == kept[2] <= kept[0]
+
+
 async def test_an_operator_that_says_two_things_at_once_is_found(tmp_path: Path) -> None:
     """Each job by itself is fine: only both together show it."""
     shown = LoggedDispatcher()
