@@ -1,7 +1,6 @@
 """A network with a chain: `aos demo --chain`, then `aos up --chain` on what it kept, audited and looked at from outside."""
 
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.processes import CHECKS, Network, Program, command, left_of, run_aos
+from support.anvil import anvil_program
 
 CHAIN_CHECKS = [*CHECKS]
 CHAIN_CHECKS.insert(CHECKS.index("AOS-LOG-1") + 1, "AOS-ANCHOR-1")
@@ -19,15 +19,13 @@ DEMO_CHECKS = [
 ]  # fmt: skip
 AUDITED_BESIDES = {"AOS-CHAIN-1", "AOS-FRESH-1", "AOS-DETAIL-1", "AOS-REGISTRY-1", "AOS-ANCHOR-2"}
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(bool(os.environ.get("AOS_TEST_NO_ANVIL")), reason="AOS_TEST_NO_ANVIL is set"),
-]
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
 def kept() -> Iterator[Path]:
     """A data folder that outlives the command that filled it."""
+    anvil_program()
     with tempfile.TemporaryDirectory(prefix="aos-test-") as folder:
         Path(folder).chmod(0o711)
         yield Path(folder) / "data"
