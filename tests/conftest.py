@@ -1,6 +1,7 @@
 """What every test has: hypothesis profiles, files outside the code, a watched event loop."""
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking through all that is imported by now, in the middle of some test's event loop."""
+    gc.collect()
+    gc.freeze()
+
 
 _BLOCKED_CPU_S = 0.5
 _BLOCKED_WALL_S = 5.0
