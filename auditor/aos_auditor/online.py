@@ -13,8 +13,8 @@ from aos_auditor.errors import BadAnswer, Refused
 from aos_auditor.http import JsonObject
 from aos_protocol.errors import InvalidEvidence, ProtocolError
 from aos_protocol.evidence import Check, round_views
-from aos_protocol.evidence_document import Evidence
-from aos_protocol.evidence_view import RoundView, domain_of
+from aos_protocol.evidence_document import Evidence, VerdictDocument
+from aos_protocol.evidence_view import RoundView, domain_of, open_result
 from aos_protocol.log import TreeHead, check_growth, check_head
 from aos_protocol.messages import parse_message
 
@@ -84,7 +84,7 @@ async def _detail(api: DispatcherApi, document: JsonObject) -> Check:
 
 def _compare_detail(detail: JsonObject, document: JsonObject, views: list[RoundView]) -> None:
     job, request = document["job"], document["job"]["request"]
-    verdict = next((view.document.verdict for view in views if view.is_own), None)
+    verdict = _decided(views)
     expected = {
         "id": job["job_id"],
         "sequence": job["sequence"],
@@ -100,11 +100,25 @@ def _compare_detail(detail: JsonObject, document: JsonObject, views: list[RoundV
         if detail.get(name) != value:
             raise InvalidEvidence(f"its {name} is another one")
     shown = detail.get("verdict")
-    outcome = shown.get("outcome") if isinstance(shown, dict) else None
-    if outcome != (verdict.outcome if verdict else None):
-        raise InvalidEvidence(
-            f"it shows the verdict {outcome}, the evidence {verdict.outcome if verdict else None}"
-        )
+    if (None if shown is None else parse_message(VerdictDocument, shown)) != verdict:
+        raise InvalidEvidence("it shows another verdict than the one that the evidence's rounds come to")
+
+
+def _decided(views: list[RoundView]) -> VerdictDocument | None:
+    """The verdict on the job's answer: its own round's, or that of the last challenge of this answer that decided.
+
+    A result has one challenge at a time, so their numbers are in the order in which they ended.
+    """
+    own = next(view for view in views if view.is_own)
+    executor, verdict = own.executor, own.document.verdict
+    answers = {
+        text for text in own.document.results if executor and open_result(text).operator == executor.operator
+    }
+    for view in sorted(views, key=lambda view: view.document.challenge):
+        said = view.document.verdict
+        if view.document.subject in answers and said is not None and said.outcome != "inconclusive":
+            verdict = said
+    return verdict
 
 
 def _compare_rows(rows: list[JsonObject], views: list[RoundView]) -> None:

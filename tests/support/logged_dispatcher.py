@@ -150,13 +150,18 @@ class LoggedDispatcher:
             return rows_of(document)
         job, request = document["job"], document["job"]["request"]
         own = next(round_ for round_ in document["rounds"] if not round_["challenge"])
+        verdict = own["verdict"]
+        for round_ in document["rounds"]:  # as `aos_dispatcher.closing` has it
+            decides = round_["verdict"] and round_["verdict"]["outcome"] != "inconclusive"
+            if round_["subject"] in own["results"][:1] and decides:
+                verdict = round_["verdict"]
         return {name: request[name] for name in ("from", "user", "tag", "job")} | {
             "id": job_id,
             "status": job["status"],
             "reason": job["reason"],
             "clock": job["clock"],
             "sequence": job["sequence"],
-            "verdict": own["verdict"],
+            "verdict": verdict,
         }
 
 

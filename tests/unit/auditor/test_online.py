@@ -45,6 +45,19 @@ async def test_an_honest_dispatcher_passes_then_and_later(shown: LoggedDispatche
         shown.job()
 
 
+async def test_a_challenge_that_decides_gives_the_job_its_verdict() -> None:
+    """An answer that nobody had verified has the verdict of the challenge."""
+    shown = LoggedDispatcher()
+    told = shown.job(Story.own, Story.challenge, audit_ppm=0)
+    document = shown.evidence(told.job_id)
+    own, challenge = document["rounds"]
+    detail = shown._honest("job/detail", {"job_id": told.job_id})
+    assert (own["verdict"], detail["verdict"]) == (None, challenge["verdict"])
+    assert (await online(shown, document))["AOS-DETAIL-1"].status == "PASS"
+    shown.instead["job/detail"] = lambda _: detail | {"verdict": None}
+    assert (await online(shown, document))["AOS-DETAIL-1"].status == "FAIL"
+
+
 async def test_a_log_that_was_rewritten_since_is_found(shown: LoggedDispatcher) -> None:
     document = shown.evidence(job_of(shown))
     shown.entries[0] = shown.entries[1]
@@ -84,6 +97,8 @@ async def test_a_dispatcher_that_shows_no_log_any_more_is_found(shown: LoggedDis
         ("job/detail", lambda shown: shown.update(sequence=2)),
         ("job/detail", lambda shown: shown.update(verdict=None)),
         ("job/detail", lambda shown: shown.update(verdict={"outcome": "mismatch"})),
+        ("job/detail", lambda shown: shown.update(verdict=shown["verdict"] | {"outcome": "mismatch"})),
+        ("job/detail", lambda shown: shown.update(verdict=shown["verdict"] | {"reason": "another"})),
         ("job/detail", lambda shown: shown["job"].update(prompt="What is I?")),
         ("job/detail", lambda shown: shown.pop("user")),
         ("job/result", lambda shown: shown.pop()),
