@@ -179,7 +179,7 @@ UNSHOWN = {
         "deadline": "steers the dispatch loop only",
         "finished_at": "the dispatcher's own time",
         "final_at": "follows from the end and the challenges, which are in the log",
-        "verdict": "follows from the rounds' verdicts, which are",
+        "verdict": "follows from the rounds' verdicts, which are; AOS-DETAIL-1 compares what the API shows",
     },
     "rounds": {
         "purpose": "follows from tag, position, challenge and plea, which are in the log",
