@@ -109,7 +109,9 @@ def _decided(views: list[RoundView]) -> VerdictDocument | None:
 
     A result has one challenge at a time, so their numbers are in the order in which they ended.
     """
-    own = next(view for view in views if view.is_own)
+    own = next((view for view in views if view.is_own), None)
+    if own is None:
+        raise InvalidEvidence("the job has no round of its own")
     executor, verdict = own.executor, own.document.verdict
     answers = {
         text for text in own.document.results if executor and open_result(text).operator == executor.operator

@@ -58,6 +58,12 @@ async def test_a_challenge_that_decides_gives_the_job_its_verdict() -> None:
     assert (await online(shown, document))["AOS-DETAIL-1"].status == "FAIL"
 
 
+async def test_a_job_without_a_round_of_its_own_is_no_crash(shown: LoggedDispatcher) -> None:
+    document = shown.evidence(job_of(shown))
+    document["rounds"] = document["rounds"][1:]
+    assert (await online(shown, document))["AOS-DETAIL-1"].status == "FAIL"
+
+
 async def test_a_log_that_was_rewritten_since_is_found(shown: LoggedDispatcher) -> None:
     document = shown.evidence(job_of(shown))
     shown.entries[0] = shown.entries[1]
