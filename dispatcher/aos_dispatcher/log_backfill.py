@@ -34,24 +34,31 @@ async def backfill(database: Database, desk: EvidenceDesk) -> None:
         waiting = select(LogPending.id, LogPending.job_id, LogPending.entry).order_by(LogPending.id)
         later = [(job_id, entry) for _, job_id, entry in await connection.execute(waiting)]
         await connection.execute(delete(LogPending))
-        await _record_everything(connection, desk, {entry for _, entry in later})
+        numbered = await _record_everything(connection, desk, {entry for _, entry in later})
         for job_id, entry in later:
-            record(connection, entry, job_id)
+            if entry not in numbered:
+                record(connection, entry, job_id)
     log.info("what is older than the transparency log was written into it")
 
 
-async def _record_everything(connection: AsyncConnection, desk: EvidenceDesk, known: set[str]) -> None:
-    """Record operators, models, jobs, and where operators stand; `known` are entries that wait already."""
+async def _record_everything(connection: AsyncConnection, desk: EvidenceDesk, known: set[str]) -> set[str]:
+    """Record operators, models, jobs, and where operators stand, but for what is `known` to wait already; return the operators' entries.
+
+    These go first also where they wait: what is recorded here tells of operators, and none may be told of before it has its number.
+    """
     operators = await operators_in(connection)
+    numbered = {operator_entry(address, number): address for address, number in operators}
+    for entry in numbered:
+        record(connection, entry)
     entries: list[tuple[str | None, str]] = [
-        (None, operator_entry(address, number)) for address, number in operators
+        (None, model_entry(**model)) for model in await list_models(connection)
     ]
-    entries += [(None, model_entry(**model)) for model in await list_models(connection)]
     for job_id in (await connection.execute(select(Job.id).order_by(Job.sequence))).scalars().all():
         document = await desk.unlogged(connection, job_id)
         entries += [(job_id, entry) for entry in job_entries(document)]
     for about, entry in entries:
         if entry not in known:
             record(connection, entry, about)
-    for address, _ in operators:
+    for address in numbered.values():
         await record_all(connection, address)
+    return set(numbered)

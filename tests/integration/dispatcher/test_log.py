@@ -363,7 +363,7 @@ async def _log_checks(network: Any, document: dict[str, Any]) -> list[str]:
 
 
 async def test_what_is_older_than_the_log_is_its_beginning(network: Any) -> None:
-    """A dispatcher of before the log, with jobs done and under way, is migrated; then another event waits already."""
+    """A dispatcher of before the log, with jobs done and under way, is migrated; the number of who was found out waits already."""
     await network.restart(suspend_after=1)
     operators = [await network.operator() for _ in range(4)]
     for operator in operators:
@@ -399,7 +399,9 @@ async def _forget_the_log(network: Any) -> None:
         await database.rows(f"delete from {table}")
     await database.rows("insert into counters (name, value) values ('unlogged', 1)")
     waits = "insert into log_pending (job_id, entry) values (null, :entry)"
-    [(address, number)] = await database.rows("select address, number from operators where number = 3")
+    [(address, number)] = await database.rows(
+        "select address, number from operators join frauds on operator = address"
+    )
     await database.rows(waits, entry=operator_entry(address, number))
     await database.close()
 
