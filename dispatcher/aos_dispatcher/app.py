@@ -9,7 +9,7 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -18,7 +18,7 @@ from aos_dispatcher import api, attestation_api, disputes_api, log_api
 from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.log_backfill import backfill
-from aos_dispatcher.openapi import describe
+from aos_dispatcher.openapi import ERRORS, describe
 from aos_dispatcher.service import Dispatcher
 
 log = structlog.get_logger()
@@ -39,8 +39,10 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.include_router(attestation_api.router)
     app.include_router(log_api.router)
     app.add_api_route("/healthz", healthz, tags=["service"])
-    app.add_api_route("/readyz", readyz, tags=["service"], response_model=None)
-    app.add_api_route("/metrics", metrics, tags=["service"], response_model=None)
+    app.add_api_route("/readyz", readyz, tags=["service"], response_model=None, responses={503: ERRORS[503]})
+    app.add_api_route(
+        "/metrics", metrics, tags=["service"], response_model=None, response_class=PlainTextResponse
+    )
     app.add_api_websocket_route("/ws", operator_socket)
     app.exception_handler(ApiError)(_render)
     app.exception_handler(RequestValidationError)(_render_validation)
