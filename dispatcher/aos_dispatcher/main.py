@@ -1,18 +1,16 @@
 """The `dispatcher` command: run the service, and manage its projects, operators and models."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import structlog
 import typer
 import uvicorn
 
 from aos_dispatcher.app import create_app
-from aos_dispatcher.database import Database
-from aos_dispatcher.errors import DispatcherError, Unavailable
+from aos_dispatcher.console import Config, open_database, said_plainly, with_database
+from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
@@ -20,11 +18,9 @@ from aos_dispatcher.service import assemble
 from aos_dispatcher.settings import Chain, DispatcherSettings, load_policy
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import parse
-from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import checksum_address
 from aos_protocol.messages import ModelOffer, parse_message
-from aos_service.database import create_engine, database_url, ensure_database
-from aos_service.errors import ServiceError
+from aos_service.database import database_url, ensure_database
 from aos_service.keys import load_signer
 from aos_service.logs import configure_logs
 from aos_service.revisions import migrate
@@ -46,13 +42,6 @@ app.add_typer(project, name="project")
 app.add_typer(operator, name="operator")
 app.add_typer(model, name="model")
 
-R = TypeVar("R")
-Config = Annotated[
-    Path,
-    typer.Option(
-        "-c", "--config", help="The settings file; docs/template/config-dispatcher.yaml shows all keys."
-    ),
-]
 _SHUTDOWN_S = 5
 
 
@@ -63,7 +52,7 @@ def run(
 ) -> None:
     """Serve HTTP and /ws until SIGTERM or Ctrl-C. Example: dispatcher run -c config-dispatcher.yaml."""
     configure_logs("dispatcher", level=log_level)
-    with _said_plainly():
+    with said_plainly():
         settings = load_settings(config, DispatcherSettings)
         identity = settings.identity
         signer = load_signer(
@@ -77,7 +66,7 @@ def run(
         asyncio.run(_migrate(settings))
         if settings.chain.rpc_url is not None:
             _check_chain(settings.chain)
-        dispatcher = assemble(settings, _database(settings), signer, policy)
+        dispatcher = assemble(settings, open_database(settings), signer, policy)
     log.info(
         "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
     )
@@ -99,7 +88,7 @@ def run(
 @app.command("migrate")
 def migrate_database(config: Config) -> None:
     """Create the database if it is missing, and bring its tables up to date; nothing is ever dropped."""
-    with _said_plainly():
+    with said_plainly():
         asyncio.run(_migrate(load_settings(config, DispatcherSettings)))
     typer.echo("the database is up to date")
 
@@ -111,7 +100,7 @@ def project_create(
     private: Annotated[bool, typer.Option("--private", help="Show its results to its token only.")] = False,
 ) -> None:
     """Create a project and print its API token, once. Example: dispatcher project create shop -c config.yaml."""
-    token = _with_database(config, lambda database: create_project(database, name, private=private))
+    token = with_database(config, lambda database: create_project(database, name, private=private))
     typer.echo(token)
 
 
@@ -121,23 +110,23 @@ def operator_add(
     config: Config,
 ) -> None:
     """Put an operator into the registry and print its number. Example: dispatcher operator add 0x1234... -c config.yaml."""
-    with _said_plainly():
+    with said_plainly():
         checked = checksum_address(address)
         if load_settings(config, DispatcherSettings).chain.rpc_url is not None:
             raise DispatcherError(
                 "the registry is a contract: operators register themselves there, with: aos chain register"
             )
-    typer.echo(str(_with_database(config, lambda database: register_operator(database, checked))))
+    typer.echo(str(with_database(config, lambda database: register_operator(database, checked))))
 
 
 @operator.command("list")
 def operator_list(config: Config) -> None:
     """Print every operator's number and address; of a contract's registry also the range."""
-    with _said_plainly():
+    with said_plainly():
         chain = load_settings(config, DispatcherSettings).chain
         lines = None if chain.rpc_url is None else _registered(chain)
     if lines is None:
-        lines = [f"{number}\t{address}" for address, number in _with_database(config, list_operators)]
+        lines = [f"{number}\t{address}" for address, number in with_database(config, list_operators)]
     for line in lines:
         typer.echo(line)
 
@@ -174,10 +163,10 @@ def model_pin(
 
     Without a calibration, answers of a model are scored, and every verdict is inconclusive.
     """
-    with _said_plainly():
+    with said_plainly():
         offer = parse_message(ModelOffer, {"name": name, "sha256": sha256})
         judged = None if calibration is None else _read_calibration(calibration)
-    _with_database(config, lambda database: pin_model(database, job_type, offer, judged))
+    with_database(config, lambda database: pin_model(database, job_type, offer, judged))
 
 
 def _read_calibration(file: Path) -> Calibration:
@@ -188,42 +177,6 @@ def _read_calibration(file: Path) -> Calibration:
     if not isinstance(document, dict):
         raise DispatcherError(f"{file} is no calibration: it holds no JSON object")
     return Calibration.from_json(document)
-
-
-@contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and exit status 1."""
-    try:
-        yield
-    except (ServiceError, DispatcherError, ProtocolError, Unavailable) as error:
-        typer.echo(f"dispatcher: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _with_database(config: Path, work: Callable[[Database], Awaitable[R]]) -> R:
-    async def use() -> R:
-        database = _database(settings)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    with _said_plainly():
-        settings = load_settings(config, DispatcherSettings)
-        result = asyncio.run(use())
-    return result  # noqa: RET504 - a with block may swallow, as far as a type checker knows
-
-
-def _database(settings: DispatcherSettings) -> Database:
-    database = settings.database
-    engine = create_engine(
-        database_url(database.url.get_secret_value()),
-        pool_min=database.min_connect_pool,
-        pool_max=database.max_connect_pool,
-        connect_timeout=database.connect_timeout,
-        acquire_timeout=database.acquire_timeout,
-    )
-    return Database(engine)
 
 
 async def _migrate(settings: DispatcherSettings) -> None:
