@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     CheckConstraint,
@@ -63,13 +64,20 @@ class Project(Base):
 
 
 class ApiToken(Base):
-    """A project's token, as its SHA-256 only."""
+    """A project's token (`tokens`), as its SHA-256 only; `id` is null for those of before tokens had one. `last_used_at` is within an hour."""
 
     __tablename__ = "api_tokens"
 
     digest: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str | None] = mapped_column(unique=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    scopes: Mapped[list[str]] = mapped_column(
+        ARRAY(Text), server_default=text("'{submit,read,manage}'::text[]")
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
 
 class Operator(Base):
