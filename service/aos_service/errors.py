@@ -34,3 +34,7 @@ class ChildError(ServiceError):
 
 class WorkerUrlError(ServiceError, ValueError):
     """A worker's URL cannot be used; the message says what it must be. (A `ValueError`, so that settings show it at its line.)"""
+
+
+class TelemetryError(ServiceError):
+    """Traces are to be sent somewhere, and what sends them is not installed."""
