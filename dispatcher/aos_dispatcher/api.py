@@ -54,7 +54,7 @@ async def submit(service: Service, body: Body, idempotency_key: IdempotencyKey =
     """Submit a job. It is stored durably, and its place in the sequence is signed, before the answer."""
     token = body.pop("verify", None)
     request = _parse(SubmitRequest, body)
-    await service.projects.authorise(token if isinstance(token, str) else None, request.project)
+    await service.projects.authorise(token if isinstance(token, str) else None, request.project, "submit")
     if request.tag and request.job.sealed is not None:
         raise Unprocessable(
             "tag: nobody could verify a sealed prompt, so it cannot have one; send the prompt unsealed, or without a tag"
@@ -88,7 +88,7 @@ async def detail(service: Service, body: Body, token: Token) -> JsonObject:
 async def cancel(service: Service, body: Body, token: Token) -> JsonObject:
     """End a job that nobody waits for any more. Needs the project's token; a finished job stays as it is."""
     job = await service.jobs.get(_parse(JobQuery, body).job_id)
-    await service.projects.authorise(token, job.project_id)
+    await service.projects.authorise(token, job.project_id, "manage")
     cancelled = await service.jobs.cancel(job.id, await service.clock.tick(job.clock))
     if cancelled:
         service.loop.cancel(job.id)

@@ -203,7 +203,7 @@ async def challenge(service: Service, body: Body, token: Token) -> JsonObject:
     project = None
     if asked.challenger is None:
         project = (await service.jobs.get(asked.job_id)).project_id
-        await service.projects.authorise(asked.verify or token, project)
+        await service.projects.authorise(asked.verify or token, project, "manage")
     result = await service.challenges.result_of(asked.job_id, asked.operator, asked.tag)
     plea = Plea("challenge", result, asked.reason, asked.challenger, asked.signature, project)
     opened = await service.challenges.challenge(plea)

@@ -59,6 +59,16 @@ class TooMany(ApiError):
     status = 429
 
 
+class TooManyGuesses(ApiError):
+    """This address has sent too many API tokens that nobody has; correct the token, and try again after Retry-After."""
+
+    status = 429
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__()
+        self.retry_after = seconds
+
+
 class Unavailable(ApiError):
     """The database does not answer; try again."""
 
