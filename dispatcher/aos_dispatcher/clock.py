@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.coalesce import Coalescer
 from aos_dispatcher.database import Database
 from aos_protocol.clock import VectorClock
+from aos_service.coalesce import Coalescer
 
 DISPATCHER = 1
 """The dispatcher's participant number."""

@@ -13,7 +13,6 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher.clock import stamped, take_ticks
-from aos_dispatcher.coalesce import Coalescer
 from aos_dispatcher.database import Database
 from aos_dispatcher.documents import (
     committee_documents,
@@ -33,6 +32,7 @@ from aos_protocol.log_entries import job_entry, round_entry, verdict_entry
 from aos_protocol.messages import Receipt, SubmitRequest
 from aos_protocol.tagging import ActiveTag, Placement, place
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
+from aos_service.coalesce import Coalescer
 
 _SEQUENCE = "jobs"
 _BATCH = 32

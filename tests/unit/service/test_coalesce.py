@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aos_dispatcher.coalesce import Coalescer
+from aos_service.coalesce import Coalescer
 
 
 async def test_callers_that_arrive_during_a_write_share_the_next() -> None:
