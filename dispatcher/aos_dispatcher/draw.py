@@ -1,7 +1,7 @@
 """The draw of a round: ask for tickets, verify them, and seat the committee by the selection rule."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from aos_dispatcher.errors import PeerGone, ReplyTimeout
@@ -31,6 +31,14 @@ class Answer:
     def to_json(self) -> JsonObject:
         """Return what evidence keeps: the signed frame as it came, so that anybody can verify it again."""
         return {"operator": self.operator, "frame": self.frame, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """Whom a draw asks; `points` say how much each counts for where not all were asked that could be (`aos_protocol.sortition`)."""
+
+    peers: Sequence[Peer]
+    points: Mapping[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -66,18 +74,45 @@ def call_for(facts: RoundFacts, snapshot: RegistrySnapshot, operator: str, clock
     )
 
 
+def electorate(
+    peers: Sequence[Peer], facts: RoundFacts, snapshot: RegistrySnapshot, barred: Collection[str]
+) -> Electorate:
+    """Return whom this draw asks, of the operators that are here: all that it may, or as many as an electorate has, by the seed.
+
+    `barred` may not be asked in this round.
+    """
+
+    def may_be_asked(operator: str) -> bool:
+        return snapshot.has(operator) and operator not in barred and facts.may_ask(operator)
+
+    most = sortition.electorate_size(facts.tag)
+    if len(peers) <= most or facts.readers is not None:
+        # A sealed prompt has no more readers than an electorate: looking through them is less than drawing them.
+        peers = [peer for peer in peers if may_be_asked(peer.address)]
+    if len(peers) < most or len(snapshot.shares.holders) <= most:
+        return Electorate(peers, None)
+    here = {peer.address: peer for peer in peers}
+    seed = bytes.fromhex(facts.seed)
+    points = snapshot.shares.holders.electorate(
+        seed, lambda operator: operator in here and may_be_asked(operator), most
+    )
+    asked = [here[operator] for operator in points]
+    return Electorate(asked, points if len(asked) == most else None)
+
+
 async def hold_draw(
-    peers: Sequence[Peer],
+    electorate: Electorate,
     facts: RoundFacts,
     snapshot: RegistrySnapshot,
     clock: dict[str, str],
     patience: float,
 ) -> DrawResult:
-    """Ask every peer at once, wait up to `patience` seconds, and rank the tickets that hold."""
-    calls = [call_for(facts, snapshot, peer.address, clock) for peer in peers]
-    asked = (_ask(peer, call, patience) for peer, call in zip(peers, calls, strict=True))
+    """Ask the whole electorate at once, wait up to `patience` seconds, and rank the tickets that hold."""
+    calls = [call_for(facts, snapshot, peer.address, clock) for peer in electorate.peers]
+    asked = (_ask(peer, call, patience) for peer, call in zip(electorate.peers, calls, strict=True))
     answers = list(await asyncio.gather(*asked))
-    ranking = sortition.rank(answer.candidate for answer in answers if answer.candidate)
+    candidates = (answer.candidate for answer in answers if answer.candidate)
+    ranking = sortition.rank(candidates, electorate.points)
     return DrawResult(answers, ranking, sortition.committee(ranking, facts.minimum, alone=facts.alone))
 
 

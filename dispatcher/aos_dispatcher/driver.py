@@ -8,7 +8,7 @@ import structlog
 from aos_dispatcher.clock import DispatcherClock
 from aos_dispatcher.closing import Closing, End
 from aos_dispatcher.committee import Committee, Patience, Seat, SeatState, Task
-from aos_dispatcher.draw import DrawResult, hold_draw
+from aos_dispatcher.draw import DrawResult, electorate, hold_draw
 from aos_dispatcher.errors import PeerGone, RegistryStale, ReplyTimeout
 from aos_dispatcher.events import wait
 from aos_dispatcher.facts import RoundFacts, RoundKey
@@ -102,10 +102,9 @@ class RoundDriver:
             await self._store.release(facts.round_id, _PAUSE_S)
             return None
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
-        peers = [peer for peer in peers if snapshot.has(peer.address) and peer.address not in barred]
-        peers = [peer for peer in peers if facts.may_ask(peer.address)]
+        asked = electorate(peers, facts, snapshot, barred)
         draw_clock = await self._clock.tick(facts.clock)
-        draw = await hold_draw(peers, facts, snapshot, draw_clock, self._settings.draw_timeout)
+        draw = await hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout)
         if not draw.members:
             why = "; ".join(answer.reason for answer in draw.answers) or "nobody serves the model"
             log.warning("draw without a committee, held again soon", job_id=facts.job_id, why=why)

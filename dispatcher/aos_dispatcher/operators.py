@@ -23,7 +23,7 @@ from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import digest
 from aos_protocol.log_entries import model_entry, operator_entry
 from aos_protocol.messages import ModelOffer
-from aos_protocol.sortition import MAX_RANGE, equal_shares
+from aos_protocol.sortition import MAX_RANGE, Holders, equal_shares
 
 if TYPE_CHECKING:  # it imports web3, which a dispatcher without a chain may not have
     from aos_dispatcher.chain_registry import ChainRegistry
@@ -50,6 +50,11 @@ class Shares:
     def ranges(self) -> dict[str, tuple[int, int]]:
         """`[start, end)` of every operator."""
         return {entry["operator"]: (entry["start"], entry["end"]) for entry in self.document["operators"]}
+
+    @cached_property
+    def holders(self) -> Holders:
+        """Who holds which slot, for the electorates of all draws by these shares."""
+        return Holders((operator, start, end) for operator, (start, end) in self.ranges.items())
 
 
 @dataclass(frozen=True)

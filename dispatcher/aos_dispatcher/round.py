@@ -236,8 +236,16 @@ def _seated(
         seat.executed, seat.stored = row.operator in executed, (state, row.role)
         seats.append(seat)
     taken = {seat.operator for seat in seats}
-    reserves = [c for c in sortition.rank(candidates.values()) if c.operator not in taken]
+    ranking = sortition.rank(candidates.values(), _points(facts, claimed))
+    reserves = [candidate for candidate in ranking if candidate.operator not in taken]
     return Committee(size, facts.plan(size), seats, reserves, patience, facts.deadline)
+
+
+def _points(facts: RoundFacts, claimed: Claimed) -> dict[str, int] | None:
+    operators = claimed.registry["operators"]
+    holders = sortition.Holders((entry["operator"], entry["start"], entry["end"]) for entry in operators)
+    asked = [elector["operator"] for elector in claimed.row.electorate]
+    return sortition.electorate_points(asked, holders, bytes.fromhex(facts.seed), facts.tag)
 
 
 def stored_result(frame: str) -> JobResult:

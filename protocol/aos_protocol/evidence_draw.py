@@ -22,6 +22,9 @@ def draw_checks(view: RoundView) -> Iterator[Planned]:
         f"{valid} good tickets of {len(asked)} operators asked",
         lambda: _check_tickets(view),
     )
+    registered, most = len(view.entries), sortition.electorate_size(document.tag)
+    if registered > most:
+        yield Planned("AOS-ELECTORATE-1", undrawn, _electorate(view), lambda: _check_electorate(view))
     yield Planned(
         "AOS-COMMITTEE-1",
         undrawn,
@@ -47,6 +50,24 @@ def _is_good(view: RoundView, elector: ElectorDocument) -> bool:
     except ProtocolError:
         return False
     return True
+
+
+def _electorate(view: RoundView) -> str:
+    asked, most = len(view.document.electorate or []), sortition.electorate_size(view.document.tag)
+    of_all = f"of {len(view.entries)} operators {asked} were asked"
+    if asked < most:
+        return f"{of_all}, which by the dispatcher's word are all that could be"
+    return f"{of_all}, the first {most} by the seed of those that could be, by the dispatcher's word"
+
+
+def _check_electorate(view: RoundView) -> None:
+    """Raise unless no more were asked than may be, and where that many were, those whom the seed finds, in its order."""
+    asked = [elector.operator for elector in view.document.electorate or []]
+    most = sortition.electorate_size(view.document.tag)
+    if len(asked) > most:
+        raise InvalidEvidence(f"{len(asked)} operators were asked, and an electorate has {most} at most")
+    if view.points is not None and list(view.points) != asked:
+        raise InvalidEvidence("those who were asked are not in the order in which the seed finds them")
 
 
 def _check_committee(view: RoundView) -> None:

@@ -174,9 +174,17 @@ class RoundView:
         return {elector.operator: self.verified(elector) for elector in electorate if not elector.reason}
 
     @cached_property
+    def points(self) -> Mapping[str, int] | None:
+        """What each of an electorate counts for, in its seed's order; None where all were asked that could be."""
+        asked = {elector.operator for elector in self.document.electorate or []}
+        shares = [(entry.operator, entry.start, entry.end) for entry in self.entries.values()]
+        seed = bytes.fromhex(self.seed.value)
+        return sortition.electorate_points(asked, sortition.Holders(shares), seed, self.document.tag)
+
+    @cached_property
     def ranking(self) -> list[Candidate]:
         """The operators in the draw's order."""
-        return sortition.rank(candidate for _, candidate in self.tickets.values())
+        return sortition.rank((candidate for _, candidate in self.tickets.values()), self.points)
 
     @cached_property
     def members(self) -> list[Member]:

@@ -3,15 +3,17 @@
 1. The job id binds the request: SHA-256 over the canonical JSON of dispatcher, sequence and request.
 2. The seed is the dispatcher's VRF output on the job id, and of a challenge on job id and the challenge's number: it can
    neither be predicted nor chosen.
-3. A ticket is an operator's VRF output on `seed || SHA-512(prompt)`.
-4. An operator is selected when its ticket's value falls below its threshold, which grows with its
+3. Where more operators could be asked than an electorate has, the seed says which: those who hold the points that it gives.
+4. A ticket is an operator's VRF output on `seed || SHA-512(prompt)`.
+5. An operator is selected when its ticket's value falls below its threshold, which grows with its
    range in the registry and with the job's tag.
-5. The committee is every selected operator, filled up to the tag's minimum in the order of
-   value / threshold. Whoever is lost later is replaced by the next in that same order.
+6. The committee is every selected operator, filled up to the tag's minimum in the order of value / threshold. Of an electorate it
+   is as many, in the order of value / points. Whoever is lost later is replaced by the next in that same order.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -34,6 +36,11 @@ _WIDEN = {
 _MINIMUM = {"": 1, "suspicion": 3, "malicious": 5}
 _AUDITED_MINIMUM = 2
 _AUDIT_DOMAIN = b"aos/audit/1"
+# Six times the smallest committee at least, so that hardly anything leaves too few of an electorate (docs/adr/0024).
+_ELECTORATE = {"": 16, "suspicion": 32, "malicious": 32}
+_ELECTORATE_DOMAIN = b"aos/electorate/1"
+ELECTORATE_POINTS = 4096
+"""Of a seed, how many points are looked at before operators come by number: a bound where few of many could be asked."""
 _MILLION = 1_000_000
 
 
@@ -117,17 +124,92 @@ def committee_minimum(tag: str, *, audit: bool = False) -> int:
     return max(_MINIMUM[tag], _AUDITED_MINIMUM if audit else 0)
 
 
-def rank(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Order candidates by value / threshold, exactly, then by address; those without threshold drop out."""
+def electorate_size(tag: str) -> int:
+    """Return how many operators a draw under this tag asks for tickets at most."""
+    return _ELECTORATE[tag]
+
+
+def electorate_point(seed: bytes, index: int, max_range: int = MAX_RANGE) -> int:
+    """Return the slot in `[0, max_range)` that a seed gives as its point of this index: SHA-256 of a domain, seed and index (64 bit, big-endian)."""
+    point = hashlib.sha256(_ELECTORATE_DOMAIN + seed + index.to_bytes(8, "big")).digest()
+    return ticket_value(point, max_range)
+
+
+class Holders:
+    """Who holds which slot of a registry's range; made once for a registry, and asked by every draw."""
+
+    def __init__(self, shares: Iterable[tuple[str, int, int]]) -> None:
+        """`shares` are `(operator, start, end)` in the order of the operators' numbers; ranges do not overlap, and may leave gaps."""
+        self._by_number = list(shares)
+        self._held = sorted((start, end, place) for place, (_, start, end) in enumerate(self._by_number))
+        self._starts = [start for start, _, _ in self._held]
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def electorate(self, seed: bytes, here: Callable[[str], bool], most: int) -> dict[str, int]:
+        """Return, in the order in which this seed finds them, `most` of the operators that are `here`, each with its points.
+
+        The holder of a point gets it, if it is here, until `most` have one: so who is found, and with how many, goes by the width of ranges,
+        however they are divided among operators. Where `ELECTORATE_POINTS` were not enough, the others come by number, each as if with one point,
+        starting behind the holder of the last one. Fewer than `most` are returned only where fewer are here.
+        """
+        points: dict[str, int] = {}
+        last = -1
+        for index in range(ELECTORATE_POINTS):
+            place = self._at(electorate_point(seed, index))
+            if place is None:
+                continue
+            last, operator = place, self._by_number[place][0]
+            if here(operator):
+                points[operator] = points.get(operator, 0) + 1
+                if len(points) == most:
+                    return points
+        for operator, _, _ in self._by_number[last + 1 :] + self._by_number[: last + 1]:
+            if here(operator) and len(points) < most:
+                points.setdefault(operator, 1)
+        return points
+
+    def _at(self, slot: int) -> int | None:
+        before = bisect_right(self._starts, slot) - 1
+        if before < 0:
+            return None
+        _, end, place = self._held[before]
+        return place if slot < end else None
+
+
+def electorate_points(
+    asked: Collection[str], holders: Holders, seed: bytes, tag: str
+) -> dict[str, int] | None:
+    """Return the points of those that a draw has asked, in the order of its seed; None where all were asked that could be.
+
+    That is so where fewer were asked than an electorate has, or no more are registered: then their ranges alone decide.
+    """
+    most = electorate_size(tag)
+    if len(asked) < most or len(holders) <= most:
+        return None
+    return holders.electorate(seed, frozenset(asked).__contains__, len(asked))
+
+
+def rank(candidates: Iterable[Candidate], points: Mapping[str, int] | None = None) -> list[Candidate]:
+    """Order candidates by value / threshold, or in an electorate by value / points, exactly, then by address.
+
+    Those without threshold drop out. An electorate's chances are in its points already: by value / threshold a wide range would count twice.
+    """
     eligible = [candidate for candidate in candidates if candidate.threshold > 0]
-    return sorted(eligible, key=lambda c: (Fraction(c.value, c.threshold), c.operator))
+
+    def place(candidate: Candidate) -> tuple[Fraction, str]:
+        weight = candidate.threshold if points is None else points[candidate.operator]
+        return Fraction(candidate.value, weight), candidate.operator
+
+    return sorted(eligible, key=place)
 
 
 def committee(ranking: Sequence[Candidate], minimum: int, *, alone: bool = False) -> list[Member]:
     """Return the committee of a draw, in order; `ranking` comes from `rank`.
 
-    Selected candidates always precede the others in a ranking, so the committee is its head, and
-    `ranking[len(committee):]` are the reserves, in the order in which they replace lost members. A sealed prompt has
+    The committee is the ranking's head, of as many as are selected, and of `minimum` at least. Unless there was an electorate, these are the
+    selected ones, as they precede the others. `ranking[len(committee):]` are the reserves, in the order in which they replace lost members. A sealed prompt has
     its executor `alone`: nobody else could read what there is to score.
     """
     size = 1 if alone else max(minimum, sum(candidate.selected for candidate in ranking))
