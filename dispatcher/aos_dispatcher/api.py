@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Request, Response
 from sqlalchemy import Row
 
 from aos_dispatcher.body import json_body
@@ -50,7 +50,9 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @router.post("/api/job/submit", response_model=SubmitAnswer, openapi_extra=json_request(SubmitBody))
-async def submit(service: Service, body: Body, idempotency_key: IdempotencyKey = None) -> JsonObject:
+async def submit(
+    service: Service, body: Body, response: Response, idempotency_key: IdempotencyKey = None
+) -> JsonObject:
     """Submit a job. It is stored durably, and its place in the sequence is signed, before the answer."""
     token = body.pop("verify", None)
     request = _parse(SubmitRequest, body)
@@ -62,12 +64,13 @@ async def submit(service: Service, body: Body, idempotency_key: IdempotencyKey =
     sha256 = await _known_model(service, request)
     service.enclaves.admit(request.job, sha256)
     try:
-        receipt = await service.jobs.submit(request, body, sha256, idempotency_key)
+        accepted = await service.jobs.submit(request, body, sha256, idempotency_key)
     except NotCanonical as error:
         raise Unprocessable(str(error)) from None
     JOBS_SUBMITTED.inc()
     service.loop.wake()
-    return {"code": 200, "result": receipt.job_id, "receipt": receipt.to_json()}
+    response.headers.update(accepted.headers)
+    return {"code": 200, "result": accepted.receipt.job_id, "receipt": accepted.receipt.to_json()}
 
 
 @router.post("/api/job/result", response_model=ResultAnswer, openapi_extra=json_request(JobQuery))

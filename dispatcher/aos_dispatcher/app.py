@@ -138,15 +138,16 @@ async def operator_socket(websocket: WebSocket) -> None:
     await dispatcher.link.serve(_StarletteSocket(websocket))
 
 
-def _error(status: int, message: str, retry_after: int | None = None) -> JSONResponse:
-    headers = {"Retry-After": str(retry_after)} if retry_after else None
-    return JSONResponse({"code": status, "message": message}, status, headers)
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"code": status, "message": message}, status)
 
 
 async def _render(request: Request, error: ApiError) -> Response:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request failed", path=request.url.path, why=str(error))
-    return _error(error.status, str(error), error.retry_after)
+    again = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+    said = {"code": error.status, "message": str(error)} | error.details
+    return JSONResponse(said, error.status, again | error.headers)
 
 
 async def _render_validation(_request: Request, error: RequestValidationError) -> Response:

@@ -49,6 +49,8 @@ _SAYS: dict[tuple[str, str], Decision] = {
 }
 _CHALLENGER_LOCK = text("select pg_advisory_xact_lock(hashtext('challenger ' || :who))")
 _DECIDED = ("upheld", "rejected")
+_DECIDED_S = 10
+"""Whoever has too many challenges open is told to come again after this: one takes as long as a committee to score."""
 
 
 def decision(purpose: Purpose, outcome: str | None) -> Decision:
@@ -272,9 +274,10 @@ class Challenges:
             column == who, Challenge.status == "open", Challenge.purpose == "challenge"
         )
         if (await connection.execute(query)).scalar_one() >= self._most_open:
-            raise TooMany(
+            said = (
                 f"{who} has {self._most_open} challenges open, which is the most: wait until one is decided"
             )
+            raise TooMany(said, "challenges", _DECIDED_S)
 
     async def _open(self, connection: AsyncConnection, case: Case, plea: Plea) -> Opened:
         round_ = await self._open_round(connection, case, plea.purpose)

@@ -2,13 +2,15 @@
 
 
 class ApiError(Exception):
-    """Base of what a caller is told: `{"code", "message"}` with the same HTTP status."""
+    """Base of what a caller is told: `{"code", "message"}` with the same HTTP status, and `details` and `headers` if there are any."""
 
     status = 500
     retry_after: int | None = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (self.__doc__ or "").split("\n")[0])
+        self.details: dict[str, str | int] = {}
+        self.headers: dict[str, str] = {}
 
 
 class Malformed(ApiError):
@@ -54,9 +56,15 @@ class Unprocessable(ApiError):
 
 
 class TooMany(ApiError):
-    """Too many challenges of one challenger are open; wait until one is decided."""
+    """Refused for how many there are: `limit` names which limit. `position` is how many wait, where a queue is full."""
 
     status = 429
+
+    def __init__(self, message: str, limit: str, retry_after: int, position: int | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after = max(1, retry_after)
+        self.details = {"limit": limit} | ({} if position is None else {"position": position})
 
 
 class TooManyGuesses(ApiError):

@@ -21,8 +21,10 @@ from aos_dispatcher.documents import (
     policy_document,
     seed_document,
 )
-from aos_dispatcher.errors import Conflict, NotFound
+from aos_dispatcher.errors import ApiError, Conflict, NotFound, TooMany
+from aos_dispatcher.limits import Limits
 from aos_dispatcher.log_pending import record
+from aos_dispatcher.quotas import Standing
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
 from aos_dispatcher.tags import Tagging, User, active_tags, open_before, store_tags
 from aos_protocol import sortition, vrf
@@ -68,32 +70,53 @@ class Submission:
 class _Placed:
     """What a batch adds: `outcomes` has a row for each submission, or why it has none and no number either."""
 
-    outcomes: list[JsonObject | Conflict]
+    outcomes: list[JsonObject | ApiError]
     rows: list[JsonObject]
     rounds: list[JsonObject]
     tagging: list[Tagging]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The receipt of a job; where it stands in its project's rate, if there is one, and nothing was repeated."""
+
+    receipt: Receipt
+    standing: Standing | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says about the rate."""
+        return self.standing.headers() if self.standing else {}
 
 
 class Jobs:
     """The jobs of one dispatcher identity."""
 
     def __init__(
-        self, database: Database, signer: Signer, domain: Domain, timeout: float, audit_ppm: int
+        self,
+        database: Database,
+        signer: Signer,
+        domain: Domain,
+        timeout: float,
+        audit_ppm: int,
+        *,
+        limits: Limits,
     ) -> None:
         self._database = database
         self._signer = signer
         self._domain = domain
         self._timeout = timedelta(seconds=timeout)
         self._audit_ppm = audit_ppm
-        self._intake: Coalescer[Submission, Receipt] = Coalescer(self._store, _BATCH)
+        self._limits = limits
+        self._intake: Coalescer[Submission, Accepted] = Coalescer(self._store, _BATCH)
 
     async def submit(
         self, request: SubmitRequest, body: JsonObject, model_sha256: str, idempotency_key: str | None
-    ) -> Receipt:
+    ) -> Accepted:
         """Store a job and return its receipt; the same Idempotency-Key returns the first one's.
 
-        Raises `Conflict` when the key was used with another request, or for a sealed prompt of a tagged user, `NotCanonical`
-        for a body without an RFC 8785 form.
+        Raises `Conflict` when the key was used with another request, or for a sealed prompt of a tagged user, `TooMany` at
+        one of the `limits`, `NotCanonical` for a body without an RFC 8785 form.
         """
         return await self._intake.submit(
             Submission(request, body, digest(body), model_sha256, idempotency_key)
@@ -132,24 +155,28 @@ class Jobs:
                 record(connection, verdict_entry(job_id, ended, job_end), job_id)
         return True
 
-    async def _store(self, batch: Sequence[Submission]) -> list[Receipt | Exception]:
+    async def _store(self, batch: Sequence[Submission]) -> list[Accepted | Exception]:
         async with self._database.begin() as connection:
             # Locking the counter first puts all writers into one order, so the look-up below sees every earlier key.
             last = await _lock_sequence(connection)
             known = await _known_keys(connection, batch)
             fresh = _first_of_each_key(batch, known)
-            placed = await self._place(connection, fresh, last) if fresh else []
+            said = await self._limits.admit(connection, [s.request.project for s in fresh], last)
+            admitted = [s for s, outcome in zip(fresh, said, strict=True) if not isinstance(outcome, TooMany)]
+            placed = await self._place(connection, admitted, last) if admitted else []
             rows = [row for row in placed if not isinstance(row, Exception)]
             if rows:
                 counter = update(Counter).where(Counter.name == _SEQUENCE)
                 await connection.execute(counter.values(value=last + len(rows)))
-        stored = {id(submission): row for submission, row in zip(fresh, placed, strict=True)}
+        limited = {id(s): outcome for s, outcome in zip(fresh, said, strict=True)}
+        refused = {s: outcome for s, outcome in limited.items() if isinstance(outcome, TooMany)}
+        stored = refused | {id(s): row for s, row in zip(admitted, placed, strict=True)}
         by_key = known | {s.key: stored[id(s)] for s in fresh if s.key}
-        return [self._outcome(s, stored.get(id(s)) or by_key[s.key]) for s in batch]
+        return [self._outcome(s, stored.get(id(s)) or by_key[s.key], limited.get(id(s))) for s in batch]
 
     async def _place(
         self, connection: AsyncConnection, submissions: Sequence[Submission], last: int
-    ) -> list[JsonObject | Conflict]:
+    ) -> list[JsonObject | ApiError]:
         """Store jobs, numbered from `last` on, each with the rounds that it opens; where one cannot be placed there is why not."""
         before = await active_tags(connection, {submission.user for submission in submissions})
         ticks = await take_ticks(connection, len(submissions))
@@ -169,7 +196,7 @@ class Jobs:
 
     def _placed(
         self, submission: Submission, last: int, tick: int, active: dict[User, ActiveTag], placed: "_Placed"
-    ) -> JsonObject | Conflict:
+    ) -> JsonObject | ApiError:
         """Put a job's row, its own round under its user's tag, and its tagging into `placed`; a sealed one fits under no tag."""
         user = submission.user
         if submission.sealed and user in active:
@@ -213,6 +240,7 @@ class Jobs:
         audited = verifiable and sortition.audited(bytes.fromhex(row["seed"]), self._audit_ppm)
         return {
             "job_id": row["id"],
+            "project_id": row["project_id"],
             "tag": placement.tag,
             "position": placement.position,
             "purpose": "audit" if audited else "job",
@@ -224,18 +252,21 @@ class Jobs:
             "deadline": row["deadline"],
         }
 
-    def _outcome(self, submission: Submission, row: JsonObject | Conflict) -> Receipt | Exception:
-        if isinstance(row, Conflict):
+    def _outcome(
+        self, submission: Submission, row: JsonObject | ApiError, said: TooMany | Standing | None
+    ) -> Accepted | Exception:
+        if isinstance(row, ApiError):
             return row
         if row["request_digest"] != submission.request_digest:
             return Conflict()
-        return Receipt(
+        receipt = Receipt(
             job_id=row["id"],
             sequence=row["sequence"],
             request_digest=row["request_digest"],
             dispatcher=self._signer.address,
             signature=row["receipt"],
         )
+        return Accepted(receipt, None if isinstance(said, TooMany) else said)
 
 
 def _record(connection: AsyncConnection, placed: _Placed, ids: Sequence[int]) -> None:
@@ -269,7 +300,7 @@ def _unverifiable(tag: ActiveTag) -> Conflict:
 
 async def _known_keys(
     connection: AsyncConnection, batch: Sequence[Submission]
-) -> dict[Any, JsonObject | Conflict]:
+) -> dict[Any, JsonObject | ApiError]:
     keys = {submission.key for submission in batch if submission.key}
     if not keys:
         return {}
@@ -280,7 +311,7 @@ async def _known_keys(
 
 
 def _first_of_each_key(
-    batch: Sequence[Submission], known: dict[Any, JsonObject | Conflict]
+    batch: Sequence[Submission], known: dict[Any, JsonObject | ApiError]
 ) -> list[Submission]:
     seen = set(known)
     fresh = []

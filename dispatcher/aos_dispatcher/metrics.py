@@ -3,6 +3,9 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 JOBS_SUBMITTED = Counter("aos_jobs_submitted_total", "Jobs accepted and stored")
+SUBMISSIONS_REFUSED = Counter(
+    "aos_submissions_refused_total", "Submissions refused with 429, by the limit that they met", ["limit"]
+)
 JOBS_ENDED = Counter("aos_jobs_ended_total", "Jobs that reached a terminal status", ["status"])
 ROUND_SECONDS = Histogram(
     "aos_round_seconds",

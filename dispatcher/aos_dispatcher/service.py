@@ -17,6 +17,7 @@ from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.jobs import Jobs
+from aos_dispatcher.limits import Limits
 from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.log_sequencer import Sequencer
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
@@ -104,7 +105,14 @@ def assemble(
         clock=clock,
         projects=projects,
         operators=operators,
-        jobs=Jobs(database, signer, domain, timeout, verification.audit_ppm),
+        jobs=Jobs(
+            database,
+            signer,
+            domain,
+            timeout,
+            verification.audit_ppm,
+            limits=Limits(settings.limits.waiting_jobs),
+        ),
         store=store,
         loop=RoundLoop(store, hub, driver, settings.dispatch),
         evidence=EvidenceDesk(sequencer, signer, domain, settings.chain.anchor),

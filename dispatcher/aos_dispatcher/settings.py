@@ -57,10 +57,11 @@ class Listen(Group):
 
 
 class Limits(Group):
-    """What is refused for its size, in bytes."""
+    """What is refused for its size, in bytes, and how many jobs may wait for a committee, of all projects."""
 
     body_bytes: int = Field(1 << 20, ge=1024)
     frame_bytes: int = Field(4 << 20, ge=65_536)
+    waiting_jobs: int = Field(100_000, ge=1)
 
 
 class Dispatch(Group):

@@ -80,6 +80,25 @@ class ApiToken(Base):
     last_used_at: Mapped[datetime | None]
 
 
+class ProjectLimit(Base):
+    """A project's limits (`quotas.Quota`) and what it has used of them (`quotas.Usage`); a row stays once it is there.
+
+    `accepted` goes up with every job since: with the index `waiting_rounds` it tells how many wait (`limits`).
+    """
+
+    __tablename__ = "project_limits"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    rate: Mapped[float | None]
+    burst: Mapped[int] = mapped_column(server_default=text("1"))
+    daily: Mapped[int | None]
+    waiting: Mapped[int | None]
+    full_at: Mapped[int] = mapped_column(server_default=text("0"))
+    day: Mapped[int] = mapped_column(server_default=text("0"))
+    used: Mapped[int] = mapped_column(server_default=text("0"))
+    accepted: Mapped[int] = mapped_column(server_default=text("0"))
+
+
 class Operator(Base):
     """The local registry: who may connect, under which number, and the last clock seen from it."""
 
@@ -187,6 +206,7 @@ class Round(Base):
 
     A job's own round has the purpose `job`, or `audit` when its seed chose it for verification. Later ones are `before`, `challenge`
     and `appeal`; the last two are numbered by `challenge`, drawn on a seed of their own, and score the result named by `subject`.
+    `project_id` is that of the job, on a job's own round only: those that wait are counted by it.
     `cause` is the tagged job that this round is held for, where that is another one. `registry_chain` is where on the chain the registry
     was read, null for the dispatcher's own.
     """
@@ -199,10 +219,16 @@ class Round(Base):
             "id",
             postgresql_where=text("status in ('created', 'dispatched')"),
         ),
+        Index(
+            "waiting_rounds",
+            "project_id",
+            postgresql_where=text("status = 'created' and project_id is not null"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    project_id: Mapped[str | None]
     tag: Mapped[str]
     position: Mapped[str]
     challenge: Mapped[int] = mapped_column(server_default=text("0"))
