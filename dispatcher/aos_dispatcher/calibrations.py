@@ -32,5 +32,10 @@ async def load(connection: AsyncConnection, digest: str | None) -> Calibration |
     return _KNOWN[digest]
 
 
+def known(digest: str) -> Calibration | None:
+    """Return a calibration that this process has read already."""
+    return _KNOWN.get(digest)
+
+
 _KNOWN: dict[str, Calibration] = {}
 # By digest, so no entry is ever out of date. A calibration works out its tables at the first use and keeps them.

@@ -1,14 +1,18 @@
 """PostgreSQL as the rest of the dispatcher sees it: transactions that either work or raise `Unavailable`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from aos_dispatcher import log_pending
 from aos_dispatcher.errors import Unavailable
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # These tell of a mistake of ours, which another try would only repeat; everything else tells of a server that is away.
 _MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
@@ -34,6 +38,23 @@ class Database:
                 brought = await log_pending.flush(connection)
         if brought:
             self.recorded.set()
+
+    async def write_all(
+        self, items: Sequence[T], write: Callable[[AsyncConnection, Sequence[T]], Awaitable[Sequence[R]]]
+    ) -> Sequence[R | Exception]:
+        """Write items in one transaction, or else each in one of its own, so that one that cannot be written fails alone.
+
+        Returns what `write` does, and in the place of an item that failed its error. Raises `Unavailable`.
+        """
+        try:
+            async with self.begin() as connection:
+                return await write(connection, items)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is not swallowed: it becomes the outcome of the item that caused it
+            if len(items) == 1:
+                return [error]
+        return [outcome for item in items for outcome in await self.write_all([item], write)]
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:

@@ -31,6 +31,12 @@ class Desk:
         """Return the round of this key, if this process works on it."""
         return self._active.get(key)
 
+    def awaits(self, key: RoundKey, peer: Peer) -> bool:
+        """Return whether this process works on the round, and nothing that this operator sent for it is stored."""
+        round_ = self._active.get(key)
+        seat = round_.seat_of(peer.address) if round_ else None
+        return seat is not None and seat.state is SeatState.ASSIGNED and not seat.executed
+
     async def round_of(self, key: RoundKey) -> ActiveRound:
         """Return the round of this key. Raises `Refused`, saying whether trying again makes sense."""
         round_ = self._active.get(key)

@@ -1,6 +1,6 @@
 """The parts of an evidence document that are made from single rows: the same for the document, and for the log that binds it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,10 +53,15 @@ def plea_document(row: Mapping[str, Any]) -> JsonObject:
     }
 
 
-async def committee_documents(connection: AsyncConnection, round_id: int) -> list[JsonObject]:
-    """The seats of a round's committee, in the draw's order."""
-    query = select(Assignment.__table__).where(Assignment.round_id == round_id).order_by(Assignment.rank)
-    return [_seat(row) for row in await connection.execute(query)]
+async def committee_documents(
+    connection: AsyncConnection, round_ids: Collection[int]
+) -> dict[int, list[JsonObject]]:
+    """The seats of rounds' committees, by round and in the draw's order; a round that was not drawn has none."""
+    query = select(Assignment.__table__).where(Assignment.round_id.in_(round_ids)).order_by(Assignment.rank)
+    committees: dict[int, list[JsonObject]] = {}
+    for row in await connection.execute(query):
+        committees.setdefault(row.round_id, []).append(_seat(row))
+    return committees
 
 
 def ended_document(

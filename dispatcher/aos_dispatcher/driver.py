@@ -180,15 +180,17 @@ class RoundDriver:
     async def _store_changes(self, round_: ActiveRound) -> None:
         """Write the seats that the last step added, and what became of the others."""
         facts = round_.facts
-        for rank, seat in enumerate(round_.committee.seats):
-            now = seat.state, seat.role
-            if seat.stored == now:
-                continue
-            if seat.stored is None:
-                await self._store.seat(facts.round_id, rank, seat)
-            else:
-                await self._store.settle(facts.round_id, seat)
-            seat.stored = now
+        changed = [
+            (rank, seat)
+            for rank, seat in enumerate(round_.committee.seats)
+            if seat.stored != (seat.state, seat.role)
+        ]
+        if not changed:
+            return
+        now = [(seat, (seat.state, seat.role)) for _, seat in changed]
+        await self._store.settle(facts, changed)
+        for seat, stored in now:
+            seat.stored = stored
             if seat.given_up:
                 log.warning("member given up", job_id=facts.job_id, operator=seat.operator, why=seat.reason)
 

@@ -107,7 +107,7 @@ async def _round(connection: AsyncConnection, row: Row[Any]) -> JsonObject:
         "draw_clock": row.draw_clock,
         "electorate": row.electorate,
         "dispatch_clock": row.dispatch_clock,
-        "committee": await committee_documents(connection, row.id),
+        "committee": (await committee_documents(connection, [row.id])).get(row.id, []),
         "results": list((await connection.execute(results)).scalars()),
         "scores": list((await connection.execute(scores)).scalars()),
         "verdict": row.verdict,

@@ -44,9 +44,11 @@ class Intake(ABC, Generic[Said]):
             raise Refused(
                 NEVER, f"the {self.what} names operator {said.operator}, but {peer.address} sent it"
             )
-        if await self._is_repetition(said):
+        key = _key(frame.params[0])
+        open_here = self._desk.awaits(key, peer)
+        if not open_here and await self._is_repetition(said):
             return
-        round_ = await self._desk.round_of(_key(said.to_json()))
+        round_ = await self._desk.round_of(key)
         try:
             await self._verify_and_store(round_, peer, frame, said)
         except ProtocolError as error:
@@ -73,6 +75,8 @@ class Intake(ABC, Generic[Said]):
 @contextmanager
 def receiving(seat: Seat) -> Iterator[None]:
     """Keep the seat from being given up while its statement is stored. Raises `Refused` when the round's lease is lost."""
+    if seat.receiving:
+        raise Refused(NOT_NOW, "what you sent before is being stored; send this again")
     seat.receiving = True
     try:
         yield

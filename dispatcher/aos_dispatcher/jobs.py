@@ -148,9 +148,10 @@ class Jobs:
                 Round.job_id == job_id, Round.challenge == 0, Round.status.in_(open_states)
             )
             stopped = rounds.values(status="cancelled").returning(Round.id, Round.position)
-            for id_, position in sorted(await connection.execute(stopped)):
-                committee = await committee_documents(connection, id_)
-                ended = ended_document(id_, "cancelled", committee, None)
+            ended_rounds = sorted(await connection.execute(stopped))
+            committees = await committee_documents(connection, [id_ for id_, _ in ended_rounds])
+            for id_, position in ended_rounds:
+                ended = ended_document(id_, "cancelled", committees.get(id_, []), None)
                 job_end = {"reason": values["reason"], "clock": clock} if position != "before" else None
                 record(connection, verdict_entry(job_id, ended, job_end), job_id)
         return True

@@ -32,6 +32,7 @@ REPLACED = 4001
 _HANDSHAKE_S = 10.0
 _HANDSHAKE_BYTES = 1 << 17  # 256 models with their digests; whoever is not admitted yet shall cost little
 _MOST_REFUSALS = 100
+_MOST_AT_ONCE = 64  # frames of one operator that are verified and stored at once
 
 
 class Socket(Protocol):
@@ -45,6 +46,9 @@ class Socket(Protocol):
 
     async def close(self, reason: str, code: int = POLICY_VIOLATION) -> None:
         """Close, giving the peer a reason and a WebSocket close code."""
+
+
+_Take = Callable[[Peer, Frame], Awaitable[None]]
 
 
 class Greeting:
@@ -90,7 +94,7 @@ class OperatorLink:
     hub: Hub
     operators: Operators
     frame_bytes: int
-    methods: Mapping[str, Callable[[Peer, Frame], Awaitable[None]]]
+    methods: Mapping[str, _Take]
     keep: Callable[[Frame, str], Awaitable[None]]
 
     async def serve(self, socket: Socket) -> None:
@@ -155,28 +159,36 @@ class OperatorLink:
         )
 
     async def _read(self, socket: Socket, peer: Peer) -> None:
-        refusals = 0
+        talk = _Talk(peer)
         while (text := await socket.receive()) is not None:
-            frame: Frame | None = None
             try:
                 frame = open_frame(text, max_bytes=self.frame_bytes)
-                await self._handle(peer, frame)
-            except (ProtocolError, Refused) as error:
-                refusals += 1
-                await self._refuse(peer, frame, error)
-            except Unavailable as error:
-                log.error(
-                    "database away; the operator will send this again", why=str(error), operator=peer.address
-                )
-                if frame is not None:
-                    await peer.reply(
-                        frame.id, {"code": 503, "message": "the database does not answer; send this again"}
-                    )
-            if refusals >= _MOST_REFUSALS:
-                await socket.close(f"{refusals} frames of this connection were refused")
+            except ProtocolError as error:
+                await self._refuse(talk, None, error)
+            else:
+                await self._handle(talk, frame)
+            if talk.failed is not None:
+                raise talk.failed
+            if talk.refusals >= _MOST_REFUSALS:
+                await socket.close(f"{talk.refusals} frames of this connection were refused")
                 return
 
-    async def _handle(self, peer: Peer, frame: Frame) -> None:
+    async def _handle(self, talk: "_Talk", frame: Frame) -> None:
+        """Take a reply at once; verify and store what an operator says beside other frames, a bounded number of them."""
+        try:
+            take = self._observed(talk.peer, frame)
+        except (ProtocolError, Refused) as error:
+            await self._refuse(talk, frame, error)
+            return
+        if take is not None:
+            await talk.room.acquire()
+            # Not cancelled with the connection: what is being stored is known to its round when it is.
+            taking = asyncio.create_task(self._take(talk, frame, take))
+            talk.taking.add(taking)
+            taking.add_done_callback(talk.taken)
+
+    def _observed(self, peer: Peer, frame: Frame) -> _Take | None:
+        """Hold a frame against its connection, in the order of arrival; returns who takes it in, None for a reply."""
         if frame.address != peer.address:
             raise Refused(
                 400, f"this connection belongs to {peer.address}; the frame is signed by {frame.address}"
@@ -186,17 +198,33 @@ class OperatorLink:
             if isinstance(ticket, dict):
                 peer.observe(ticket.get("clock"), frame)
             peer.receive_reply(frame)
-        elif (take := self.methods.get(frame.method or "")) and len(frame.params) == 1:
-            peer.observe(frame.params[0].get("clock"), frame)
-            await take(peer, frame)
-            await peer.reply(frame.id, {"code": 200, "message": "success"})
-        else:
+            return None
+        take = self.methods.get(frame.method or "")
+        if take is None or len(frame.params) != 1:
             raise Refused(
                 400,
                 f"method {frame.method!r} is not understood here; an operator sends {' or '.join(self.methods)}",
             )
+        peer.observe(frame.params[0].get("clock"), frame)
+        return take
 
-    async def _refuse(self, peer: Peer, frame: Frame | None, error: ProtocolError | Refused) -> None:
+    async def _take(self, talk: "_Talk", frame: Frame, take: _Take) -> None:
+        peer = talk.peer
+        try:
+            await take(peer, frame)
+            await peer.reply(frame.id, {"code": 200, "message": "success"})
+        except (ProtocolError, Refused) as error:
+            await self._refuse(talk, frame, error)
+        except Unavailable as error:
+            log.error(
+                "database away; the operator will send this again", why=str(error), operator=peer.address
+            )
+            away: JsonObject = {"code": 503, "message": "the database does not answer; send this again"}
+            await peer.reply(frame.id, away)
+
+    async def _refuse(self, talk: "_Talk", frame: Frame | None, error: ProtocolError | Refused) -> None:
+        peer = talk.peer
+        talk.refusals += 1
         FRAMES_REFUSED.labels(type(error).__name__).inc()
         log.warning(
             "frame refused", operator=peer.address, method=frame.method if frame else None, why=str(error)
@@ -208,6 +236,24 @@ class OperatorLink:
             await self.keep(frame, str(error))
         if frame.method is not None:
             await peer.reply(frame.id, {"code": code, "message": str(error)})
+
+
+class _Talk:
+    """One connection: how many frames were refused on it, and those that are being taken in."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.refusals = 0
+        self.room = asyncio.Semaphore(_MOST_AT_ONCE)
+        self.taking: set[asyncio.Task[None]] = set()
+        self.failed: BaseException | None = None
+
+    def taken(self, task: asyncio.Task[None]) -> None:
+        """Make room for another frame; a defect of ours ends the connection at the next one."""
+        self.taking.discard(task)
+        self.room.release()
+        if not task.cancelled():
+            self.failed = self.failed or task.exception()
 
 
 async def _close_ours(socket: Socket, peer: Peer) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import bindparam, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -270,10 +270,16 @@ async def store_shares(connection: AsyncConnection, shares: Shares) -> None:
     await connection.execute(row.on_conflict_do_nothing())
 
 
-async def lift_clock(connection: AsyncConnection, address: str, counter: int) -> None:
-    """Remember the highest counter seen from an operator."""
-    row = update(Operator).where(Operator.address == address, Operator.clock < counter)
-    await connection.execute(row.values(clock=counter))
+async def lift_clocks(connection: AsyncConnection, heard: Iterable[tuple[str, int]]) -> None:
+    """Remember the highest counter seen from each operator; `heard` are (address, counter)."""
+    highest: dict[str, int] = {}
+    for address, counter in heard:
+        highest[address] = max(counter, highest.get(address, 0))
+    if highest:
+        row = update(Operator).where(Operator.address == bindparam("sender"))
+        lifted = row.values(clock=func.greatest(Operator.clock, bindparam("counter")))
+        rows = [{"sender": address, "counter": counter} for address, counter in sorted(highest.items())]
+        await connection.execute(lifted, rows)
 
 
 async def _announce(connection: AsyncConnection, job_type: str, offer: ModelOffer) -> None:

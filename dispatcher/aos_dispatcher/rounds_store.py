@@ -6,23 +6,26 @@ Every write names the lease's owner. A dispatcher that stalled past its lease th
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, insert, select, text, update
+from sqlalchemy import Row, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher import calibrations, standing
-from aos_dispatcher.committee import Seat, SeatState
+from aos_dispatcher.committee import Seat
 from aos_dispatcher.database import Database
-from aos_dispatcher.errors import LeaseLost
 from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.log_pending import record
-from aos_dispatcher.operators import RegistrySnapshot, lift_clock, registry_document, store_shares
+from aos_dispatcher.operators import RegistrySnapshot, registry_document
+from aos_dispatcher.round_writes import OPEN, Change, write
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round, Score
 from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.calibration import Calibration
 from aos_protocol.log_entries import rejection_entry, result_entry, score_entry, tickets_entry
 from aos_protocol.messages import JobResult, JobScore
+from aos_service.coalesce import Coalescer
+from aos_service.coalesce import Coalescer
 
 _CLAIM = text(
     """
@@ -50,6 +53,7 @@ _RELEASE = text(
     "update rounds set lease_owner = null, lease_until = null, not_before = now() + make_interval(secs => :pause) "
     "where id = :round and lease_owner = :owner"
 )
+_BATCH = 128  # changes of one transaction
 _RELEASE_ALL = text("update rounds set lease_owner = null, lease_until = null where lease_owner = :owner")
 
 
@@ -80,9 +84,11 @@ class RoundsStore:
     """The rounds that one dispatcher process holds; `owner` is unique to the process."""
 
     def __init__(self, database: Database, owner: str, lease: float) -> None:
+        self.owner = owner
         self._database = database
-        self._owner = owner
         self._lease = lease
+        self._changes: Coalescer[Change, None] = Coalescer(self._write, _BATCH)
+        self._calibrations: Coalescer[str, str | None] = Coalescer(self._calibrations_of, _BATCH)
 
     async def claim(self, served: Collection[tuple[str, str]], count: int) -> list[Claimed]:
         """Lease up to `count` open rounds, oldest first.
@@ -94,7 +100,7 @@ class RoundsStore:
             "types": [job_type for job_type, _ in served],
             "models": [model for _, model in served],
             "count": count,
-            "owner": self._owner,
+            "owner": self.owner,
             "lease": self._lease,
         }
         async with self._database.begin() as connection:
@@ -105,18 +111,18 @@ class RoundsStore:
         """Extend the leases of these rounds, as far as this process still has them."""
         async with self._database.begin() as connection:
             await connection.execute(
-                _RENEW, {"rounds": list(round_ids), "owner": self._owner, "lease": self._lease}
+                _RENEW, {"rounds": list(round_ids), "owner": self.owner, "lease": self._lease}
             )
 
     async def release(self, round_id: int, pause: float) -> None:
         """Give a round back, to be claimed again by anybody after `pause` seconds."""
         async with self._database.begin() as connection:
-            await connection.execute(_RELEASE, {"round": round_id, "owner": self._owner, "pause": pause})
+            await connection.execute(_RELEASE, {"round": round_id, "owner": self.owner, "pause": pause})
 
     async def release_all(self) -> None:
         """Give every round back at once, so that another process goes on with it without waiting."""
         async with self._database.begin() as connection:
-            await connection.execute(_RELEASE_ALL, {"owner": self._owner})
+            await connection.execute(_RELEASE_ALL, {"owner": self.owner})
 
     async def barred(self, round_id: int) -> set[str]:
         """Return the operators that this round's draw may not ask."""
@@ -128,48 +134,42 @@ class RoundsStore:
 
         Returns the calibration that the round's scores are judged by.
         """
-        async with self._database.begin() as connection:
-            if facts.own:
-                dispatched = {"status": "dispatched", "clock": drawn.dispatch_clock}
-                await connection.execute(update(Job).where(Job.id == facts.job_id).values(**dispatched))
-            await store_shares(connection, drawn.snapshot.shares)
-            digest = await calibrations.of_model(connection, facts.model.sha256)
-            await self.hold(
-                connection,
+        digest = await self._calibrations.submit(facts.model.sha256)
+        round_ = {
+            "status": "dispatched",
+            "registry_digest": drawn.snapshot.shares.digest,
+            "registry_chain": drawn.snapshot.chain,
+            "draw_clock": drawn.draw_clock,
+            "dispatch_clock": drawn.dispatch_clock,
+            "electorate": drawn.electorate,
+            "size": len(drawn.seats),
+            "calibration": digest,
+        }
+        document = {
+            "verify_id": str(facts.round_id),
+            "registry": drawn.snapshot.document,
+            "draw_clock": drawn.draw_clock,
+            "electorate": drawn.electorate,
+            "dispatch_clock": drawn.dispatch_clock,
+            "calibration": digest,
+        }
+        await self._changes.submit(
+            Change(
                 facts.round_id,
-                status="dispatched",
-                registry_digest=drawn.snapshot.shares.digest,
-                registry_chain=drawn.snapshot.chain,
-                draw_clock=drawn.draw_clock,
-                dispatch_clock=drawn.dispatch_clock,
-                electorate=drawn.electorate,
-                size=len(drawn.seats),
-                calibration=digest,
+                facts.job_id,
+                round=round_,
+                job={"status": "dispatched", "clock": drawn.dispatch_clock} if facts.own else {},
+                shares=drawn.snapshot.shares,
+                seats=[_assignment(facts.round_id, rank, seat) for rank, seat in enumerate(drawn.seats)],
+                entries=[tickets_entry(facts.job_id, document)],
             )
-            rows = [_assignment(facts.round_id, rank, seat) for rank, seat in enumerate(drawn.seats)]
-            await connection.execute(insert(Assignment), rows)
-            document = {
-                "verify_id": str(facts.round_id),
-                "registry": drawn.snapshot.document,
-                "draw_clock": drawn.draw_clock,
-                "electorate": drawn.electorate,
-                "dispatch_clock": drawn.dispatch_clock,
-                "calibration": digest,
-            }
-            record(connection, tickets_entry(facts.job_id, document), facts.job_id)
-            return await calibrations.load(connection, digest)
+        )
+        return await self._calibration(digest)
 
-    async def seat(self, round_id: int, rank: int, seat: Seat) -> None:
-        """Store a reserve that was seated. Raises `LeaseLost`."""
-        async with self._database.begin() as connection:
-            await self.hold(connection, round_id)
-            await connection.execute(insert(Assignment), [_assignment(round_id, rank, seat)])
-
-    async def settle(self, round_id: int, seat: Seat) -> None:
-        """Store where a seat stands now, and its role. Raises `LeaseLost`."""
-        async with self._database.begin() as connection:
-            await self.hold(connection, round_id)
-            await connection.execute(_seat_state(round_id, seat))
+    async def settle(self, facts: RoundFacts, seats: Sequence[tuple[int, Seat]]) -> None:
+        """Store where seats stand now, each with its rank: reserves that were seated, and members that were given up. Raises `LeaseLost`."""
+        rows = [_assignment(facts.round_id, rank, seat) for rank, seat in seats]
+        await self._changes.submit(Change(facts.round_id, facts.job_id, seats=rows))
 
     async def executed(
         self,
@@ -185,16 +185,19 @@ class RoundsStore:
 
         Raises `LeaseLost`.
         """
-        row = {"id": result_id(result), "job_id": result.job_id, "round_id": round_id}
+        row: JsonObject = {"id": result_id(result), "job_id": result.job_id, "round_id": round_id}
+        row |= {"operator": result.operator, "frame": frame}
         row["attestation"] = None if appraisal is None else appraisal.to_json()
-        async with self._database.begin() as connection:
-            await self.hold(connection, round_id)
-            await connection.execute(insert(Result).values(**row, operator=result.operator, frame=frame))
-            if done:
-                await connection.execute(_answered(round_id, result.operator))
-            await lift_clock(connection, result.operator, counter)
-            entry = result_entry(result.job_id, str(round_id), result.operator, frame)
-            record(connection, entry, result.job_id)
+        await self._changes.submit(
+            Change(
+                round_id,
+                result.job_id,
+                results=[row],
+                answered=[result.operator] if done else [],
+                heard=[(result.operator, counter)],
+                entries=[result_entry(result.job_id, str(round_id), result.operator, frame)],
+            )
+        )
 
     async def scored(
         self, round_id: int, score: JobScore, verdict: JsonObject, frame: str, counter: int
@@ -202,12 +205,30 @@ class RoundsStore:
         """Store a verified score, that its verifier has answered, and the clock seen. Raises `LeaseLost`."""
         row = {"round_id": round_id, "job_id": score.job_id, "operator": score.operator}
         row |= {"subject": score.subject, "frame": frame, "verdict": verdict}
-        async with self._database.begin() as connection:
-            await self.hold(connection, round_id)
-            await connection.execute(insert(Score).values(**row))
-            await connection.execute(_answered(round_id, score.operator))
-            await lift_clock(connection, score.operator, counter)
-            record(connection, score_entry(score.job_id, str(round_id), score.operator, frame), score.job_id)
+        await self._changes.submit(
+            Change(
+                round_id,
+                score.job_id,
+                scores=[row],
+                answered=[score.operator],
+                heard=[(score.operator, counter)],
+                entries=[score_entry(score.job_id, str(round_id), score.operator, frame)],
+            )
+        )
+
+    async def _write(self, changes: Sequence[Change]) -> Sequence[None | Exception]:
+        return await self._database.write_all(changes, partial(write, owner=self.owner))
+
+    async def _calibrations_of(self, models: Sequence[str]) -> list[str | None | Exception]:
+        async with self._database.connect() as connection:
+            found = {sha256: await calibrations.of_model(connection, sha256) for sha256 in set(models)}
+        return [found[sha256] for sha256 in models]
+
+    async def _calibration(self, digest: str | None) -> Calibration | None:
+        if digest is None or (known := calibrations.known(digest)):
+            return known if digest else None
+        async with self._database.connect() as connection:
+            return await calibrations.load(connection, digest)
 
     async def reject(self, job_id: str | None, operator: str, reason: str, frame: str) -> None:
         """Keep what was refused, with the reason."""
@@ -233,24 +254,7 @@ class RoundsStore:
         named = (Round.job_id == job_id, Round.tag == tag, Round.challenge == challenge)
         async with self._database.connect() as connection:
             status = (await connection.execute(select(Round.status).where(*named))).scalar()
-        return status in {"created", "dispatched"}
-
-    async def hold(self, connection: AsyncConnection, round_id: int, **values: object) -> None:
-        """Write these columns of a round that this process holds. Raises `LeaseLost`."""
-        held = update(Round).where(
-            Round.id == round_id,
-            Round.lease_owner == self._owner,
-            Round.status.in_(("created", "dispatched")),
-        )
-        written = await connection.execute(held.values(lease_owner=self._owner, **values))
-        if written.rowcount != 1:
-            raise LeaseLost(f"round {round_id} was closed or taken over by another dispatcher")
-
-
-async def lock_job(connection: AsyncConnection, job_id: str) -> None:
-    """Lock a job as an update of its row does; rows that refer to it can be inserted meanwhile."""
-    lock = select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)
-    await connection.execute(lock)
+        return status in OPEN
 
 
 def _assignment(round_id: int, rank: int, seat: Seat) -> JsonObject:
@@ -268,16 +272,6 @@ def _assignment(round_id: int, rank: int, seat: Seat) -> JsonObject:
 def result_id(result: JobResult | JobScore) -> str:
     """Return the published id of a result's row: `<operator>_<job id>_<tag>`."""
     return f"{result.operator}_{result.job_id}_{result.tag}"
-
-
-def _answered(round_id: int, operator: str) -> Any:  # noqa: ANN401 - an Update
-    row = update(Assignment).where(Assignment.round_id == round_id, Assignment.operator == operator)
-    return row.values(state=SeatState.ANSWERED)
-
-
-def _seat_state(round_id: int, seat: Seat) -> Any:  # noqa: ANN401 - an Update
-    row = update(Assignment).where(Assignment.round_id == round_id, Assignment.operator == seat.operator)
-    return row.values(state=seat.state, role=seat.role, reason=seat.reason)
 
 
 async def _load(connection: AsyncConnection, ids: Sequence[int]) -> list[Claimed]:

@@ -86,7 +86,7 @@ def assemble(
     clock, projects = DispatcherClock(database), Projects(database)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
     challenges = Challenges(database, signer, domain, verification, timeout)
-    closing = Closing(database, store, challenges, verification)
+    closing = Closing(database, store.owner, challenges, verification)
     author = Author(signer, domain)
     driver = RoundDriver(
         store, closing, hub, operators=operators, clock=clock, author=author, settings=settings.dispatch

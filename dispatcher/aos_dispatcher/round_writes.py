@@ -1,0 +1,126 @@
+"""What is written about rounds, many of them in one transaction: group commit for the dispatch loop.
+
+A `Change` is all that one step of one round writes. Rounds are independent, so a batch of changes is written table by table, each
+with one statement for all. Whoever has lost a lease is left out and told so; the others' changes count.
+
+Rows are locked in one order everywhere, jobs before rounds before operators, each by their keys: no two transactions wait in a circle.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from aos_dispatcher.errors import LeaseLost
+from aos_dispatcher.log_pending import record
+from aos_dispatcher.operators import Shares, lift_clocks, store_shares
+from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round, Score
+
+OPEN: Final = ("created", "dispatched")
+"""The states of a job or round that still has something to come."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one step of a round writes, under the round's lease.
+
+    `round` and `job` are columns of the two rows; `seats` whole rows of its committee, new ones or those that have changed, and `answered`
+    the operators whose seats are done. `heard` are operators' clock counters, `entries` what the log is told.
+    """
+
+    round_id: int
+    job_id: str
+    round: JsonObject = field(default_factory=dict)
+    job: JsonObject = field(default_factory=dict)
+    shares: Shares | None = None
+    seats: Sequence[JsonObject] = ()
+    answered: Sequence[str] = ()
+    results: Sequence[JsonObject] = ()
+    scores: Sequence[JsonObject] = ()
+    heard: Sequence[tuple[str, int]] = ()
+    entries: Sequence[str] = ()
+
+
+async def write(
+    connection: AsyncConnection, changes: Sequence[Change], *, owner: str
+) -> list[None | Exception]:
+    """Write those changes whose rounds this owner holds; returns `LeaseLost` for each of the others."""
+    await lock_jobs(connection, {change.job_id for change in changes if change.job})
+    held = await hold(connection, owner, {change.round_id for change in changes})
+    kept = [change for change in changes if change.round_id in held]
+    if kept:
+        await _write_draws(connection, kept)
+        await _write_statements(connection, kept)
+    for change in kept:
+        for entry in change.entries:
+            record(connection, entry, change.job_id)
+    return [None if change.round_id in held else lost(change.round_id) for change in changes]
+
+
+def lost(round_id: int) -> LeaseLost:
+    """What a process is told that no longer holds a round."""
+    return LeaseLost(f"round {round_id} was closed or taken over by another dispatcher")
+
+
+async def lock_jobs(connection: AsyncConnection, job_ids: Collection[str]) -> None:
+    """Lock jobs as an update of their rows does; rows that refer to them can be inserted meanwhile."""
+    if job_ids:
+        lock = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update(key_share=True)
+        await connection.execute(lock)
+
+
+async def hold(connection: AsyncConnection, owner: str, round_ids: Collection[int]) -> set[int]:
+    """Lock those of these open rounds that the owner has the lease of, until the transaction ends, and return them."""
+    held = select(Round.id).where(Round.id.in_(round_ids), Round.lease_owner == owner, Round.status.in_(OPEN))
+    locked = held.order_by(Round.id).with_for_update(key_share=True)
+    return set((await connection.execute(locked)).scalars())
+
+
+async def update_rows(
+    connection: AsyncConnection, table: type[Job] | type[Round], rows: Sequence[tuple[Any, JsonObject]]
+) -> None:
+    """Write columns of rows, given as (id, columns); rows with the same columns share a statement."""
+    alike: dict[tuple[str, ...], list[JsonObject]] = {}
+    for id_, columns in rows:
+        alike.setdefault(tuple(columns), []).append({"row_id": id_, **columns})
+    for some in alike.values():
+        await connection.execute(update(table).where(table.id == bindparam("row_id")), some)
+
+
+async def _write_draws(connection: AsyncConnection, changes: Sequence[Change]) -> None:
+    for shares in {change.shares.digest: change.shares for change in changes if change.shares}.values():
+        await store_shares(connection, shares)
+    await update_rows(connection, Job, [(change.job_id, change.job) for change in changes if change.job])
+    await update_rows(
+        connection, Round, [(change.round_id, change.round) for change in changes if change.round]
+    )
+    seats = [seat for change in changes for seat in change.seats]
+    if seats:
+        row = upsert(Assignment)
+        new = {name: row.excluded[name] for name in ("state", "role", "reason")}
+        await connection.execute(
+            row.on_conflict_do_update(index_elements=["round_id", "operator"], set_=new), seats
+        )
+
+
+async def _write_statements(connection: AsyncConnection, changes: Sequence[Change]) -> None:
+    results = [result for change in changes for result in change.results]
+    if results:
+        await connection.execute(insert(Result), results)
+    scores = [score for change in changes for score in change.scores]
+    if scores:
+        await connection.execute(insert(Score), scores)
+    answered = [
+        {"held_round": change.round_id, "member": operator}
+        for change in changes
+        for operator in change.answered
+    ]
+    if answered:
+        seat = update(Assignment).where(
+            Assignment.round_id == bindparam("held_round"), Assignment.operator == bindparam("member")
+        )
+        await connection.execute(seat.values(state="answered"), answered)
+    await lift_clocks(connection, [heard for change in changes for heard in change.heard])
