@@ -1,11 +1,13 @@
-"""Who is connected: one `Peer` per operator, requests to it and its replies.
+"""Who can be asked: one `Peer` per operator, requests to it and its replies.
 
-A peer knows nothing of WebSockets; it sends text through a function and is fed the frames that came.
+Most are a `Connection` of this process; with several dispatchers, others are connected to another one, which passes on what is said
+(`mesh`). A peer knows nothing of WebSockets or Redis; it sends frames through a function and is fed those that came.
 """
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+from typing import TypeAlias
 
 from aos_dispatcher.errors import PeerGone, Refused, ReplyTimeout
 from aos_protocol.canonical import JsonObject
@@ -13,56 +15,49 @@ from aos_protocol.frames import Frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import ModelOffer
 
+Send: TypeAlias = Callable[[Frame], Awaitable[None]]
+
+Serves: TypeAlias = Mapping[tuple[str, str], str]
+"""The SHA-256 of each model file that an operator serves, by job type and name."""
+
 
 class Peer:
-    """One connected operator."""
+    """One operator that can be asked. Of two with the same address, the greater `epoch` is the newer connection."""
 
     def __init__(
-        self,
-        address: str,
-        number: int,
-        *,
-        seen: int,
-        workers: Iterable[str],
-        models: Iterable[ModelOffer],
-        signer: Signer,
-        send: Callable[[str], Awaitable[None]],
+        self, address: str, number: int, *, epoch: int, serves: Serves, signer: Signer, send: Send
     ) -> None:
         self.address = address
         self.number = number
+        self.epoch = epoch
+        self.serves = serves
+        self.seen = 0
+        """The highest counter seen from this operator."""
         self.replaced = False
-        self.serves = {(worker, offer.name): offer.sha256 for offer in models for worker in workers}
-        self._seen = seen
-        self._seen_in = ""
         self._signer = signer
         self._send = send
         self._replies: dict[str, asyncio.Future[Frame]] = {}
         self._gone = asyncio.Event()
 
-    @property
-    def seen(self) -> int:
-        """The highest counter seen from this operator."""
-        return self._seen
-
     async def request(self, method: str, params: JsonObject, timeout: float) -> Frame:  # noqa: ASYNC109 - one bound for send and reply
         """Send a request and return the reply. Raises `PeerGone` or, after `timeout` seconds, `ReplyTimeout`."""
         frame = seal_request(self._signer, str(uuid.uuid4()), method, [params])
+        return await self.carry(frame, timeout)
+
+    async def carry(self, frame: Frame, timeout: float) -> Frame:  # noqa: ASYNC109 - one bound for send and reply
+        """Send a request that is sealed already, and return the reply. Raises as `request` does."""
         if self._gone.is_set():
             raise PeerGone(f"{self.address} is not connected")
         reply: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._replies[frame.id] = reply
         try:
             async with asyncio.timeout(timeout):
-                await self._send(frame.text)
+                await self._send(frame)
                 return await reply
         except TimeoutError:
-            raise ReplyTimeout(f"{self.address} did not answer {method} within {timeout:g} s") from None
+            raise ReplyTimeout(f"{self.address} did not answer {frame.method} within {timeout:g} s") from None
         finally:
             del self._replies[frame.id]
-
-    async def reply(self, request_id: str, result: JsonObject) -> None:
-        """Answer a request of the operator's."""
-        await self._send(seal_reply(self._signer, request_id, result).text)
 
     def receive_reply(self, frame: Frame) -> None:
         """Hand a reply to whoever waits for it; one that nobody waits for any more is dropped."""
@@ -70,25 +65,11 @@ class Peer:
         if waiting is not None and not waiting.done():
             waiting.set_result(frame)
 
-    def observe(self, clock: object, frame: Frame) -> None:
-        """Hold the operator's own counter against the last one seen, and remember it.
-
-        Raises `Refused` for a replay (not greater), naming equivocation when the same counter now
-        stands for other content.
-        """
-        counter = _counter(clock, self.number)
-        if counter is None:
-            raise Refused(400, f"the clock has no entry of participant {self.number}, its sender")
-        if counter == self._seen and self._seen_in not in {"", frame.hash}:
-            raise Refused(
-                400,
-                f"equivocation: counter {counter} of participant {self.number} was used for other content",
-            )
-        if counter <= self._seen:
-            raise Refused(
-                400, f"replay: counter {counter} of participant {self.number} is not above {self._seen}"
-            )
-        self._seen, self._seen_in = counter, frame.hash
+    def fail(self, request_id: str) -> None:
+        """Let a request fail with `PeerGone`: there will be no reply to it."""
+        waiting = self._replies.get(request_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(PeerGone(f"{self.address} did not get the request"))
 
     def close(self) -> None:
         """Fail everybody who waits for a reply; the connection is gone."""
@@ -102,11 +83,58 @@ class Peer:
         await self._gone.wait()
 
 
+class Connection(Peer):
+    """An operator that is connected to this very process, which keeps its counter."""
+
+    def __init__(
+        self,
+        address: str,
+        number: int,
+        *,
+        epoch: int,
+        seen: int,
+        workers: Iterable[str],
+        models: Iterable[ModelOffer],
+        signer: Signer,
+        send: Send,
+    ) -> None:
+        serves = {(worker, offer.name): offer.sha256 for offer in models for worker in workers}
+        super().__init__(address, number, epoch=epoch, serves=serves, signer=signer, send=send)
+        self.seen = seen
+        self._seen_in = ""
+
+    async def reply(self, request_id: str, result: JsonObject) -> None:
+        """Answer a request of the operator's."""
+        await self._send(seal_reply(self._signer, request_id, result))
+
+    def observe(self, clock: object, frame: Frame) -> None:
+        """Hold the operator's own counter against the last one seen, and remember it.
+
+        Raises `Refused` for a replay (not greater), naming equivocation when the same counter now
+        stands for other content.
+        """
+        counter = counter_of(clock, self.number)
+        if counter is None:
+            raise Refused(400, f"the clock has no entry of participant {self.number}, its sender")
+        if counter == self.seen and self._seen_in not in {"", frame.hash}:
+            raise Refused(
+                400,
+                f"equivocation: counter {counter} of participant {self.number} was used for other content",
+            )
+        if counter <= self.seen:
+            raise Refused(
+                400, f"replay: counter {counter} of participant {self.number} is not above {self.seen}"
+            )
+        self.seen, self._seen_in = counter, frame.hash
+
+
 class Hub:
-    """All connected operators. `changed` callbacks run after every arrival and departure."""
+    """All operators that can be asked. `changed` callbacks run after every arrival and departure."""
 
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
+        self._here: dict[str, Connection] = {}
+        self._serving: dict[tuple[str, str, str], list[Peer]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
     def __len__(self) -> int:
@@ -117,19 +145,24 @@ class Hub:
         self._listeners.append(listener)
 
     def add(self, peer: Peer) -> None:
-        """Take a peer in; an older connection of the same operator is closed."""
-        older = self._peers.get(peer.address)
+        """Take a peer in. Of two of the same operator, the older connection is closed, whichever of them that is."""
+        other = self._peers.get(peer.address)
+        if other is not None and other.epoch > peer.epoch:
+            _replace(peer)
+            return
+        self._forget(peer.address)
         self._peers[peer.address] = peer
-        if older is not None:
-            older.replaced = True
-            older.close()
+        if isinstance(peer, Connection):
+            self._here[peer.address] = peer
+        if other is not None:
+            _replace(other)
         self._tell(peer.address)
 
     def remove(self, peer: Peer) -> None:
         """Forget a peer, unless a newer connection has taken its place already."""
         peer.close()
         if self._peers.get(peer.address) is peer:
-            del self._peers[peer.address]
+            self._forget(peer.address)
             self._tell(peer.address)
 
     def get(self, operator: str) -> Peer | None:
@@ -143,30 +176,48 @@ class Hub:
             raise PeerGone(f"{operator} is not connected")
         return peer
 
-    def connected(self) -> set[str]:
-        """Return the addresses of all connected operators."""
-        return set(self._peers)
+    def connected(self) -> Set[str]:
+        """Return the addresses of all connected operators, as they change."""
+        return self._peers.keys()
+
+    def here(self) -> list[Connection]:
+        """Return the connections of this process."""
+        return list(self._here.values())
 
     def serving(self, job_type: str, model: ModelOffer) -> list[Peer]:
         """Return the operators that serve exactly this model file, by address."""
-        serving = [p for p in self._peers.values() if p.serves.get((job_type, model.name)) == model.sha256]
-        return sorted(serving, key=lambda peer: peer.address)
+        key = job_type, model.name, model.sha256
+        if key not in self._serving:
+            named = [p for p in self._peers.values() if p.serves.get((job_type, model.name)) == model.sha256]
+            self._serving[key] = sorted(named, key=lambda peer: peer.address)
+        return list(self._serving[key])
 
     def served(self) -> set[tuple[str, str]]:
         """Return every (job type, model name) that somebody serves."""
         return {pair for peer in self._peers.values() for pair in peer.serves}
 
     def close(self) -> None:
-        """Close every connection."""
-        for peer in self._peers.values():
-            peer.close()
+        """Close every connection of this process."""
+        for connection in self.here():
+            connection.close()
+
+    def _forget(self, operator: str) -> None:
+        self._peers.pop(operator, None)
+        self._here.pop(operator, None)
 
     def _tell(self, operator: str) -> None:
+        self._serving.clear()
         for listener in self._listeners:
             listener(operator)
 
 
-def _counter(clock: object, number: int) -> int | None:
+def _replace(peer: Peer) -> None:
+    peer.replaced = True
+    peer.close()
+
+
+def counter_of(clock: object, number: int) -> int | None:
+    """Return a participant's own entry of a clock that somebody sent; None without one in the protocol's form."""
     entry = clock.get(str(number)) if isinstance(clock, dict) else None
     return (
         int(entry)

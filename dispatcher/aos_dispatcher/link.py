@@ -11,8 +11,9 @@ from typing import Protocol
 
 import structlog
 
+from aos_dispatcher.clock import DISPATCHER, DispatcherClock
 from aos_dispatcher.errors import DispatcherError, Refused, Unavailable
-from aos_dispatcher.hub import Hub, Peer
+from aos_dispatcher.hub import Connection, Hub, Peer
 from aos_dispatcher.metrics import FRAMES_REFUSED
 from aos_dispatcher.operators import Operators
 from aos_protocol.canonical import JsonObject
@@ -25,13 +26,14 @@ from aos_protocol.typed_data import Domain
 log = structlog.get_logger()
 
 POLICY_VIOLATION = 1008
-GOING_AWAY = 1001
+SERVICE_RESTART = 1012
 REPLACED = 4001
-"""WebSocket close codes (RFC 6455, section 7.4); 4001 is ours: another connection of the same operator took over."""
+"""WebSocket close codes (RFC 6455, section 7.4, and IANA's registry); 4001 is ours: another connection of the same operator took over."""
 
 _HANDSHAKE_S = 10.0
 _HANDSHAKE_BYTES = 1 << 17  # 256 models with their digests; whoever is not admitted yet shall cost little
 _MOST_REFUSALS = 100
+_LEAVING = "this dispatcher is being stopped; connect to another, or again"
 _MOST_AT_ONCE = 64  # frames of one operator that are verified and stored at once
 
 
@@ -86,19 +88,24 @@ class OperatorLink:
     """Serves operators' connections.
 
     `methods` are what an operator may request, each with what stores it or raises `Refused` with the reply's code; `keep`
-    stores what an operator signed and was refused, with the reason.
+    stores what an operator signed and was refused, with the reason. While `leaving` is set, operators are sent elsewhere.
     """
 
     signer: Signer
     domain: Domain
     hub: Hub
     operators: Operators
+    clock: DispatcherClock
     frame_bytes: int
     methods: Mapping[str, _Take]
     keep: Callable[[Frame, str], Awaitable[None]]
+    leaving: asyncio.Event
 
     async def serve(self, socket: Socket) -> None:
         """Run one connection from its challenge to its end."""
+        if self.leaving.is_set():
+            await socket.close(_LEAVING, SERVICE_RESTART)
+            return
         try:
             async with asyncio.timeout(_HANDSHAKE_S):
                 peer = await self._welcome(socket)
@@ -106,6 +113,9 @@ class OperatorLink:
             await socket.close("no 'connect' within 10 seconds")
             return
         if peer is None:
+            return
+        if self.leaving.is_set():  # it began while they shook hands
+            await socket.close(_LEAVING, SERVICE_RESTART)
             return
         self.hub.add(peer)
         log.info(
@@ -126,7 +136,7 @@ class OperatorLink:
         if isinstance(ended[0], Exception):
             raise ended[0]
 
-    async def _welcome(self, socket: Socket) -> Peer | None:
+    async def _welcome(self, socket: Socket) -> Connection | None:
         greeting = Greeting(self.signer, self.domain)
         await socket.send(greeting.frame.text)
         text = await socket.receive()
@@ -138,6 +148,7 @@ class OperatorLink:
             request_id = frame.id
             connect = greeting.check(frame)
             number, seen = await self.operators.admit(connect.operator, connect.workers, connect.models)
+            epoch = int((await self.clock.tick())[str(DISPATCHER)])
         except (ProtocolError, DispatcherError) as error:
             FRAMES_REFUSED.labels("handshake").inc()
             log.warning("operator refused", why=str(error))
@@ -148,17 +159,18 @@ class OperatorLink:
             return None
         welcome = Welcome(number=number, clock={str(number): str(seen)} if seen else {})
         await socket.send(seal_reply(self.signer, frame.id, welcome.to_json()).text)
-        return Peer(
+        return Connection(
             connect.operator,
             number,
+            epoch=epoch,
             seen=seen,
             workers=connect.workers,
             models=connect.models,
             signer=self.signer,
-            send=socket.send,
+            send=lambda frame: socket.send(frame.text),
         )
 
-    async def _read(self, socket: Socket, peer: Peer) -> None:
+    async def _read(self, socket: Socket, peer: Connection) -> None:
         talk = _Talk(peer)
         while (text := await socket.receive()) is not None:
             try:
@@ -187,7 +199,7 @@ class OperatorLink:
             talk.taking.add(taking)
             taking.add_done_callback(talk.taken)
 
-    def _observed(self, peer: Peer, frame: Frame) -> _Take | None:
+    def _observed(self, peer: Connection, frame: Frame) -> _Take | None:
         """Hold a frame against its connection, in the order of arrival; returns who takes it in, None for a reply."""
         if frame.address != peer.address:
             raise Refused(
@@ -241,7 +253,7 @@ class OperatorLink:
 class _Talk:
     """One connection: how many frames were refused on it, and those that are being taken in."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Connection) -> None:
         self.peer = peer
         self.refusals = 0
         self.room = asyncio.Semaphore(_MOST_AT_ONCE)
@@ -256,9 +268,9 @@ class _Talk:
             self.failed = self.failed or task.exception()
 
 
-async def _close_ours(socket: Socket, peer: Peer) -> None:
+async def _close_ours(socket: Socket, peer: Connection) -> None:
     """Close a connection that this side ends."""
     if peer.replaced:
         await socket.close("replaced by a newer connection of the same operator", REPLACED)
     else:
-        await socket.close("the dispatcher is shutting down", GOING_AWAY)
+        await socket.close(_LEAVING, SERVICE_RESTART)

@@ -1,5 +1,6 @@
 """The running dispatcher: its parts, put together once."""
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ class Dispatcher:
     relay: AttestationRelay
     sequencer: Sequencer
     chain: "ChainLink | None"
+    leaving: asyncio.Event
+    """Set once this process is being stopped: it takes on no rounds and no operators any more."""
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -81,7 +84,8 @@ def assemble(
     chain = _chain_link(settings.chain, database, signer)
     timeout = settings.dispatch.job_timeout
     hub = Hub()
-    hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub)))
+    hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub.here())))
+    leaving = asyncio.Event()
     operators = Operators(database, chain.registry if chain else None)
     clock, projects = DispatcherClock(database), Projects(database)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
@@ -116,7 +120,10 @@ def assemble(
         store=store,
         loop=RoundLoop(store, hub, driver, settings.dispatch),
         evidence=EvidenceDesk(sequencer, signer, domain, settings.chain.anchor),
-        link=OperatorLink(signer, domain, hub, operators, settings.limits.frame_bytes, methods, desk.keep),
+        link=OperatorLink(
+            signer, domain, hub, operators, clock, settings.limits.frame_bytes, methods, desk.keep, leaving
+        ),
+        leaving=leaving,
         challenges=challenges,
         standing=Standing(sequencer, projects, verification.suspend_after),
         views=Views(database),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aos_dispatcher.errors import PeerGone, Refused, ReplyTimeout
-from aos_dispatcher.hub import Hub, Peer
+from aos_dispatcher.hub import Connection, Hub
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import ModelOffer
@@ -19,12 +19,13 @@ class Wire:
     """What a peer sent, and a way to wait for it."""
 
     def __init__(self) -> None:
-        self.sent: asyncio.Queue[str] = asyncio.Queue()
+        self.sent: asyncio.Queue[Frame] = asyncio.Queue()
 
-    def peer(self, *, seen: int = 0, signer: Signer = OPERATOR) -> Peer:
-        return Peer(
+    def peer(self, *, seen: int = 0, signer: Signer = OPERATOR, epoch: int = 1) -> Connection:
+        return Connection(
             signer.address,
             2,
+            epoch=epoch,
             seen=seen,
             workers=["opml"],
             models=[TINY],
@@ -41,7 +42,7 @@ async def test_a_reply_reaches_its_request() -> None:
     wire = Wire()
     peer = wire.peer()
     asking = asyncio.create_task(peer.request("draw", {"a": 1}, 5))
-    sent = open_frame(await wire.sent.get())
+    sent = open_frame((await wire.sent.get()).text)
     assert (sent.method, sent.params, sent.address) == ("draw", [{"a": 1}], DISPATCHER.address)
     peer.receive_reply(seal_reply(OPERATOR, "another id", {"code": 500}))
     peer.receive_reply(seal_reply(OPERATOR, sent.id, {"code": 200}))
@@ -102,7 +103,7 @@ def test_the_hub_knows_who_serves_which_file() -> None:
 
 async def test_a_newer_connection_closes_the_older_and_outlives_its_end() -> None:
     hub = Hub()
-    older, newer = Wire().peer(), Wire().peer()
+    older, newer = Wire().peer(epoch=1), Wire().peer(epoch=2)
     hub.add(older)
     hub.add(newer)
     await older.wait_closed()
