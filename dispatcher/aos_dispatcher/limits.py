@@ -160,14 +160,12 @@ async def count_waiting(connection: AsyncConnection, project: str | None) -> int
 
 
 async def set_quota(database: Database, project: str, changes: dict[str, float | int]) -> Quota:
-    """Change some of a project's limits, by the names of `Quota`; 0 takes one away. Returns what holds now.
+    """Change some of a project's limits, by the names of `Quota`; a 0 takes a limit away. Returns what holds now.
 
     Raises `DispatcherError` for a project that does not exist, and for a limit that cannot be.
     """
     _check(changes)
     values = {name: value or None for name, value in changes.items()}
-    if "burst" in changes:
-        values["burst"] = changes["burst"] or 1
     if values.keys() & {"rate", "burst"}:
         values["full_at"] = 0  # a bucket of the new size begins full
     async with database.begin() as connection:
@@ -185,12 +183,12 @@ async def set_quota(database: Database, project: str, changes: dict[str, float |
 
 
 def _check(changes: dict[str, float | int]) -> None:
-    rate, burst = changes.get("rate", 0), changes.get("burst", 0)
+    rate, burst = changes.get("rate", 0), changes.get("burst", 1)
     if rate and not SLOWEST_RATE <= rate <= FASTEST_RATE:
         raise DispatcherError(
             f"a rate of {rate:g} jobs a second cannot be: use one an hour ({SLOWEST_RATE:.2g}) to {FASTEST_RATE:.0f}, or 0 for none"
         )
-    if not 0 <= burst <= LARGEST_BURST:
+    if not 1 <= burst <= LARGEST_BURST:
         raise DispatcherError(f"a burst of {burst} jobs cannot be: use 1 to {LARGEST_BURST}")
     for name in ("daily", "waiting"):
         if not 0 <= changes.get(name, 0) < 1 << 63:

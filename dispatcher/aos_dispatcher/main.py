@@ -14,6 +14,7 @@ from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
+from aos_dispatcher.quota_commands import limit as project_limit
 from aos_dispatcher.service import assemble
 from aos_dispatcher.settings import Chain, DispatcherSettings, load_policy
 from aos_protocol.calibration import Calibration
@@ -38,6 +39,7 @@ app = typer.Typer(
 project = typer.Typer(no_args_is_help=True, help="Projects, who submit jobs.")
 operator = typer.Typer(no_args_is_help=True, help="Operators, who may connect and run jobs.")
 model = typer.Typer(no_args_is_help=True, help="What the names of models stand for.")
+project.command("limit")(project_limit)
 app.add_typer(project, name="project")
 app.add_typer(operator, name="operator")
 app.add_typer(model, name="model")
