@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from aos_dispatcher.clock import DISPATCHER, DispatcherClock
+from aos_dispatcher.epochs import Epochs
 from aos_dispatcher.errors import DispatcherError, Refused, Unavailable
 from aos_dispatcher.hub import Connection, Hub, Peer
 from aos_dispatcher.metrics import FRAMES_REFUSED
@@ -95,7 +95,7 @@ class OperatorLink:
     domain: Domain
     hub: Hub
     operators: Operators
-    clock: DispatcherClock
+    epochs: Epochs
     frame_bytes: int
     methods: Mapping[str, _Take]
     keep: Callable[[Frame, str], Awaitable[None]]
@@ -148,7 +148,7 @@ class OperatorLink:
             request_id = frame.id
             connect = greeting.check(frame)
             number, seen = await self.operators.admit(connect.operator, connect.workers, connect.models)
-            epoch = int((await self.clock.tick())[str(DISPATCHER)])
+            epoch = await self.epochs.next()
         except (ProtocolError, DispatcherError) as error:
             FRAMES_REFUSED.labels("handshake").inc()
             log.warning("operator refused", why=str(error))

@@ -14,10 +14,11 @@ from aos_dispatcher.database import Database
 from aos_dispatcher.desk import Desk
 from aos_dispatcher.driver import RoundDriver
 from aos_dispatcher.enclaves import Enclaves
+from aos_dispatcher.epochs import Epochs
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.hub import Hub
-from aos_dispatcher.jobs import Jobs
+from aos_dispatcher.jobs import Jobs, Lease
 from aos_dispatcher.limits import Limits
 from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.log_sequencer import Sequencer
@@ -95,6 +96,7 @@ def assemble(
     driver = RoundDriver(
         store, closing, hub, operators=operators, clock=clock, author=author, settings=settings.dispatch
     )
+    loop = RoundLoop(store, hub, driver, settings.dispatch)
     desk, enclaves = Desk(store, driver.active), Enclaves(policy)
     sequencer = Sequencer(database, signer, domain)
     methods = {
@@ -116,12 +118,23 @@ def assemble(
             timeout,
             verification.audit_ppm,
             limits=Limits(settings.limits.waiting_jobs),
+            clock=clock,
+            loop=loop,
+            lease=Lease(store.owner, settings.dispatch.lease),
         ),
         store=store,
-        loop=RoundLoop(store, hub, driver, settings.dispatch),
+        loop=loop,
         evidence=EvidenceDesk(sequencer, signer, domain, settings.chain.anchor),
         link=OperatorLink(
-            signer, domain, hub, operators, clock, settings.limits.frame_bytes, methods, desk.keep, leaving
+            signer,
+            domain,
+            hub,
+            operators,
+            Epochs(database),
+            settings.limits.frame_bytes,
+            methods,
+            desk.keep,
+            leaving,
         ),
         leaving=leaving,
         challenges=challenges,
