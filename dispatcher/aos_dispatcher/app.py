@@ -15,11 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from aos_dispatcher import api, attestation_api, disputes_api, log_api
+from aos_dispatcher.edge import Edge
 from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.log_backfill import backfill
 from aos_dispatcher.openapi import ERRORS, describe
 from aos_dispatcher.service import Dispatcher
+from aos_dispatcher.tls import WITHOUT_CERTIFICATE, may_connect
 
 log = structlog.get_logger()
 
@@ -47,6 +49,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.exception_handler(ApiError)(_render)
     app.exception_handler(RequestValidationError)(_render_validation)
     app.exception_handler(HTTPException)(_render_http)
+    app.add_middleware(Edge, tls=dispatcher.settings.listen.tls is not None)
     return app
 
 
@@ -135,6 +138,9 @@ async def operator_socket(websocket: WebSocket) -> None:
     """Serve one operator's connection (docs/protocol.md)."""
     await websocket.accept()
     dispatcher: Dispatcher = websocket.app.state.dispatcher
+    if not may_connect(websocket, dispatcher.settings.listen.tls):
+        await websocket.close(POLICY_VIOLATION, WITHOUT_CERTIFICATE)
+        return
     await dispatcher.link.serve(_StarletteSocket(websocket))
 
 

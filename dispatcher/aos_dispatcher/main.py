@@ -8,6 +8,7 @@ import structlog
 import typer
 import uvicorn
 
+from aos_dispatcher import token_commands
 from aos_dispatcher.app import create_app
 from aos_dispatcher.console import Config, open_database, said_plainly, with_database
 from aos_dispatcher.errors import DispatcherError
@@ -17,11 +18,13 @@ from aos_dispatcher.projects import create_project
 from aos_dispatcher.quota_commands import limit as project_limit
 from aos_dispatcher.service import assemble
 from aos_dispatcher.settings import Chain, DispatcherSettings, load_policy
+from aos_dispatcher.tls import server_options
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import parse
 from aos_protocol.identity import checksum_address
 from aos_protocol.messages import ModelOffer, parse_message
 from aos_service.database import database_url, ensure_database
+from aos_service.hardening import keep_memory_private
 from aos_service.keys import load_signer
 from aos_service.logs import configure_logs
 from aos_service.revisions import migrate
@@ -41,6 +44,7 @@ operator = typer.Typer(no_args_is_help=True, help="Operators, who may connect an
 model = typer.Typer(no_args_is_help=True, help="What the names of models stand for.")
 project.command("limit")(project_limit)
 app.add_typer(project, name="project")
+app.add_typer(token_commands.app, name="token")
 app.add_typer(operator, name="operator")
 app.add_typer(model, name="model")
 
@@ -53,6 +57,7 @@ def run(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve HTTP and /ws until SIGTERM or Ctrl-C. Example: dispatcher run -c config-dispatcher.yaml."""
+    keep_memory_private()
     configure_logs("dispatcher", level=log_level)
     with said_plainly():
         settings = load_settings(config, DispatcherSettings)
@@ -68,6 +73,7 @@ def run(
         asyncio.run(_migrate(settings))
         if settings.chain.rpc_url is not None:
             _check_chain(settings.chain)
+        tls = server_options(settings.listen.tls)
         dispatcher = assemble(settings, open_database(settings), signer, policy)
     log.info(
         "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
@@ -79,6 +85,8 @@ def run(
         port=settings.listen.port,
         log_config=None,
         access_log=False,
+        server_header=False,
+        **tls,
         # Slightly above the frame limit, so that an oversized frame is refused with a reason before the connection is.
         ws_max_size=2 * settings.limits.frame_bytes,
         # Frames are mostly hex digits of hashes and proofs; deflating them costs more than it saves.

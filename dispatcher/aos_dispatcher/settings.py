@@ -49,11 +49,20 @@ class Identity(Group):
     signer_key: SecretStr | None = None
 
 
+class Tls(Group):
+    """PEM files: the certificate with its chain, its private key, and whose certificates operators must show, if they must."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
 class Listen(Group):
-    """Where HTTP and `/ws` are served."""
+    """Where HTTP and `/ws` are served, and by which certificate; without `tls`, in the clear."""
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
+    tls: Tls | None = None
 
 
 class Limits(Group):

@@ -26,7 +26,7 @@ Scope: TypeAlias = Literal["submit", "read", "manage"]
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-SHOWN_ID = func.coalesce(ApiToken.id, func.left(ApiToken.digest, 12)).label("shown_id")
+shown_id = func.coalesce(ApiToken.id, func.left(ApiToken.digest, 12)).label("shown_id")
 """What a token is called in commands: its id, and of one of before this form the first digits of its digest."""
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -67,9 +67,9 @@ async def add_token(connection: AsyncConnection, grant: Grant) -> str:
     secret = "".join(secrets.choice(_DIGITS) for _ in range(_SECRET))
     body = f"aos_{public}_{secret}"
     token = body + _checksum(body)
-    row = {"id": public, "digest": _digest(token), "project_id": grant.project}
-    row |= {"scopes": _in_order(grant.scopes), "expires_at": grant.expires_at}
-    await connection.execute(insert(ApiToken).values(row))
+    scopes = [scope for scope in SCOPES if scope in grant.scopes]
+    row = insert(ApiToken).values(id=public, digest=_digest(token), project_id=grant.project)
+    await connection.execute(row.values(scopes=scopes, expires_at=grant.expires_at))
     return token
 
 
@@ -91,7 +91,7 @@ async def create_token(database: Database, grant: Grant) -> str:
 
 async def list_tokens(database: Database, project: str | None) -> list[Row[Any]]:
     """Return all tokens, or those of one project, oldest first, without anything secret."""
-    query: Select[Any] = select(ApiToken.__table__, SHOWN_ID).order_by(ApiToken.created_at, SHOWN_ID)
+    query: Select[Any] = select(ApiToken.__table__, shown_id).order_by(ApiToken.created_at, shown_id)
     if project is not None:
         query = query.where(ApiToken.project_id == project)
     async with database.connect() as connection:
@@ -130,17 +130,17 @@ async def revoke_token(database: Database, public: str) -> None:
         await connection.execute(revoked.values(revoked_at=func.now()))
 
 
-def standing(row: Row[Any], now: datetime | None = None) -> Literal["active", "expired", "revoked"]:
+def standing(row: Row[Any]) -> Literal["active", "expired", "revoked"]:
     """Tell whether a token works, or why it does not."""
     if row.revoked_at is not None:
         return "revoked"
-    if row.expires_at is not None and row.expires_at <= (now or datetime.now(UTC)):
+    if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
         return "expired"
     return "active"
 
 
 async def _existing(connection: AsyncConnection, public: str) -> Row[Any]:
-    query = select(ApiToken.__table__).where(public == SHOWN_ID).with_for_update()
+    query = select(ApiToken.__table__).where(shown_id == public).with_for_update()
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         # It may be a whole token: nothing may quote it.
@@ -151,10 +151,6 @@ async def _existing(connection: AsyncConnection, public: str) -> Row[Any]:
 async def _now(connection: AsyncConnection) -> datetime:
     now: datetime = (await connection.execute(select(func.now()))).scalar_one()
     return now
-
-
-def _in_order(scopes: Collection[str]) -> list[str]:
-    return [scope for scope in SCOPES if scope in scopes]
 
 
 def _checksum(body: str) -> str:

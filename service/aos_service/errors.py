@@ -17,7 +17,7 @@ class SettingsError(ServiceError):
 
 
 class KeyFileError(ServiceError):
-    """A private key is missing, given twice, malformed, or its keystore does not open."""
+    """A private key is missing, given twice, malformed, open to other users, or its keystore does not open."""
 
 
 class DatabaseError(ServiceError):
@@ -30,6 +30,10 @@ class MigrationError(DatabaseError):
 
 class ChildError(ServiceError):
     """A child process did not start, or ended too soon; the message ends with the tail of its log."""
+
+
+class TlsError(ServiceError):
+    """A certificate, its key or a file of authorities cannot be used."""
 
 
 class WorkerUrlError(ServiceError, ValueError):

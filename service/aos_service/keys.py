@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from aos_protocol.errors import InvalidKey, ProtocolError
 from aos_protocol.identity import Signer
 from aos_service.errors import KeyFileError
+from aos_service.private_files import check_private
 
 DEFAULT_PASSWORD_ENV = "AOS_KEYSTORE_PASSWORD"  # noqa: S105 (a variable's name)
 
@@ -61,7 +62,7 @@ def open_keystore(keystore: Path, password: str) -> Signer:
     """Decrypt a V3 keystore file; takes about a second of computing, by design.
 
     Raises:
-        KeyFileError: when it cannot be read, or this password does not open it.
+        KeyFileError: when it cannot be read, other users may read it, or this password does not open it.
     """
     try:
         document = keystore.read_text(encoding="utf-8")
@@ -71,6 +72,7 @@ def open_keystore(keystore: Path, password: str) -> Signer:
         ) from error
     except UnicodeDecodeError as error:
         raise KeyFileError(f"keystore {keystore} is not JSON: give a file made by `aos keys new`") from error
+    check_private(keystore, "keystore")
     try:
         return Signer.from_keystore(document, password)
     except ProtocolError as error:
@@ -78,10 +80,10 @@ def open_keystore(keystore: Path, password: str) -> Signer:
 
 
 def read_password_file(password_file: Path) -> str:
-    """The first line of a file, without its line end; warns when other users may read it.
+    """The first line of a file, without its line end.
 
     Raises:
-        KeyFileError: when there is none.
+        KeyFileError: when there is none, or other users may read it.
     """
     try:
         lines = password_file.read_text(encoding="utf-8").splitlines()
@@ -91,7 +93,7 @@ def read_password_file(password_file: Path) -> str:
         raise KeyFileError(f"password file {password_file} is not UTF-8 text: save it as UTF-8") from error
     if not lines or not lines[0]:
         raise KeyFileError(f"password file {password_file} is empty: its first line must be the password")
-    _warn_if_others_read(password_file, "keystore password")
+    check_private(password_file, "password file")
     return lines[0]
 
 
@@ -108,12 +110,9 @@ def _password(password_env: str, password_file: Path | None, keystore: Path) -> 
 def _warn_if_shared(file: Path, key: str, key_name: str) -> None:
     """Warn when `file` itself, not the environment, holds the key and others may read it."""
     digits = key.removeprefix("0x").removeprefix("0X")
-    if digits and digits.lower() in file.read_text(encoding="utf-8", errors="replace").lower():
-        _warn_if_others_read(file, key_name)
-
-
-def _warn_if_others_read(file: Path, what: str) -> None:
+    if not digits or digits.lower() not in file.read_text(encoding="utf-8", errors="replace").lower():
+        return
     if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         _log.warning(
-            "a secret can be read by other users: run chmod 600 on the file", holds=what, file=str(file)
+            "a secret can be read by other users: run chmod 600 on the file", holds=key_name, file=str(file)
         )

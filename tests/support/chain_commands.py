@@ -24,12 +24,14 @@ class ChainCommands:
         self.deployment = folder / "chain.json"
         self.password = folder / "password"
         self.password.write_text(PASSWORD)
+        self.password.chmod(0o600)
 
     def keystore(self, signer: Signer) -> Path:
         """The file of a key; its derivation takes no time."""
         file = self.folder / f"{signer.address}.json"
         if not file.exists():
             file.write_text(json.dumps(Account.encrypt(signer.secret, PASSWORD, kdf="pbkdf2", iterations=1)))
+            file.chmod(0o600)
         return file
 
     def run(self, *arguments: str, key: Signer | None = None) -> Result:

@@ -98,6 +98,8 @@ class TestRun:
         signer = Signer.from_hex(configuration["node"].pop("signer_key"))
         (tmp_path / "keystore.json").write_text(await asyncio.to_thread(signer.to_keystore, "pw"))
         (tmp_path / "password").write_text("pw\n")
+        for name in ("keystore.json", "password"):
+            (tmp_path / name).chmod(0o600)
         configuration["node"] |= {
             "keystore": str(tmp_path / "keystore.json"),
             "keystore_password_file": str(tmp_path / "password"),

@@ -1,3 +1,6 @@
+import os
+import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ from structlog.testing import capture_logs
 from aos_protocol.identity import Signer
 from aos_service.errors import KeyFileError
 from aos_service.keys import load_signer, open_keystore, read_password_file
+from aos_service.private_files import check_private
 
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 ADDRESS = "0x2c7536E3605D9C16a7a3D7b1898e529396a65c23"
@@ -16,6 +20,7 @@ ADDRESS = "0x2c7536E3605D9C16a7a3D7b1898e529396a65c23"
 def keystore(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "key.json"
     path.write_text(Signer.from_hex(KEY).to_keystore("a password"))
+    path.chmod(0o600)
     return path
 
 
@@ -85,6 +90,7 @@ def test_a_wrong_password(keystore: Path) -> None:
 def test_what_is_no_keystore(tmp_path: Path, content: str) -> None:
     path = tmp_path / "key.json"
     path.write_text(content)
+    path.chmod(0o600)
     with pytest.raises(KeyFileError) as caught:
         open_keystore(path, "a password")
     assert str(path) in str(caught.value)
@@ -144,9 +150,51 @@ def test_a_file_without_the_key_is_not_warned_about(tmp_path: Path) -> None:
     assert logs == []
 
 
-def test_a_password_file_that_others_may_read_is_warned_about(password_file: Path) -> None:
-    password_file.chmod(0o644)
-    with capture_logs() as logs:
-        assert read_password_file(password_file) == "a password"
-    assert [log["holds"] for log in logs] == ["keystore password"]
-    assert "a password" not in str(logs).replace("keystore password", "")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o602, 0o601])
+def test_a_password_file_that_others_have_access_to_is_refused(password_file: Path, mode: int) -> None:
+    password_file.chmod(mode)
+    with pytest.raises(KeyFileError) as caught:
+        read_password_file(password_file)
+    said = str(caught.value)
+    assert said.startswith(f"password file {password_file} is open to other users (mode {mode:04o}): ")
+    assert f"run chmod 600 {password_file}" in said
+    assert "a password" not in said
+
+
+def test_a_keystore_that_others_may_read_is_refused(keystore: Path) -> None:
+    keystore.chmod(0o644)
+    with pytest.raises(KeyFileError, match="is open to other users"):
+        open_keystore(keystore, "a password")
+    keystore.chmod(0o400)
+    assert open_keystore(keystore, "a password").address == ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("owner", "reader", "mode", "refused"),
+    [
+        (0, 1000, 0o640, False),  # an administrator gives a service's group its key
+        (0, 1000, 0o440, False),
+        (0, 1000, 0o660, True),
+        (0, 1000, 0o644, True),
+        (0, 0, 0o640, True),
+        (1000, 1000, 0o640, True),
+    ],
+)
+def test_only_a_file_of_root_s_may_be_readable_by_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, reader: int, mode: int, refused: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.touch()
+    made = list(path.stat())
+    made[0], made[4] = stat.S_IFREG | mode, owner
+    status = os.stat_result(made)
+    monkeypatch.setattr(Path, "stat", lambda _self: status)
+    monkeypatch.setattr(os, "geteuid", lambda: reader)
+    with pytest.raises(KeyFileError) if refused else nullcontext():
+        check_private(path, "the TLS key")
+
+
+def test_a_pipe_is_nobody_else_s(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o644)
+    check_private(path, "password file")
