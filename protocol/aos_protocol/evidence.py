@@ -22,6 +22,7 @@ of every round, as far as they apply to it:
 | id | what holds when it passes |
 | --- | --- |
 | AOS-TICKET-1 | every ticket is its operator's own VRF output on seed and prompt, in a frame that it signed; no good one was set aside |
+| AOS-ELECTORATE-1 | (more operators registered than a draw asks at most) no more were asked; as many are those whom the seed finds, in its order |
 | AOS-COMMITTEE-1 | the committee follows from registry, tickets and tag; who was lost is replaced in the draw's order; tag and position are the request's, or those of a tagged job that is named |
 | AOS-ROLE-1 | the first seat in the draw's order that was not given up executes, the others verify; nobody executes a claim or a challenge |
 | AOS-AUDIT-1 | (untagged) whether the job has a verifier anyway is what its seed and the dispatcher's policy give |

@@ -46,7 +46,7 @@ def honest(_actor: "Actor", _said: dict[str, Any]) -> None:
 class Actor:
     """One operator: it signs, draws and ticks. `bend` changes what it says in a result or score before it signs that.
 
-    One that is `enclosed` has its answers from its enclave. It signs in `domain`.
+    One that is `enclosed` has its answers from its enclave. It signs in `domain`. One that is `away` is in the registry, and asked nothing.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Actor:
     signer: Signer = field(init=False)
     enclave: Enclave = field(init=False)
     counter: int = 0
+    away: bool = False
 
     def __post_init__(self) -> None:
         self.signer = Signer(bytes([self.number]) * 32)

@@ -14,14 +14,12 @@ from typing import Any
 
 from aos_protocol import fingerprint, merkle, sortition, vrf
 from aos_protocol.canonical import digest
-from aos_protocol.evidence import round_views
 from aos_protocol.evidence_view import open_result
 from aos_protocol.frames import seal_reply
 from aos_protocol.identity import Signer
 from aos_protocol.log_entries import job_entries
 from aos_protocol.messages import (
     Draw,
-    JobResult,
     Params,
     SubmitRequest,
     Ticket,
@@ -36,6 +34,7 @@ from aos_protocol.verdict import judge, overall
 from aos_protocol.verification import Terms, check_ticket
 from support.actors import DOMAIN, MODEL, NO_REGISTRY, TOKENS, Actor, Bend, honest, merged
 from support.calibration import calibration
+from support.evidence_rows import rows_of
 
 __all__ = [
     "CALIBRATION", "CAUSE", "CHAIN", "CHEATING", "CLAIM", "DISPATCHER", "DOMAIN", "FINGERPRINTED", "HONEST", "MODEL", "NO_REGISTRY", "PROJECT",
@@ -218,9 +217,10 @@ class Story:
         without = {open_result(challenged).operator, plea["operator"]} if challenged and plea else set()
         draw_clock = self._tick()
         drawn = self._draw(tag, position, challenge, seed, draw_clock, without)
+        points = self._points(list(drawn), tag, seed)
         sealed = self.request.job.sealed is not None
         audit = not (tag or sealed) and sortition.audited(bytes.fromhex(self.seed["value"]), self.audit_ppm)
-        ranking = sortition.rank(candidate for _, _, candidate in drawn.values())
+        ranking = sortition.rank((candidate for _, _, candidate in drawn.values()), points)
         members = sortition.committee(ranking, sortition.committee_minimum(tag, audit=audit), alone=sealed)
         dispatched = self._tick(*(drawn[member.operator][1].clock for member in members))
         executes = challenged is None and self.request.job.claim is None
@@ -279,11 +279,12 @@ class Story:
         clock: dict[str, str],
         without: set[str],
     ) -> Drawn:
-        """Every asked operator's frame, ticket and place."""
+        """Every asked operator's frame, ticket and place: of those that may be asked, as many as an electorate has."""
         drawn, sealed = {}, self.request.job.sealed
-        for entry in self._registry()["operators"]:
-            if entry["operator"] in without or (sealed and entry["operator"] not in sealed.operators):
-                continue
+        entries = {entry["operator"]: entry for entry in self._registry()["operators"]}
+        here = [actor.address for actor in self.crew if actor.address not in without and not actor.away]
+        here = [operator for operator in here if sealed is None or operator in sealed.operators]
+        for entry in map(entries.__getitem__, self._points(here, tag, seed) or here):
             draw = Draw(
                 job_id=self.job_id,
                 tag=tag,
@@ -305,6 +306,14 @@ class Story:
             frame = seal_reply(actor.signer, "7", reply).text
             drawn[actor.address] = (frame, ticket, check_ticket(ticket, draw, actor.address))
         return drawn
+
+    def _points(self, here: list[str], tag: str, seed: dict[str, str]) -> dict[str, int] | None:
+        """The electorate of these operators with its points; None where all of them are asked."""
+        most = sortition.electorate_size(tag)
+        if len(here) < most or len(self.crew) <= most:
+            return None
+        shares = sortition.equal_shares([actor.address for actor in self.crew])
+        return sortition.Holders(shares).electorate(bytes.fromhex(seed["value"]), here.__contains__, most)
 
     def _seats(self, candidates: Sequence[Candidate], lost: int, *, executes: bool) -> list[dict[str, Any]]:
         return [
@@ -468,33 +477,3 @@ def sealed_job(job: dict[str, Any], readers: Sequence[Actor]) -> dict[str, Any]:
         [(actor.address, actor.enclave.keyset) for actor in readers],
     )
     return {name: value for name, value in job.items() if name != "prompt"} | {"sealed": sealed.to_json()}
-
-
-def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that `/api/job/result` shows of a job with this evidence: answers, and scores of those that only scored."""
-    rows: list[dict[str, Any]] = []
-    for view in round_views(document):
-        stated = view.document.verdict
-        for said in (*view.results, *view.scores):
-            if any(
-                (row["operator"], row["verify_id"]) == (said.operator, view.document.verify_id)
-                for row in rows
-            ):
-                continue
-            answer = said.result if isinstance(said, JobResult) else None
-            rows.append(
-                {
-                    "operator": said.operator,
-                    "verify_id": view.document.verify_id,
-                    "tag": said.tag,
-                    "position": said.position,
-                    "challenge": view.document.challenge,
-                    "result": answer or "",
-                    "signature": said.signature,
-                    "signs": "score" if answer is None else "answer",
-                    "role": next(s.role for s in view.document.committee if s.operator == said.operator),
-                    "verdict": stated.outcome if stated else None,
-                    "reason": stated.reason if stated else "nobody was asked to score it",
-                }
-            )
-    return rows

@@ -93,7 +93,15 @@ def chained() -> Story:
     return story
 
 
-BUILDS = (audited, suspected, replaced, claimed, cheated, enclosed, private, chained)
+def elected() -> Story:
+    """More operators than an electorate has: of those that are there, the seed chose."""
+    story = Story(operators=19)
+    story.crew[3].away = True
+    story.own()
+    return story
+
+
+BUILDS = (audited, suspected, replaced, claimed, cheated, enclosed, private, chained, elected)
 NAMES = tuple(build.__name__ for build in BUILDS)
 POLICY = policy(MODEL.name)
 PAGE = FilePath(__file__).resolve().parents[2] / "docs" / "evidence.md"
