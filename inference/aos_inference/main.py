@@ -24,6 +24,7 @@ from aos_inference.options import (
     ThreadsOption,
 )
 from aos_inference.worker import Worker
+from aos_service.hardening import keep_memory_private
 from aos_service.logs import configure_logs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -51,6 +52,7 @@ def serve(
 
       curl -s http://127.0.0.1:5005/v1/models
     """
+    keep_memory_private()
     configure_logs("inference-worker", level=log_level)
     options = ServeOptions(
         path=model,

@@ -1,6 +1,7 @@
 """The WebSocket to the dispatcher: it carries texts between the socket and a `Session`, and connects again when it breaks."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidMessage, WebSocketException
 
 from aos_operator.backoff import Backoff
 from aos_operator.errors import LinkLost, Refused, Replaced, StartError, Unavailable
@@ -22,6 +23,7 @@ from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import Signer
 from aos_protocol.messages import Attest, Draw, ScoreCall
 from aos_protocol.typed_data import Domain
+from aos_service.tls import handshake_problem
 
 CLOSE_REPLACED = 4001
 """The dispatcher's close code when a newer connection of the same operator took this one's place."""
@@ -62,12 +64,16 @@ class Desk(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the dispatcher is, whose key it must hold, how often the connection is tried, in seconds, and its domain if that is known."""
+    """Where the dispatcher is, whose key it must hold, how often the connection is tried, in seconds, and its domain if that is known.
+
+    `tls` is how a wss:// address is connected to; None for what the system believes.
+    """
 
     url: str
     address: str
     heartbeat: float
     domain: Domain | None = None
+    tls: ssl.SSLContext | None = None
 
 
 class Link:
@@ -130,6 +136,7 @@ class Link:
         try:
             async with connect(
                 self._target.url,
+                ssl=self._target.tls,
                 open_timeout=_HANDSHAKE_S,
                 ping_interval=heartbeat,
                 ping_timeout=2 * heartbeat,
@@ -144,7 +151,7 @@ class Link:
                 raise Replaced from error
             raise LinkLost(f"the connection was closed ({error})") from error
         except (OSError, TimeoutError, WebSocketException) as error:
-            raise LinkLost(f"cannot connect ({str(error) or type(error).__name__})") from error
+            raise LinkLost(f"cannot connect ({_problem(error, self._target)})") from error
 
     async def _read(
         self, session: Session, socket: ClientConnection, wire: Wire, answers: asyncio.TaskGroup
@@ -199,6 +206,16 @@ class Link:
             case AttestCall(attest=attest):
                 attestation = await self._desk.attest(attest)
         return session.reply(call.frame_id, attestation=attestation)
+
+
+def _problem(error: Exception, target: Target) -> str:
+    """Say why no connection came about; who refuses a client certificate often ends the connection without saying so."""
+    said = handshake_problem(error) or str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{said}; is it of an authority in net.tls.ca?"
+    if target.tls is not None and isinstance(error, InvalidMessage | ConnectionError):
+        said += "; if the dispatcher asks for client certificates: is net.tls.certificate one of its client_ca, and still valid?"
+    return said
 
 
 class _SocketWire:

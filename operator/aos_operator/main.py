@@ -17,6 +17,7 @@ from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_service.database import database_url
 from aos_service.errors import DatabaseError, ServiceError
+from aos_service.hardening import keep_memory_private
 from aos_service.keys import read_password_file
 from aos_service.logs import configure_logs
 from aos_service.settings import load_settings
@@ -104,6 +105,7 @@ def operator_runner(
 
 
 async def _run(config: Path) -> None:
+    keep_memory_private()
     settings = load_settings(config, OperatorSettings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

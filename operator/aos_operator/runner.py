@@ -81,7 +81,8 @@ class Operator:
         self._registry = registry
         self._desk = _Desk(self._watch, self._jobs, Attesting(worker), registry)
         domain = registry.domain if registry else None
-        target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval, domain)
+        tls = net.tls.context() if net.tls else None
+        target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval, domain, tls)
         self._link = Link(target, signer, self._desk, outbox)
 
     async def run(self, stop: asyncio.Event) -> None:

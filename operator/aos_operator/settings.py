@@ -3,6 +3,7 @@
 Keys of AOS that have no meaning here are accepted, and `notices` says so.
 """
 
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
@@ -13,6 +14,7 @@ from sqlalchemy import URL
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
 from aos_service.database import database_url
+from aos_service.tls import client_context
 from aos_service.transport import worker_address
 
 
@@ -107,10 +109,30 @@ class Queue(Group):
         return url
 
 
+class Tls(Group):
+    """PEM files for wss://: by which authorities a dispatcher is believed (else the system's), and what this operator shows when asked."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = Field(None, validate_default=True)
+
+    @field_validator("key")
+    @classmethod
+    def _goes_with_the_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("certificate") is None):
+            raise ValueError("and certificate are given together, or not at all")
+        return key
+
+    def context(self) -> ssl.SSLContext:
+        """Return what connects by these files. Raises `TlsError` or `KeyFileError` when one cannot be used."""
+        return client_context(self.ca, self.certificate, self.key)
+
+
 class Net(Group):
     """Where the dispatcher and the worker are."""
 
     dispatcher_url: Annotated[str, AfterValidator(_dispatcher_url)]
+    tls: Tls | None = None
     worker_url: Annotated[str, AfterValidator(_worker_url)] = "http://127.0.0.1:5005"
     worker_timeout: Seconds = 900
     worker_concurrency: Positive = 4
@@ -119,6 +141,15 @@ class Net(Group):
     callback_url: str | None = None
     tee_llm_cid: int = Field(15, ge=3, le=2**32 - 1)
     tee_llm_port: int = Field(5005, ge=1, le=2**32 - 1)
+
+    @field_validator("tls")
+    @classmethod
+    def _is_of_use(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
+        if tls is not None and not str(info.data.get("dispatcher_url", "wss:")).startswith("wss:"):
+            raise ValueError(
+                "is for TLS, and dispatcher_url names none: write wss://host:port/ws, or leave tls out"
+            )
+        return tls
 
 
 class Node(Group):

@@ -23,6 +23,7 @@ from aos_protocol.attestation.statement import Kind
 from aos_protocol.canonical import parse
 from aos_protocol.errors import NotCanonical
 from aos_protocol.messages import ModelOffer
+from aos_service.hardening import keep_memory_private
 from aos_service.logs import configure_logs
 from aos_tee_worker import app
 from aos_tee_worker.device import Device
@@ -53,6 +54,8 @@ def main(orders: Orders) -> None:
     device = _device(options)
     if options.kind == "simulated":
         _isolate(options)
+    else:
+        keep_memory_private()
     # Measured at each start: what somebody else remembers of the file is no measurement.
     with loading.loaded(options.serve, digests=None) as model:
         offer = ModelOffer(name=model.card.name, sha256=model.card.sha256)

@@ -24,6 +24,7 @@ from aos_inference.options import (
     SocketOption,
     ThreadsOption,
 )
+from aos_service.hardening import keep_memory_private
 from aos_service.logs import configure_logs
 from aos_tee_worker.orders import EnclaveOptions, Orders
 from aos_tee_worker.sockets import listening
@@ -83,6 +84,7 @@ def serve(
 
       tee-worker --enclave nitro --model /model.gguf --vsock 5005
     """
+    keep_memory_private()
     configure_logs("tee-worker", level=log_level)
     structlog.contextvars.bind_contextvars(enclave=enclave)
     options = EnclaveOptions(
