@@ -27,13 +27,13 @@ from aos_protocol.messages import M, SubmitRequest, parse_message
 router = APIRouter(responses=ERRORS)
 
 
-def dispatcher_of(request: Request) -> Dispatcher:
+async def dispatcher_of(request: Request) -> Dispatcher:
     """Return the dispatcher that this application serves."""
     dispatcher: Dispatcher = request.app.state.dispatcher
     return dispatcher
 
 
-def bearer(authorization: Annotated[str | None, Header()] = None) -> str | None:
+async def bearer(authorization: Annotated[str | None, Header()] = None) -> str | None:
     """Return the token of `Authorization: Bearer`, if there is one."""
     if authorization is None:
         return None
@@ -68,7 +68,8 @@ async def submit(
     except NotCanonical as error:
         raise Unprocessable(str(error)) from None
     JOBS_SUBMITTED.inc()
-    service.loop.wake()
+    if request.tag:
+        service.loop.wake()  # the user's earlier jobs are looked at again
     response.headers.update(accepted.headers)
     return {"code": 200, "result": accepted.receipt.job_id, "receipt": accepted.receipt.to_json()}
 

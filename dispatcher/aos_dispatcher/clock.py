@@ -1,5 +1,6 @@
 """The dispatcher's own entry of the vector clock, shared by all its processes through PostgreSQL."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
@@ -12,36 +13,51 @@ from aos_service.coalesce import Coalescer
 DISPATCHER = 1
 """The dispatcher's participant number."""
 
-_MANY = 512
+_BLOCK = 256
+_LATER = 4  # ticks that a job needs after its first: draw, dispatch, end, and a call to score
 _TICKS = text("select nextval('clock_ticks') from generate_series(1, :count)")
 
 
-async def take_ticks(connection: AsyncConnection, count: int) -> list[int]:
-    """Take `count` fresh values of the dispatcher's counter, in order."""
-    return list((await connection.execute(_TICKS, {"count": count})).scalars())
-
-
 class DispatcherClock:
-    """Ticks for events of the dispatcher. Waiting callers share one query."""
+    """Ticks for events of the dispatcher, from one counter for all its processes, used in their order by each.
+
+    A process keeps some in stock, which may be less than what another one has used meanwhile: those that do not exceed all that an event has seen are
+    thrown away.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ticks: Coalescer[None, int] = Coalescer(self._take, _MANY)
+        self._stock: deque[int] = deque()
+        self._stocking: Coalescer[int, None] = Coalescer(self._restock, _BLOCK)
 
     async def tick(self, *known: Mapping[str, str]) -> dict[str, str]:
-        """Return the clock of a new event that has seen all of `known`."""
-        return stamped(await self._ticks.submit(None), *known)
+        """Return the clock of a new event that has seen all of `known`. Raises `Unavailable`."""
+        seen = max((int(clock.get(str(DISPATCHER), "0")) for clock in known), default=0)
+        while not (self._stock and self._stock[0] > seen):
+            if self._stock:
+                self._stock.popleft()
+            else:
+                await self._stocking.submit(seen)
+        return stamped(self._stock.popleft(), *known)
 
-    async def _take(self, waiting: Sequence[None]) -> list[int]:
-        async with self._database.connect() as connection:
-            return await take_ticks(connection, len(waiting))
+    async def first_ticks(self, connection: AsyncConnection, jobs: int) -> list[int]:
+        """Return a tick for each new job, in order, and have those in stock that the jobs will need next."""
+        taken = await self._take(connection, jobs * (1 + _LATER))
+        self._stock = deque(taken[jobs:])
+        return taken[:jobs]
+
+    async def _restock(self, waiting: Sequence[int]) -> list[Exception | None]:
+        if not self._stock or self._stock[-1] <= max(waiting):
+            async with self._database.connect() as connection:
+                self._stock = deque(await self._take(connection, _BLOCK))
+        return [None] * len(waiting)
+
+    async def _take(self, connection: AsyncConnection, count: int) -> list[int]:
+        return list((await connection.execute(_TICKS, {"count": count})).scalars())
 
 
 def stamped(tick: int, *known: Mapping[str, str]) -> dict[str, str]:
-    """Merge `known` clocks and set the dispatcher's own entry to a fresh tick.
-
-    A tick comes from one counter for all processes, so it exceeds every dispatcher entry seen before.
-    """
+    """Merge `known` clocks and set the dispatcher's own entry to a tick that exceeds every dispatcher entry among them."""
     clock = VectorClock.from_map({str(DISPATCHER): str(tick)})
     for other in known:
         clock = clock.merge(VectorClock.from_map(dict(other)))

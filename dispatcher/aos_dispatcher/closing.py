@@ -22,11 +22,10 @@ from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.round_writes import hold, lock_jobs, lost, update_rows
 from aos_dispatcher.settings import Verification
-from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round
+from aos_dispatcher.tables import Assignment, Job, Result, Round
 from aos_dispatcher.verdicts import Judgement, judgement, verdict_json
 from aos_protocol.log_entries import verdict_entry
 from aos_protocol.verdict import Verdict
-from aos_service.coalesce import Coalescer
 from aos_service.coalesce import Coalescer
 
 
@@ -61,12 +60,12 @@ class Closing:
         """End a round and do all that follows from it; returns its verdict. Raises `LeaseLost`."""
         return await self._ends.submit((facts, end))
 
-    async def _close_together(self, ends: Sequence[_Ending]) -> Sequence[Verdict | None | Exception]:
+    async def _close_together(self, ends: Sequence[_Ending]) -> Sequence[Verdict | Exception | None]:
         return await self._database.write_all(ends, self._write)
 
     async def _write(
         self, connection: AsyncConnection, ends: Sequence[_Ending]
-    ) -> list[Verdict | None | Exception]:
+    ) -> list[Verdict | Exception | None]:
         # Whoever cancels or challenges a job locks it before its rounds: none waits for another in a circle.
         await lock_jobs(connection, {facts.job_id for facts, _ in ends})
         held = await hold(connection, self._owner, {facts.round_id for facts, _ in ends})

@@ -4,15 +4,15 @@ A job is in PostgreSQL, with its place in the sequence, before its submitter get
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, insert, or_, select, update
+from sqlalchemy import Row, and_, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.clock import stamped, take_ticks
+from aos_dispatcher.clock import DispatcherClock, stamped
 from aos_dispatcher.database import Database
 from aos_dispatcher.documents import (
     committee_documents,
@@ -25,6 +25,8 @@ from aos_dispatcher.errors import ApiError, Conflict, NotFound, TooMany
 from aos_dispatcher.limits import Limits
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.quotas import Standing
+from aos_dispatcher.rounds import RoundLoop
+from aos_dispatcher.rounds_store import Claimed
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
 from aos_dispatcher.tags import Tagging, User, active_tags, open_before, store_tags
 from aos_protocol import sortition, vrf
@@ -68,12 +70,13 @@ class Submission:
 
 @dataclass(frozen=True)
 class _Placed:
-    """What a batch adds: `outcomes` has a row for each submission, or why it has none and no number either."""
+    """What a batch adds: `outcomes` has a row for each submission, or why it has none and no number either; `leased` are rounds to work on."""
 
-    outcomes: list[JsonObject | ApiError]
-    rows: list[JsonObject]
-    rounds: list[JsonObject]
-    tagging: list[Tagging]
+    outcomes: list[JsonObject | ApiError] = field(default_factory=list)
+    rows: list[JsonObject] = field(default_factory=list)
+    rounds: list[JsonObject] = field(default_factory=list)
+    tagging: list[Tagging] = field(default_factory=list)
+    leased: list[Claimed] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,14 @@ class Accepted:
         return self.standing.headers() if self.standing else {}
 
 
+@dataclass(frozen=True)
+class Lease:
+    """Who holds rounds that are leased as they are stored, and for how many seconds at first."""
+
+    owner: str
+    seconds: float
+
+
 class Jobs:
     """The jobs of one dispatcher identity."""
 
@@ -101,8 +112,14 @@ class Jobs:
         audit_ppm: int,
         *,
         limits: Limits,
+        clock: DispatcherClock,
+        loop: RoundLoop,
+        lease: Lease,
     ) -> None:
         self._database = database
+        self._clock = clock
+        self._loop = loop
+        self._lease = lease
         self._signer = signer
         self._domain = domain
         self._timeout = timedelta(seconds=timeout)
@@ -159,41 +176,55 @@ class Jobs:
     async def _store(self, batch: Sequence[Submission]) -> list[Accepted | Exception]:
         async with self._database.begin() as connection:
             # Locking the counter first puts all writers into one order, so the look-up below sees every earlier key.
-            last = await _lock_sequence(connection)
+            last, now = await _lock_sequence(connection)
             known = await _known_keys(connection, batch)
             fresh = _first_of_each_key(batch, known)
             said = await self._limits.admit(connection, [s.request.project for s in fresh], last)
             admitted = [s for s, outcome in zip(fresh, said, strict=True) if not isinstance(outcome, TooMany)]
-            placed = await self._place(connection, admitted, last) if admitted else []
-            rows = [row for row in placed if not isinstance(row, Exception)]
-            if rows:
-                counter = update(Counter).where(Counter.name == _SEQUENCE)
-                await connection.execute(counter.values(value=last + len(rows)))
+            placed = await self._place(connection, admitted, last, now)
+        self._loop.start(placed.leased)
         limited = {id(s): outcome for s, outcome in zip(fresh, said, strict=True)}
         refused = {s: outcome for s, outcome in limited.items() if isinstance(outcome, TooMany)}
-        stored = refused | {id(s): row for s, row in zip(admitted, placed, strict=True)}
+        stored = refused | {id(s): row for s, row in zip(admitted, placed.outcomes, strict=True)}
         by_key = known | {s.key: stored[id(s)] for s in fresh if s.key}
         return [self._outcome(s, stored.get(id(s)) or by_key[s.key], limited.get(id(s))) for s in batch]
 
     async def _place(
-        self, connection: AsyncConnection, submissions: Sequence[Submission], last: int
-    ) -> list[JsonObject | ApiError]:
+        self, connection: AsyncConnection, submissions: Sequence[Submission], last: int, now: datetime
+    ) -> _Placed:
         """Store jobs, numbered from `last` on, each with the rounds that it opens; where one cannot be placed there is why not."""
+        placed = _Placed()
+        if not submissions:
+            return placed
         before = await active_tags(connection, {submission.user for submission in submissions})
-        ticks = await take_ticks(connection, len(submissions))
-        active, placed = dict(before), _Placed([], [], [], [])
+        ticks = await self._clock.first_ticks(connection, len(submissions))
+        active = dict(before)
         for submission, tick in zip(submissions, ticks, strict=True):
             placed.outcomes.append(self._placed(submission, last, tick, active, placed))
-        if not placed.rows:
-            return placed.outcomes
+        if placed.rows:
+            await self._insert(connection, placed, now)
+            await store_tags(connection, before, active)
+            if placed.tagging:
+                await open_before(connection, placed.tagging, placed.rows[-1]["deadline"])
+            counter = update(Counter).where(Counter.name == _SEQUENCE)
+            await connection.execute(counter.values(value=last + len(placed.rows)))
+        return placed
+
+    async def _insert(self, connection: AsyncConnection, placed: _Placed, now: datetime) -> None:
+        """Insert jobs and their rounds; those that this process has room for are leased at once."""
+        takes = self._loop.room()
+        for round_ in placed.rounds:
+            mine = takes(round_["job_type"], round_["model"])
+            round_["lease_owner"] = self._lease.owner if mine else None
+            round_["lease_until"] = now + timedelta(seconds=self._lease.seconds) if mine else None
         await connection.execute(insert(Job), placed.rows)
-        await store_tags(connection, before, active)
         opened = insert(Round).returning(Round.id, sort_by_parameter_order=True)
         ids = (await connection.execute(opened, placed.rounds)).scalars().all()
-        _record(connection, placed, ids)
-        if placed.tagging:
-            await open_before(connection, placed.tagging, placed.rows[-1]["deadline"])
-        return placed.outcomes
+        for job, round_, id_ in zip(placed.rows, placed.rounds, ids, strict=True):
+            round_["id"] = id_
+            if round_["lease_owner"]:
+                placed.leased.append(Claimed.fresh(job, round_))
+        _record(connection, placed)
 
     def _placed(
         self, submission: Submission, last: int, tick: int, active: dict[User, ActiveTag], placed: "_Placed"
@@ -270,26 +301,25 @@ class Jobs:
         return Accepted(receipt, None if isinstance(said, TooMany) else said)
 
 
-def _record(connection: AsyncConnection, placed: _Placed, ids: Sequence[int]) -> None:
-    for job, round_, id_ in zip(placed.rows, placed.rounds, ids, strict=True):
+def _record(connection: AsyncConnection, placed: _Placed) -> None:
+    for job, round_ in zip(placed.rows, placed.rounds, strict=True):
         seed = seed_document(job["seed"], job["seed_proof"])
         record(
             connection,
             job_entry(job | {"job_id": job["id"]}, seed, policy_document(job["audit_ppm"])),
             job["id"],
         )
-        record(
-            connection, round_entry(job["id"], place_document(round_ | {"id": id_}, None, None)), job["id"]
-        )
+        record(connection, round_entry(job["id"], place_document(round_, None, None)), job["id"])
 
 
-async def _lock_sequence(connection: AsyncConnection) -> int:
-    lock = select(Counter.value).where(Counter.name == _SEQUENCE).with_for_update()
-    value = (await connection.execute(lock)).scalar()
-    if value is not None:
-        return value
-    await connection.execute(upsert(Counter).values(name=_SEQUENCE, value=0).on_conflict_do_nothing())
-    return (await connection.execute(lock)).scalar_one()
+async def _lock_sequence(connection: AsyncConnection) -> tuple[int, datetime]:
+    """Return the last number that was given, and the database's time."""
+    lock = select(Counter.value, func.now()).where(Counter.name == _SEQUENCE).with_for_update()
+    row = (await connection.execute(lock)).one_or_none()
+    if row is None:
+        await connection.execute(upsert(Counter).values(name=_SEQUENCE, value=0).on_conflict_do_nothing())
+        row = (await connection.execute(lock)).one()
+    return row[0], row[1]
 
 
 def _unverifiable(tag: ActiveTag) -> Conflict:

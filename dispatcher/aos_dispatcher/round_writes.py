@@ -46,7 +46,7 @@ class Change:
 
 async def write(
     connection: AsyncConnection, changes: Sequence[Change], *, owner: str
-) -> list[None | Exception]:
+) -> list[Exception | None]:
     """Write those changes whose rounds this owner holds; returns `LeaseLost` for each of the others."""
     await lock_jobs(connection, {change.job_id for change in changes if change.job})
     held = await hold(connection, owner, {change.round_id for change in changes})

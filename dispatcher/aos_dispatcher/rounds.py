@@ -1,6 +1,7 @@
 """The dispatch loop: leases open rounds as operators come and jobs arrive, one task for each."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -26,12 +27,41 @@ class RoundLoop:
         self._driver = driver
         self._settings = settings
         self._held: set[int] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._backlog = True
         self._wake = asyncio.Event()
         hub.on_change(self._operator_changed)
 
     def wake(self) -> None:
         """Look for open rounds now; called after a job was stored."""
         self._wake.set()
+
+    def room(self) -> Callable[[str, str], bool]:
+        """Return a question: is the next new round, of this job type and model, to be leased as it is stored?
+
+        Yes for as many as this process has room for, unless others have waited for longer.
+        """
+        free = 0 if self._backlog or self._tasks is None else self._settings.concurrency - len(self._held)
+        served = self._hub.served()
+
+        def take(job_type: str, model: str) -> bool:
+            nonlocal free
+            if (job_type, model) not in served:
+                return False
+            free -= 1
+            self._backlog = self._backlog or free < 0
+            return free >= 0
+
+        return take
+
+    def start(self, claimed: Iterable[Claimed]) -> None:
+        """Work on rounds that this process holds the leases of."""
+        if self._tasks is None:
+            return  # the process is ending: whoever comes next takes them up
+        for one in claimed:
+            self._held.add(one.row.id)
+            ROUNDS_ACTIVE.inc()
+            self._tasks.create_task(self._drive(one))
 
     def cancel(self, job_id: str) -> None:
         """Stop working on a job that was cancelled; its members are told. Challenges go on: they are about an operator."""
@@ -42,25 +72,24 @@ class RoundLoop:
 
     async def run(self) -> None:
         """Lease and drive rounds for ever; the database being away only pauses it."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._renew_leases())
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._renew_leases())
             while True:
                 self._wake.clear()
-                for claimed in await self._claim():
-                    self._held.add(claimed.row.id)
-                    ROUNDS_ACTIVE.inc()
-                    tasks.create_task(self._drive(claimed))
+                self.start(await self._claim())
                 await wait(self._wake, _POLL_S)
 
     async def _claim(self) -> list[Claimed]:
         free = self._settings.concurrency - len(self._held)
         if free <= 0:
+            self._backlog = True
             return []
         try:
             claimed = await self._store.claim(self._hub.served(), free)
         except Unavailable as error:
             log.error("database away; no rounds are leased until it is back", why=str(error))
             return []
+        self._backlog = len(claimed) == free
         # A process that was stopped for longer than a lease finds its own rounds free; it is at work on them.
         return [one for one in claimed if one.row.id not in self._held]
 
@@ -88,7 +117,8 @@ class RoundLoop:
         finally:
             self._held.discard(claimed.row.id)
             ROUNDS_ACTIVE.dec()
-            self.wake()
+            if self._backlog:
+                self.wake()
 
     async def _fail_internally(self, claimed: Claimed) -> None:
         try:

@@ -7,7 +7,8 @@ Every write names the lease's owner. A dispatcher that stalled past its lease th
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 from sqlalchemy import Row, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,7 +25,6 @@ from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.calibration import Calibration
 from aos_protocol.log_entries import rejection_entry, result_entry, score_entry, tickets_entry
 from aos_protocol.messages import JobResult, JobScore
-from aos_service.coalesce import Coalescer
 from aos_service.coalesce import Coalescer
 
 _CLAIM = text(
@@ -59,14 +59,22 @@ _RELEASE_ALL = text("update rounds set lease_owner = null, lease_until = null wh
 
 @dataclass(frozen=True)
 class Claimed:
-    """A leased round joined with its job. The rest is there once it was drawn; answers and scores are signed frames."""
+    """A leased round; `row` is joined with its job. The rest is there once it was drawn; answers and scores are signed frames."""
 
-    row: Row[Any]
+    row: Any
     seats: Sequence[Row[Any]] = ()
     registry: JsonObject = field(default_factory=dict)
     calibration: Calibration | None = None
     answers: Sequence[str] = ()
     scores: Sequence[str] = ()
+
+    @classmethod
+    def fresh(cls, job: JsonObject, round_: JsonObject) -> Self:
+        """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id."""
+        own = {"challenge": 0, "subject": None, "subject_frame": None, "seed": None, "seed_proof": None}
+        of_job = {name: job[name] for name in ("request", "sequence", "request_digest", "receipt", "clock")}
+        seeds = {"job_seed": job["seed"], "job_seed_proof": job["seed_proof"]}
+        return cls(SimpleNamespace(**own, **of_job, **seeds, **round_))
 
 
 @dataclass(frozen=True)
@@ -216,10 +224,10 @@ class RoundsStore:
             )
         )
 
-    async def _write(self, changes: Sequence[Change]) -> Sequence[None | Exception]:
+    async def _write(self, changes: Sequence[Change]) -> Sequence[Exception | None]:
         return await self._database.write_all(changes, partial(write, owner=self.owner))
 
-    async def _calibrations_of(self, models: Sequence[str]) -> list[str | None | Exception]:
+    async def _calibrations_of(self, models: Sequence[str]) -> list[str | Exception | None]:
         async with self._database.connect() as connection:
             found = {sha256: await calibrations.of_model(connection, sha256) for sha256 in set(models)}
         return [found[sha256] for sha256 in models]
