@@ -19,6 +19,7 @@ from aos_dispatcher.quota_commands import limit as project_limit
 from aos_dispatcher.service import assemble
 from aos_dispatcher.settings import Chain, DispatcherSettings, load_policy
 from aos_dispatcher.tls import server_options
+from aos_dispatcher.websocket import OperatorProtocol
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import parse
 from aos_protocol.identity import checksum_address
@@ -86,7 +87,7 @@ def run(
         log_config=None,
         access_log=False,
         server_header=False,
-        **tls,
+        **{"ws": OperatorProtocol} | tls,
         # Slightly above the frame limit, so that an oversized frame is refused with a reason before the connection is.
         ws_max_size=2 * settings.limits.frame_bytes,
         # Frames are mostly hex digits of hashes and proofs; deflating them costs more than it saves.

@@ -5,9 +5,9 @@ from asyncio import BaseTransport
 from typing import Any
 
 from starlette.websockets import WebSocket
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from aos_dispatcher.settings import Tls
+from aos_dispatcher.websocket import OperatorProtocol
 from aos_service.tls import server_context
 
 WITHOUT_CERTIFICATE = "operators need a client certificate here: set net.tls.certificate and net.tls.key"
@@ -16,7 +16,7 @@ WITHOUT_CERTIFICATE = "operators need a client certificate here: set net.tls.cer
 _SHOWN = "client_certificate"
 
 
-class CertifiedWebSockets(WebSocketsSansIOProtocol):
+class CertifiedWebSockets(OperatorProtocol):
     """Notes for each WebSocket whether its client showed a certificate, which TLS has verified then."""
 
     def connection_made(self, transport: BaseTransport) -> None:
