@@ -58,11 +58,15 @@ class Tls(Group):
 
 
 class Listen(Group):
-    """Where HTTP and `/ws` are served, and by which certificate; without `tls`, in the clear."""
+    """Where HTTP and `/ws` are served, and by which certificate; without `tls`, in the clear.
+
+    `drain` is for how many seconds requests are still served once the process is told to stop: as long as a balancer needs to notice.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     tls: Tls | None = None
+    drain: float = Field(0, ge=0, le=600)
 
 
 class Limits(Group):
@@ -140,6 +144,23 @@ class Attestation(Group):
     policy: Path | None = None
 
 
+class Cluster(Group):
+    """Redis, over which processes with one identity and one database are one dispatcher. Without it a process is alone.
+
+    Every process says each `heartbeat` seconds that it is there, and is forgotten after three that were missed.
+    """
+
+    redis_url: SecretStr | None = None
+    heartbeat: float = Field(2, gt=0, le=60)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must be redis://host:port/0, rediss://host:port/0 or unix:///folder/redis.sock")
+        return url
+
+
 class DispatcherSettings(Group):
     """The whole file."""
 
@@ -151,6 +172,7 @@ class DispatcherSettings(Group):
     verification: Verification = Verification()
     chain: Chain = Chain()
     attestation: Attestation = Attestation()
+    cluster: Cluster = Cluster()
 
 
 def load_policy(settings: DispatcherSettings, file: Path) -> AttestationPolicy | None:
