@@ -12,9 +12,11 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -25,11 +27,15 @@ from aos_cli.failures import ApiError, BadAnswer, Unreachable
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.log import TreeHead
 from aos_protocol.messages import Receipt, parse_message
+from aos_service.tls import client_context, handshake_problem
 
 JsonObject: TypeAlias = dict[str, Any]
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The statuses that a job stays in for ever."""
+
+certificate_authorities: ContextVar[Path | None] = ContextVar("certificate_authorities", default=None)
+"""The PEM file by which dispatchers at https:// are believed when a client is given none: that of `aos --ca`. None: the system's."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _HEX32 = re.compile(r"[0-9a-f]{64}")
@@ -48,19 +54,27 @@ class Readiness:
 class DispatcherClient:
     """One dispatcher, at a URL such as `http://127.0.0.1:8000`; `token` is the project's, needed to submit and to cancel.
 
+    `ca` is a PEM file of the authorities by which one at https:// is believed.
     Every method raises `Unreachable` when nothing answers, `ApiError` when the dispatcher refuses, and `BadAnswer` when its
-    answer is not one of the API. The constructor raises `Unreachable` for what is no address.
+    answer is not one of the API. The constructor raises `Unreachable` for what is no address, `TlsError` for a `ca` that is none.
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca: Path | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._token = token
         address = _checked(self.url)
+        believed = ca or certificate_authorities.get()
         self._http = httpx.AsyncClient(
             base_url=address,
             transport=transport,
+            verify=client_context(believed) if believed else True,
             timeout=_TIMEOUT_S,
             # A proxy that the environment names cannot reach this machine's loopback.
             trust_env=address.host not in _LOOPBACK,
@@ -205,6 +219,8 @@ class DispatcherClient:
         except httpx.TimeoutException as error:
             raise Unreachable(f"{self.url} did not answer in time: see its log, and try again") from error
         except httpx.TransportError as error:
+            if problem := handshake_problem(error):
+                raise Unreachable(f"{self.url}: {problem}; aos --ca FILE names whom to believe") from error
             raise Unreachable(
                 f"nothing answers at {self.url} ({str(error) or type(error).__name__}): start a dispatcher with `aos up`, "
                 "or name another with --dispatcher URL"

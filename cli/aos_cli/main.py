@@ -1,10 +1,14 @@
 """The `aos` command."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from aos_cli import chain, disputes, jobs, keys
 from aos_cli.attest import attest
 from aos_cli.calibrate import calibrate
+from aos_cli.client import certificate_authorities
 from aos_cli.demo import demo
 from aos_cli.doctor import doctor
 from aos_cli.errors import MessageGroup
@@ -20,6 +24,23 @@ app = typer.Typer(
     help="AOS, inference that can be checked: run a network, submit jobs to it, and verify their answers.",
     epilog='Example: aos demo, or aos up in one terminal and aos submit "What is AI?" --wait in another.',
 )
+
+
+@app.callback()
+def _start(
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="AOS_CA",
+            metavar="FILE",
+            help="The authorities, in PEM form, by which a dispatcher at https:// is believed. Default: the system's.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    certificate_authorities.set(ca)
+
+
 _JOB = "636a5cf015a1a4c7480317f114d5b06d69476b9d0d5a67dbe53e9b59de72769b"
 _OPERATOR = "0x5050A4F4b3f9338C3472dcC01A87C76A144b3c9c"
 
