@@ -139,7 +139,9 @@ def _seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) * TICK_S
 
 
-async def play(script: Script, jobs: int, at_once: int, *, dispatched: bool) -> tuple[Callable[[], Awaitable[None]], Callable[[], None]]:
+async def play(
+    script: Script, jobs: int, at_once: int, *, dispatched: bool
+) -> tuple[Callable[[], Awaitable[None]], Callable[[], None]]:
     """Prepare a round: what plays it, and what verifies it."""
     made = [script.world.job(f"What is AI, {number}?") for number in range(jobs)]
     draws = [script.world.draw(job) for job in made]
@@ -258,7 +260,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--jobs", type=int, default=400, help="jobs a round (default: 400)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, after one that warms up (default: 3)")
-    parser.add_argument("--at-once", type=int, default=32, help="jobs under way at the same time (default: 32)")
+    parser.add_argument(
+        "--at-once", type=int, default=32, help="jobs under way at the same time (default: 32)"
+    )
     parser.add_argument("--json", action="store_true", help="print figures for machines")
     parser.add_argument("--profile", type=Path, help="keep a cProfile of the operator here (which slows it)")
     parser.add_argument("--operator", type=Path, help=argparse.SUPPRESS)
@@ -270,7 +274,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    print(f"medians of {options.rounds} rounds of {options.jobs}, {options.at_once} at once; ms of processor time each")
+    print(
+        f"medians of {options.rounds} rounds of {options.jobs}, {options.at_once} at once; ms of processor time each"
+    )
     print(f"{'':10}{'operator':>10}{'postgres':>10}{'valkey':>10}{'together':>10}{'per second':>12}")
     for kind, spent in result.items():
         parts = [spent[name] for name in ("operator", "postgres", "valkey")]

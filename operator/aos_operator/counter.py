@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-BLOCK = 64
+BLOCK = 1024
 """How many numbers are reserved at a time. A crash skips what is left of a block; gaps are harmless."""
 
 

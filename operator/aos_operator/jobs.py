@@ -21,7 +21,7 @@ from aos_operator.errors import QueueUnavailable, Refused, Unavailable
 from aos_operator.events import Settled
 from aos_operator.queue import Entry, Queue
 from aos_operator.store import Store
-from aos_operator.tasks import Method, Outcome, Product, Request, Task, TaskKey, TaskState
+from aos_operator.tasks import Method, Outcome, Product, Request, Task, TaskKey, TaskState, sayable
 from aos_operator.workshop import Workshop
 from aos_protocol.messages import Dispatch
 
@@ -247,10 +247,10 @@ class Jobs:
             else:
                 if reply.code == 200:
                     _log.info(says.accepted, answered=outcome.reason == "", **_attested(outcome))
-                    return TaskState.ACCEPTED, reply.message
+                    return TaskState.ACCEPTED, sayable(reply.message)
                 if reply.code == 400:
                     _log.error(says.refused, reason=reply.message)
-                    return TaskState.REFUSED, reply.message
+                    return TaskState.REFUSED, sayable(reply.message)
                 _log.warning(says.postponed, code=reply.code, reason=reply.message)
             await backoff.wait()
 

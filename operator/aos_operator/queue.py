@@ -20,10 +20,13 @@ from redis.exceptions import RedisError, ResponseError
 
 from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import QueueUnavailable
-from aos_operator.tasks import Method, Request, read_request
+from aos_operator.tasks import Method, Request, read_request, request_text
+from aos_service.coalesce import Coalescer
 
 GROUP = "operator-runner"
 _PAGE = 100
+_BATCH = 32
+"""How many requests are appended in one go: each may be a frame of 4 MiB."""
 
 _Streams: TypeAlias = list[tuple[str, list[tuple[str, dict[str, str]]]]]
 
@@ -82,9 +85,14 @@ class RedisQueue:
         self._client = client
         self.stream = f"aos:{operator}:{topic}"
         self._consumer = f"{socket.gethostname()}-{os.getpid()}"
+        self._adding = Coalescer(self._add_all, _BATCH)
+        self._ending = Coalescer(self._done_all, _PAGE)
+        self._unread: dict[str, Request] = {}
+        """What this process has added and not read yet, by its text: it need not be parsed again."""
 
     async def open(self) -> None:
         """See `Queue.open`."""
+        self._unread.clear()
         async with _translated():
             try:
                 await self._client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
@@ -94,8 +102,21 @@ class RedisQueue:
 
     async def add(self, request: Request) -> None:
         """See `Queue.add`."""
-        async with _translated():
-            await self._client.xadd(self.stream, {str(Method.of(request)): json.dumps(request.to_json())})
+        await self._adding.submit(request)
+
+    async def _add_all(self, requests: Sequence[Request]) -> list[Exception | None]:
+        texts = {request_text(request): request for request in requests}
+        self._unread |= texts
+        try:
+            async with _translated(), self._client.pipeline(transaction=False) as every:
+                for text, request in texts.items():
+                    every.xadd(self.stream, {str(Method.of(request)): text})
+                await every.execute()
+        except QueueUnavailable:
+            for text in texts:
+                self._unread.pop(text, None)
+            raise
+        return [None] * len(requests)
 
     async def take_over(self) -> Sequence[Entry]:
         """See `Queue.take_over`."""
@@ -117,14 +138,18 @@ class RedisQueue:
             streams = await self._client.xreadgroup(
                 GROUP, self._consumer, {self.stream: ">"}, count=_PAGE, block=block
             )
-        return [_entry(*pair) for _, pairs in cast("_Streams", streams) for pair in pairs]
+        return [self._entry(*pair) for _, pairs in cast("_Streams", streams) for pair in pairs]
 
     async def done(self, entry_id: str) -> None:
         """See `Queue.done`."""
+        await self._ending.submit(entry_id)
+
+    async def _done_all(self, entry_ids: Sequence[str]) -> list[Exception | None]:
         async with _translated(), self._client.pipeline(transaction=True) as both:
-            both.xack(self.stream, GROUP, entry_id)
-            both.xdel(self.stream, entry_id)
+            both.xack(self.stream, GROUP, *entry_ids)
+            both.xdel(self.stream, *entry_ids)
             await both.execute()
+        return [None] * len(entry_ids)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -134,7 +159,14 @@ class RedisQueue:
         following, pairs, *_ = await self._client.xautoclaim(
             self.stream, GROUP, self._consumer, min_idle_time=0, start_id=cursor, count=_PAGE
         )
-        return following, [_entry(*pair) for pair in pairs]
+        return following, [self._entry(*pair) for pair in pairs]
+
+    def _entry(self, entry_id: str, fields: dict[str, str]) -> Entry:
+        try:
+            [(method, text)] = fields.items()
+            return Entry(entry_id, self._unread.pop(text, None) or read_request(method, json.loads(text)))
+        except ValueError:  # also for an unknown method or several of them
+            return Entry(entry_id, None)
 
     async def _forget_others(self) -> None:
         for consumer in await self._client.xinfo_consumers(self.stream, GROUP):
@@ -150,11 +182,3 @@ async def _translated() -> AsyncIterator[None]:
         keep_cancellation()
     except (RedisError, OSError) as error:
         raise QueueUnavailable(f"Redis cannot do this now ({error}): check its service") from error
-
-
-def _entry(entry_id: str, fields: dict[str, str]) -> Entry:
-    try:
-        [(method, text)] = fields.items()
-        return Entry(entry_id, read_request(method, json.loads(text)))
-    except ValueError:  # also for an unknown method or several of them
-        return Entry(entry_id, None)

@@ -14,6 +14,8 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
+from typing import Final
 
 import structlog
 
@@ -52,6 +54,9 @@ MAX_FRAME_BYTES = 4 << 20
 MAX_BAD_FRAMES = 100
 MAX_LAST_SEEN = 2**62
 """A dispatcher that claims to have seen more of our counter than this is lying or broken."""
+
+_check_seed: Final = lru_cache(1024)(check_seed)
+"""A seed that was good in the draw is good in the dispatch: that depends on nothing else. What fails is not remembered."""
 
 _log = structlog.get_logger(__name__)
 
@@ -333,7 +338,7 @@ class Session:
 
     def _check_seed(self, job_id: str, seed: str, proof: str, challenge: int = 0) -> None:
         key = self._challenged_by().public_key
-        check_seed(self._dispatcher, key, job_id, seed, proof, challenge=challenge)
+        _check_seed(self._dispatcher, key, job_id, seed, proof, challenge=challenge)
 
     def _cancelled(self, frame_id: str, param: JsonObject) -> Event:
         cancel = parse_message(Cancel, param)

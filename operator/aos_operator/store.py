@@ -1,11 +1,12 @@
 """The operator's memory in PostgreSQL: its clock counter, and its tasks until what came of them is accepted."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg
-from sqlalchemy import ColumnElement, RowMapping, and_, exc, func, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, TextClause, and_, exc, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -13,7 +14,17 @@ from aos_operator.boundary import keep_cancellation
 from aos_operator.counter import CounterStore
 from aos_operator.errors import StoreUnavailable
 from aos_operator.tables import ClockRow, TaskRow
-from aos_operator.tasks import Product, Request, Task, TaskKey, TaskState, read_outcome, read_request
+from aos_operator.tasks import (
+    Product,
+    Request,
+    Task,
+    TaskKey,
+    TaskState,
+    read_outcome,
+    read_request,
+    request_text,
+)
+from aos_service.coalesce import Coalescer
 
 
 class Store(CounterStore, Protocol):
@@ -43,17 +54,58 @@ class Store(CounterStore, Protocol):
 _KEY = (TaskRow.job_id, TaskRow.tag, TaskRow.challenge, TaskRow.method)
 """The columns of a `TaskKey`, in its order."""
 
+_BATCH: Final = 32
+"""How many tasks one statement writes at most: each may bring a frame of 4 MiB."""
+
+_TAKE = text(
+    """
+    insert into tasks (operator, job_id, tag, challenge, method, state, request)
+    select :operator, job_id, tag, challenge, method, 'open', cast(request as json)
+    from unnest(cast(:job_ids as text[]), cast(:tags as text[]), cast(:challenges as bigint[]), cast(:methods as text[]),
+                cast(:requests as text[])) as one(job_id, tag, challenge, method, request)
+    on conflict do nothing
+    returning job_id, tag, challenge, method
+    """
+)
+_FINISH = text(
+    """
+    update tasks task set outcome = cast(one.outcome as json), finished_at = now()
+    from unnest(cast(:job_ids as text[]), cast(:tags as text[]), cast(:challenges as bigint[]), cast(:methods as text[]),
+                cast(:outcomes as text[])) as one(job_id, tag, challenge, method, outcome)
+    where task.operator = :operator and task.job_id = one.job_id and task.tag = one.tag
+      and task.challenge = one.challenge and task.method = one.method and task.outcome is null
+    returning task.job_id, task.tag, task.challenge, task.method
+    """
+)
+_CLOSE = text(
+    """
+    update tasks task set state = one.state, verdict = one.verdict, closed_at = now()
+    from unnest(cast(:job_ids as text[]), cast(:tags as text[]), cast(:challenges as bigint[]), cast(:methods as text[]),
+                cast(:states as text[]), cast(:verdicts as text[]))
+         as one(job_id, tag, challenge, method, state, verdict)
+    where task.operator = :operator and task.job_id = one.job_id and task.tag = one.tag
+      and task.challenge = one.challenge and task.method = one.method and task.state = 'open'
+    returning task.job_id, task.tag, task.challenge, task.method
+    """
+)
+
+_End: TypeAlias = tuple[TaskKey, TaskState, str]
+
 
 class PostgresStore:
     """`Store` on PostgreSQL, for one operator address.
 
-    Nearly everything is one statement, which commits by itself: that saves two of three round trips.
+    Nearly everything is one statement, which commits by itself. What every task goes through (`take`, `finish`, `close`) is
+    written for many tasks together: while one statement is on its way, the tasks that come meanwhile wait for the next.
     """
 
     def __init__(self, engine: AsyncEngine, operator: str) -> None:
         self._engine = engine
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._operator = operator
+        self._taking = Coalescer(self._take_all, _BATCH)
+        self._finishing = Coalescer(self._finish_all, _BATCH)
+        self._closing = Coalescer(self._close_all, _BATCH)
 
     async def reserve(self, count: int) -> int:
         """See `CounterStore.reserve`."""
@@ -75,13 +127,14 @@ class PostgresStore:
 
     async def take(self, request: Request) -> Task:
         """See `Store.take`."""
-        task = Task(request)
-        row = insert(TaskRow).values(**self._names(task.key), state=task.state, request=request.to_json())
-        fresh = row.on_conflict_do_nothing().returning(TaskRow.job_id)
-        async with self._statement() as connection:
-            if (await connection.execute(fresh)).first() is not None:
-                return task
-        return await self._take_again(request, task.key)
+        if await self._taking.submit(request):
+            return Task(request)
+        return await self._take_again(request, TaskKey.of(request))
+
+    async def _take_all(self, requests: Sequence[Request]) -> list[bool | Exception]:
+        """Which of these requests are tasks that were not known."""
+        keys = [TaskKey.of(request) for request in requests]
+        return await self._write(_TAKE, keys, requests=[request_text(request) for request in requests])
 
     async def _take_again(self, request: Request, key: TaskKey) -> Task:
         async with translated(), self._engine.begin() as connection:
@@ -112,6 +165,17 @@ class PostgresStore:
 
     async def finish(self, request: Request, outcome: Product) -> Product:
         """See `Store.finish`."""
+        if await self._finishing.submit((TaskKey.of(request), outcome)):
+            return outcome
+        return await self._finish_again(request, outcome)
+
+    async def _finish_all(self, finished: Sequence[tuple[TaskKey, Product]]) -> list[bool | Exception]:
+        """Which of these tasks are known, and had no outcome before."""
+        outcomes = [json.dumps(outcome.to_json()) for _, outcome in finished]
+        return await self._write(_FINISH, [key for key, _ in finished], outcomes=outcomes)
+
+    async def _finish_again(self, request: Request, outcome: Product) -> Product:
+        """Bring a lost task back with its outcome, or find the one that was kept first."""
         row = insert(TaskRow).values(
             **self._names(TaskKey.of(request)),
             state=TaskState.OPEN,
@@ -132,10 +196,33 @@ class PostgresStore:
 
     async def close(self, key: TaskKey, state: TaskState, verdict: str) -> None:
         """See `Store.close`."""
-        values = {"state": state, "verdict": verdict, "closed_at": func.now()}
-        change = update(TaskRow).where(self._is(key), TaskRow.state == TaskState.OPEN).values(values)
+        await self._closing.submit((key, state, verdict))
+
+    async def _close_all(self, ended: Sequence[_End]) -> list[bool | Exception]:
+        """Which of these tasks were open."""
+        first: dict[TaskKey, _End] = {}
+        for end in ended:
+            first.setdefault(end[0], end)
+        states: list[str] = [state for _, state, _ in first.values()]
+        verdicts = [verdict for *_, verdict in first.values()]
+        written = await self._write(_CLOSE, list(first), states=states, verdicts=verdicts)
+        closed = dict(zip(first, written, strict=True))
+        return [closed[key] for key, *_ in ended]
+
+    async def _write(
+        self, statement: TextClause, keys: Sequence[TaskKey], **values: list[str]
+    ) -> list[bool | Exception]:
+        """Write one row a task; which of them the statement has returned, each only once."""
+        named = zip(("job_ids", "tags", "challenges", "methods"), zip(*keys, strict=True), strict=True)
+        columns = {name: list(column) for name, column in named}
         async with self._statement() as connection:
-            await connection.execute(change)
+            rows = await connection.execute(statement, {"operator": self._operator, **columns, **values})
+            written = {tuple(row) for row in rows}
+        done: list[bool | Exception] = []
+        for key in keys:
+            done.append(key in written)
+            written.discard(key)
+        return done
 
     @asynccontextmanager
     async def _statement(self) -> AsyncIterator[AsyncConnection]:

@@ -1,6 +1,6 @@
 """A task: one request of the dispatcher, from being taken to the acceptance of what came of it."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -77,8 +77,8 @@ class Outcome:
         return self.failed(reason)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that is stored."""
-        return asdict(self)
+        """Return the JSON object that is stored; what it holds is not copied."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Scored:
         return replace(self, score=None, reason=said)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that is stored."""
-        return asdict(self)
+        """Return the JSON object that is stored; what it holds is not copied."""
+        return dict(vars(self))
 
 
 Product: TypeAlias = Outcome | Scored
@@ -145,6 +145,11 @@ def read_request(method: str, value: object) -> Request:
     if Method(method) is Method.DISPATCH:
         return Dispatch.model_validate(value)
     return ScoreCall.model_validate(value)
+
+
+def request_text(request: Request) -> str:
+    """Return the JSON text of a request, as store and queue keep it."""
+    return request.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def read_outcome(method: str, value: dict[str, Any]) -> Product:

@@ -1,8 +1,9 @@
 """Where tasks are worked on: the worker is asked, and what it answers is held against the task before anything is signed."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -16,7 +17,12 @@ from aos_protocol.errors import ProtocolError
 from aos_protocol.messages import NO_DIGEST, Dispatch, ScoreCall
 from aos_protocol.typed_data import Domain
 
+T = TypeVar("T")
+
 _UNREADABLE: Final = Scored(NO_DIGEST, None, None)
+_SHORT_TOKENS: Final = 512
+_SHORT_FRAME: Final = 8192
+"""A transcript with so many tokens, and a subject with so many characters, is checked and hashed within a millisecond."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,15 +58,18 @@ class Workshop:
                 "running the job on the worker",
                 again,
             )
-            # In a thread, like what else takes long for a long transcript: hashing it.
-            return await asyncio.to_thread(accept_answer, answer, dispatch, self._operator, execution)
+            return await _aside(
+                lambda: accept_answer(answer, dispatch, self._operator, execution),
+                short=_tokens(answer) <= _SHORT_TOKENS,
+            )
         except (WorkerUnavailable, WorkerRefused, AnswerRejected) as error:
             _log.warning("the job has no answer", reason=str(error), node_type=dispatch.job.tag)
             return Outcome.failed(str(error))
 
     async def _score(self, call: ScoreCall) -> Scored:
+        short = call.subject is not None and len(call.subject) <= _SHORT_FRAME
         try:
-            subject = await asyncio.to_thread(subject_of, call)
+            subject = await _aside(lambda: subject_of(call), short=short)
         except ProtocolError as error:
             # It was checked when it was taken: somebody else has written into the queue or the store since.
             _log.error("the stored subject of a call for a score cannot be read", reason=str(error))
@@ -69,7 +78,21 @@ class Workshop:
             answer = await until_available(
                 lambda: self._worker.score(call.job, subject), "having the worker score an answer"
             )
-            return await asyncio.to_thread(accept_score, answer, call, subject)
+            return await _aside(lambda: accept_score(answer, call, subject), short=short)
         except (WorkerRefused, AnswerRejected) as error:
             _log.warning("there is no score", reason=str(error))
             return Scored(subject.digest, subject.operator, None).withdrawn(str(error))
+
+
+async def _aside(work: Callable[[], T], *, short: bool) -> T:
+    """Do what takes no time at once, and anything else in a thread: waking one costs as much as a short transcript."""
+    return work() if short else await asyncio.to_thread(work)
+
+
+def _tokens(answer: dict[str, Any]) -> float:
+    """How many tokens a worker's answer shows; of one that shows none, nobody knows."""
+    match answer:
+        case {"transcript": {"prompt_tokens": list(prompt), "output_tokens": list(output)}}:
+            return len(prompt) + len(output)
+        case _:
+            return math.inf
