@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
@@ -15,8 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from aos_dispatcher import api, attestation_api, disputes_api, log_api
+from aos_dispatcher.draining import Draining
 from aos_dispatcher.edge import Edge
-from aos_dispatcher.errors import ApiError, Unavailable
+from aos_dispatcher.errors import ApiError
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.log_backfill import backfill
 from aos_dispatcher.openapi import ERRORS, describe
@@ -24,6 +25,8 @@ from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tls import WITHOUT_CERTIFICATE, may_connect
 
 log = structlog.get_logger()
+
+_CANCEL_AGAIN_S = 0.5
 
 
 def create_app(dispatcher: Dispatcher) -> FastAPI:
@@ -61,24 +64,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await chain.start()
     await backfill(dispatcher.database, dispatcher.evidence)
     parts = [dispatcher.loop.run(), dispatcher.sequencer.run()] + ([chain.run()] if chain else [])
+    if dispatcher.mesh is not None:
+        parts.append(dispatcher.mesh.run(dispatcher.errands))
     tasks = [asyncio.create_task(part) for part in parts]
     for task in tasks:
         task.add_done_callback(_report_end)
     try:
         yield
     finally:
-        dispatcher.hub.close()
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        try:
-            await dispatcher.store.release_all()
-        except Unavailable as error:
-            log.warning("leases not released; they run out by themselves", why=str(error))
+        await Draining(dispatcher).hand_over()
+        await _end(tasks)
         if chain is not None:
             await chain.close()
         await dispatcher.database.close()
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: redis-py can lose a cancellation that meets the reply it is reading."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 def _report_end(loop: asyncio.Task[None]) -> None:
@@ -94,8 +101,14 @@ async def healthz() -> dict[str, str]:
 
 
 async def readyz(request: Request) -> JSONResponse:
-    """Tell whether jobs can be taken: the database answers. Operators may still be missing, and a chain may be away: then jobs wait."""
+    """Tell whether jobs can be taken: the database answers, and the process is not being stopped.
+
+    Operators may still be missing, and a chain may be away: then jobs wait.
+    """
     dispatcher: Dispatcher = request.app.state.dispatcher
+    if dispatcher.leaving.is_set():
+        said = {"code": 503, "message": "draining: this process is being stopped"}
+        return JSONResponse(said, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"})
     await dispatcher.ping_database()
     registry = {"registry": dispatcher.chain.registry.standing()} if dispatcher.chain else {}
     return JSONResponse({"status": "ready", "operators": len(dispatcher.hub)} | registry)

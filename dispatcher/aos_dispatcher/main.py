@@ -11,11 +11,13 @@ import uvicorn
 from aos_dispatcher import token_commands
 from aos_dispatcher.app import create_app
 from aos_dispatcher.console import Config, open_database, said_plainly, with_database
+from aos_dispatcher.draining import Draining
 from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.quota_commands import limit as project_limit
+from aos_dispatcher.server import Server
 from aos_dispatcher.service import assemble
 from aos_dispatcher.settings import Chain, DispatcherSettings, load_policy
 from aos_dispatcher.tls import server_options
@@ -80,7 +82,7 @@ def run(
         "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
     )
     dispatcher.enclaves.announce()
-    uvicorn.run(
+    served = uvicorn.Config(
         create_app(dispatcher),
         host=settings.listen.host,
         port=settings.listen.port,
@@ -94,6 +96,7 @@ def run(
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
+    Server(served, Draining(dispatcher), drain=settings.listen.drain).run()
 
 
 @app.command("migrate")

@@ -9,6 +9,8 @@ from aos_dispatcher.driver import RoundDriver
 from aos_dispatcher.errors import LeaseLost, Unavailable
 from aos_dispatcher.events import wait
 from aos_dispatcher.hub import Hub
+from aos_dispatcher.leases import Leases
+from aos_dispatcher.mesh import Mesh
 from aos_dispatcher.metrics import ROUND_SECONDS, ROUNDS_ACTIVE
 from aos_dispatcher.rounds_store import Claimed, RoundsStore
 from aos_dispatcher.settings import Dispatch
@@ -19,18 +21,38 @@ _POLL_S = 1.0  # the longest that an expired lease or deadline waits to be notic
 
 
 class RoundLoop:
-    """Leases rounds and runs them until it is cancelled."""
+    """Leases rounds and runs them until it is stopped or cancelled."""
 
-    def __init__(self, store: RoundsStore, hub: Hub, driver: RoundDriver, settings: Dispatch) -> None:
+    def __init__(
+        self,
+        store: RoundsStore,
+        hub: Hub,
+        driver: RoundDriver,
+        settings: Dispatch,
+        *,
+        leases: Leases,
+        mesh: Mesh | None,
+    ) -> None:
         self._store = store
+        self._leases = leases
         self._hub = hub
+        self._mesh = mesh
         self._driver = driver
         self._settings = settings
-        self._held: set[int] = set()
+        self._held: dict[int, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._backlog = True
         self._wake = asyncio.Event()
+        self._claiming = asyncio.Lock()
+        self._stopped = False
+        self._returning: set[asyncio.Task[None]] = set()
+        self._changed: set[str] = set()
         hub.on_change(self._operator_changed)
+
+    @property
+    def held(self) -> int:
+        """How many rounds this process works on."""
+        return len(self._held)
 
     def wake(self) -> None:
         """Look for open rounds now; called after a job was stored."""
@@ -41,7 +63,8 @@ class RoundLoop:
 
         Yes for as many as this process has room for, unless others have waited for longer.
         """
-        free = 0 if self._backlog or self._tasks is None else self._settings.concurrency - len(self._held)
+        ready = self._tasks is not None and not self._stopped and not self._backlog
+        free = self._settings.concurrency - len(self._held) if ready else 0
         served = self._hub.served()
 
         def take(job_type: str, model: str) -> bool:
@@ -56,15 +79,30 @@ class RoundLoop:
 
     def start(self, claimed: Iterable[Claimed]) -> None:
         """Work on rounds that this process holds the leases of."""
-        if self._tasks is None:
-            return  # the process is ending: whoever comes next takes them up
         for one in claimed:
-            self._held.add(one.row.id)
-            ROUNDS_ACTIVE.inc()
-            self._tasks.create_task(self._drive(one))
+            if self._tasks is None or self._stopped:
+                returning = asyncio.create_task(self._give_back(one.row.id))
+                self._returning.add(returning)
+                returning.add_done_callback(self._returning.discard)
+            else:
+                ROUNDS_ACTIVE.inc()
+                self._held[one.row.id] = self._tasks.create_task(self._drive(one))
+
+    async def stop(self) -> None:
+        """Lease no more rounds, and let go of all that are worked on, as they stand. Their leases are for the caller to release."""
+        self._stopped = True
+        async with self._claiming:
+            await self._let_go(list(self._held))
+            await asyncio.gather(*self._returning)
 
     def cancel(self, job_id: str) -> None:
-        """Stop working on a job that was cancelled; its members are told. Challenges go on: they are about an operator."""
+        """Stop working on a job that was cancelled, whichever process does."""
+        self.cancelled(job_id)
+        if self._mesh is not None:
+            self._mesh.cancelled(job_id)
+
+    def cancelled(self, job_id: str) -> None:
+        """Stop working on a job that was cancelled, if this process does; its members are told. Challenges go on: they are about an operator."""
         for (job, _, challenge), round_ in self._driver.active.items():
             if job == job_id and not challenge:
                 round_.cancelled = True
@@ -76,10 +114,13 @@ class RoundLoop:
             self._tasks.create_task(self._renew_leases())
             while True:
                 self._wake.clear()
-                self.start(await self._claim())
+                async with self._claiming:
+                    self.start(await self._claim())
                 await wait(self._wake, _POLL_S)
 
     async def _claim(self) -> list[Claimed]:
+        if self._stopped:
+            return []
         free = self._settings.concurrency - len(self._held)
         if free <= 0:
             self._backlog = True
@@ -90,16 +131,40 @@ class RoundLoop:
             log.error("database away; no rounds are leased until it is back", why=str(error))
             return []
         self._backlog = len(claimed) == free
-        # A process that was stopped for longer than a lease finds its own rounds free; it is at work on them.
-        return [one for one in claimed if one.row.id not in self._held]
+        # A process that was stopped for longer than a lease finds its own rounds free; what others did of them meanwhile it does not know.
+        stale = [one.row.id for one in claimed if one.row.id in self._held]
+        if stale:
+            log.warning("rounds are taken up afresh: their leases had run out", rounds=len(stale))
+            await self._let_go(stale)
+            await asyncio.gather(*map(self._give_back, stale))
+            self.wake()
+        return [one for one in claimed if one.row.id not in stale]
+
+    async def _let_go(self, rounds: Iterable[int]) -> None:
+        """End the work on rounds that this process has not, or shall not have, the leases of."""
+        tasks = [self._held[id_] for id_ in rounds if id_ in self._held]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _give_back(self, round_id: int) -> None:
+        try:
+            await self._store.release(round_id, 0)
+        except Unavailable as error:
+            log.warning("a lease is not released; it runs out by itself", why=str(error))
 
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease / 3)
             try:
                 await self._store.renew(self._held)
+                lost = await self._leases.lost(self._held, self._store.owner)
             except Unavailable as error:
                 log.error("database away; leases run out unless it is back soon", why=str(error))
+                continue
+            if lost:
+                log.info("rounds left to others: their leases had run out", rounds=len(lost))
+                await self._let_go(lost)
 
     async def _drive(self, claimed: Claimed) -> None:
         log_round = log.bind(job_id=claimed.row.job_id, tag=claimed.row.tag)
@@ -115,7 +180,7 @@ class RoundLoop:
             log_round.exception("round failed by an internal error")
             await self._fail_internally(claimed)
         finally:
-            self._held.discard(claimed.row.id)
+            del self._held[claimed.row.id]
             ROUNDS_ACTIVE.dec()
             if self._backlog:
                 self.wake()
@@ -129,10 +194,16 @@ class RoundLoop:
             )
 
     def _operator_changed(self, operator: str) -> None:
+        # A process that goes takes its operators with it, all at once: then each round is looked at once.
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._operators_changed)
+        self._changed.add(operator)
+        self.wake()
+
+    def _operators_changed(self) -> None:
+        changed, self._changed = self._changed, set()
         for round_ in self._driver.active.values():
-            seat = round_.seat_of(operator)
-            if seat is not None:
+            for operator in changed.intersection(seat.operator for seat in round_.committee.seats):
                 # Whatever was sent on the old connection may be lost; a repeated call changes nothing.
                 round_.committee.unsent(operator)
                 round_.poke.set()
-        self.wake()

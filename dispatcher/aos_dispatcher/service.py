@@ -17,13 +17,17 @@ from aos_dispatcher.enclaves import Enclaves
 from aos_dispatcher.epochs import Epochs
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.extras import chain_extra
-from aos_dispatcher.hub import Hub
+from aos_dispatcher.hub import Hub, Peer
 from aos_dispatcher.jobs import Jobs, Lease
+from aos_dispatcher.leases import Leases
 from aos_dispatcher.limits import Limits
 from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.log_sequencer import Sequencer
+from aos_dispatcher.mesh import MISSED, Errands, Mesh
+from aos_dispatcher.mesh_bus import RedisBus
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
 from aos_dispatcher.operators import Operators
+from aos_dispatcher.posting import Posting
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.relay import AttestationRelay
 from aos_dispatcher.results import ResultIntake
@@ -35,6 +39,7 @@ from aos_dispatcher.settings import Chain, DispatcherSettings
 from aos_dispatcher.standing import Standing
 from aos_dispatcher.views import Views
 from aos_protocol.attestation.policy import AttestationPolicy
+from aos_protocol.frames import Frame
 from aos_protocol.identity import Signer
 from aos_protocol.messages import JobScore
 
@@ -67,6 +72,8 @@ class Dispatcher:
     chain: "ChainLink | None"
     leaving: asyncio.Event
     """Set once this process is being stopped: it takes on no rounds and no operators any more."""
+    mesh: Mesh | None
+    errands: Errands
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -96,13 +103,15 @@ def assemble(
     driver = RoundDriver(
         store, closing, hub, operators=operators, clock=clock, author=author, settings=settings.dispatch
     )
-    loop = RoundLoop(store, hub, driver, settings.dispatch)
+    mesh, leases = _mesh(settings, hub, signer, store.owner), Leases(database)
+    loop = RoundLoop(store, hub, driver, settings.dispatch, leases=leases, mesh=mesh)
     desk, enclaves = Desk(store, driver.active), Enclaves(policy)
     sequencer = Sequencer(database, signer, domain)
-    methods = {
+    intakes = {
         "job_result": ResultIntake(store, desk, domain, enclaves).accept,
         "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
     }
+    posting = Posting(intakes, desk, leases, mesh)
     return Dispatcher(
         address=signer.address,
         settings=settings,
@@ -132,11 +141,13 @@ def assemble(
             operators,
             Epochs(database),
             settings.limits.frame_bytes,
-            methods,
+            posting.methods,
             desk.keep,
             leaving,
         ),
         leaving=leaving,
+        mesh=mesh,
+        errands=_Errands(loop, posting),
         challenges=challenges,
         standing=Standing(sequencer, projects, verification.suspend_after),
         views=Views(database),
@@ -144,6 +155,38 @@ def assemble(
         relay=AttestationRelay(hub, operators, settings.dispatch.draw_timeout),
         sequencer=sequencer,
         chain=chain,
+    )
+
+
+@dataclass(frozen=True)
+class _Errands:
+    """`mesh.Errands`: what other processes of this dispatcher want of this one."""
+
+    loop: RoundLoop
+    posting: Posting
+
+    def wake(self) -> None:
+        self.loop.wake()
+
+    def cancelled(self, job_id: str) -> None:
+        self.loop.cancelled(job_id)
+
+    async def take(self, peer: Peer, frame: Frame) -> None:
+        await self.posting.take_here(peer, frame)
+
+
+def _mesh(settings: DispatcherSettings, hub: Hub, signer: Signer, process: str) -> Mesh | None:
+    url, heartbeat = settings.cluster.redis_url, settings.cluster.heartbeat
+    if url is None:
+        return None
+    return Mesh(
+        RedisBus(url.get_secret_value(), MISSED * heartbeat),
+        hub,
+        signer,
+        process,
+        heartbeat=heartbeat,
+        patience=settings.dispatch.draw_timeout,
+        frame_bytes=settings.limits.frame_bytes,
     )
 
 
