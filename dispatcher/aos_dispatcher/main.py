@@ -1,6 +1,7 @@
 """The `dispatcher` command: run the service, and manage its projects, operators and models."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,8 @@ def run(
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    Server(served, Draining(dispatcher), drain=settings.listen.drain).run()
+    with suppress(KeyboardInterrupt):  # uvicorn raises it once more when all is done
+        Server(served, Draining(dispatcher), drain=settings.listen.drain).run()
 
 
 @app.command("migrate")
