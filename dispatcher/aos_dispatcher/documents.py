@@ -4,10 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.tables import Assignment, JsonObject
+from aos_dispatcher.tables import JsonObject
+
+_SEATS = text(
+    "select round_id, operator, role, filled, state, reason from assignments where round_id = any(:ids) order by rank"
+)
 
 
 def time(moment: datetime) -> str:
@@ -57,9 +61,8 @@ async def committee_documents(
     connection: AsyncConnection, round_ids: Collection[int]
 ) -> dict[int, list[JsonObject]]:
     """The seats of rounds' committees, by round and in the draw's order; a round that was not drawn has none."""
-    query = select(Assignment.__table__).where(Assignment.round_id.in_(round_ids)).order_by(Assignment.rank)
     committees: dict[int, list[JsonObject]] = {}
-    for row in await connection.execute(query):
+    for row in await connection.execute(_SEATS, {"ids": list(round_ids)}):
         committees.setdefault(row.round_id, []).append(_seat(row))
     return committees
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, func, insert, or_, select, update
+from sqlalchemy import Row, and_, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,7 @@ from aos_service.coalesce import Coalescer
 
 _SEQUENCE = "jobs"
 _BATCH = 32
+_ROUND_IDS = text("select nextval('rounds_id_seq') from generate_series(1, :count)")
 
 
 @dataclass(frozen=True)
@@ -217,13 +218,13 @@ class Jobs:
             mine = takes(round_["job_type"], round_["model"])
             round_["lease_owner"] = self._lease.owner if mine else None
             round_["lease_until"] = now + timedelta(seconds=self._lease.seconds) if mine else None
-        await connection.execute(insert(Job), placed.rows)
-        opened = insert(Round).returning(Round.id, sort_by_parameter_order=True)
-        ids = (await connection.execute(opened, placed.rounds)).scalars().all()
+        ids = (await connection.execute(_ROUND_IDS, {"count": len(placed.rounds)})).scalars()
         for job, round_, id_ in zip(placed.rows, placed.rounds, ids, strict=True):
             round_["id"] = id_
             if round_["lease_owner"]:
                 placed.leased.append(Claimed.fresh(job, round_))
+        await connection.execute(insert(Job), placed.rows)
+        await connection.execute(insert(Round), placed.rounds)
         _record(connection, placed)
 
     def _placed(

@@ -4,12 +4,12 @@ Without a chain, this dispatcher's own table is the registry, and everybody in i
 who ever connected. Who is not in the registry cannot connect.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, func, select, update
+from sqlalchemy import Row, bindparam, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,15 +18,22 @@ from aos_dispatcher import calibrations
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError, RegistryStale
 from aos_dispatcher.log_pending import record
-from aos_dispatcher.tables import JsonObject, Model, Operator, Registry
+from aos_dispatcher.tables import Counter, JsonObject, Model, Operator, Registry
 from aos_protocol.calibration import Calibration
-from aos_protocol.canonical import digest
+from aos_protocol.canonical import canonical, digest
 from aos_protocol.log_entries import model_entry, operator_entry
 from aos_protocol.messages import ModelOffer
 from aos_protocol.sortition import MAX_RANGE, Holders, equal_shares
+from aos_service.coalesce import Coalescer
 
 if TYPE_CHECKING:  # it imports web3, which a dispatcher without a chain may not have
     from aos_dispatcher.chain_registry import ChainRegistry
+
+
+_MANY = 4096
+_MODELS = select(Model.name, Model.job_type, Model.sha256).order_by(Model.name, Model.job_type)
+_OPERATORS = select(Operator.address, Operator.number, Operator.suspended_at).order_by(Operator.number)
+_VERSION = select(Counter.value).where(Counter.name == "registry")
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Shares:
         return {entry["operator"]: (entry["start"], entry["end"]) for entry in self.document["operators"]}
 
     @cached_property
+    def text(self) -> bytes:
+        """The document in canonical JSON."""
+        return canonical(self.document)
+
+    @cached_property
     def holders(self) -> Holders:
         """Who holds which slot, for the electorates of all draws by these shares."""
         return Holders((operator, start, end) for operator, (start, end) in self.ranges.items())
@@ -69,6 +81,10 @@ class RegistrySnapshot:
     def document(self) -> JsonObject:
         """The registry as evidence has it."""
         return registry_document(self.shares.document, self.chain)
+
+    def canonical(self) -> bytes:
+        """Return the registry in canonical JSON, in which `chain` stands before the shares."""
+        return b'{"chain":' + canonical(self.chain) + b"," + self.shares.text[1:]
 
     @property
     def block(self) -> int:
@@ -159,6 +175,24 @@ async def list_models(connection: AsyncConnection) -> list[JsonObject]:
     return [row._asdict() for row in rows]
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """The table of operators under one number of its version: equal shares of the range, and who is suspended."""
+
+    version: int
+    entries: tuple[RegistryEntry, ...]
+    suspended: frozenset[str]
+
+    @classmethod
+    def of(cls, version: int, rows: Sequence[Row[Any]]) -> "_Reading":
+        ranges = equal_shares([row.address for row in rows])
+        entries = tuple(
+            RegistryEntry(address, row.number, start, end)
+            for row, (address, start, end) in zip(rows, ranges, strict=True)
+        )
+        return cls(version, entries, frozenset(row.address for row in rows if row.suspended_at is not None))
+
+
 class Operators:
     """What the running dispatcher asks of the registry: of the chain's, where there is a `chain`."""
 
@@ -166,6 +200,10 @@ class Operators:
         self._database = database
         self._chain = chain
         self._known: tuple[tuple[RegistryEntry, ...], Shares] | None = None
+        self._last: _Reading | None = None
+        # Whoever asks while one query is under way shares the next with all the others.
+        self._readings: Coalescer[None, _Reading] = Coalescer(self._read, _MANY)
+        self._models: Coalescer[None, list[tuple[str, str, str]]] = Coalescer(self._read_models, _MANY)
 
     async def admit(
         self, address: str, workers: Iterable[str], models: Iterable[ModelOffer]
@@ -192,15 +230,11 @@ class Operators:
 
     async def models(self) -> list[tuple[str, str, str]]:
         """Return every known model as (name, job type, SHA-256)."""
-        query = select(Model.name, Model.job_type, Model.sha256).order_by(Model.name, Model.job_type)
-        async with self._database.connect() as connection:
-            return [(row.name, row.job_type, row.sha256) for row in await connection.execute(query)]
+        return await self._models.submit(None)
 
     async def suspended(self) -> frozenset[str]:
         """Return the operators that no draw may ask."""
-        query = select(Operator.address).where(Operator.suspended_at.is_not(None))
-        async with self._database.connect() as connection:
-            return frozenset((await connection.execute(query)).scalars())
+        return (await self._readings.submit(None)).suspended
 
     def waits_for_chain(self) -> str:
         """Return why nothing can be drawn now, empty when it can."""
@@ -219,16 +253,22 @@ class Operators:
         if self._chain is not None:
             state = self._chain.state()
             return RegistrySnapshot(self._shares(state.entries), chain_place(state), await self.suspended())
-        query = select(Operator.address, Operator.number, Operator.suspended_at).order_by(Operator.number)
+        reading = await self._readings.submit(None)
+        return RegistrySnapshot(self._shares(reading.entries), None, reading.suspended)
+
+    async def _read_models(self, waiting: Sequence[None]) -> list[list[tuple[str, str, str]]]:
         async with self._database.connect() as connection:
-            rows = (await connection.execute(query)).all()
-        ranges = equal_shares([row.address for row in rows])
-        entries = tuple(
-            RegistryEntry(address, row.number, start, end)
-            for row, (address, start, end) in zip(rows, ranges, strict=True)
-        )
-        suspended = frozenset(row.address for row in rows if row.suspended_at is not None)
-        return RegistrySnapshot(self._shares(entries), None, suspended)
+            rows = [(row.name, row.job_type, row.sha256) for row in await connection.execute(_MODELS)]
+        return [rows] * len(waiting)
+
+    async def _read(self, waiting: Sequence[None]) -> list["_Reading"]:
+        """Read the table of operators, unless it is the same as the last time."""
+        async with self._database.connect() as connection:
+            # The number is read before the rows: of a change in between, the next reading learns.
+            version = (await connection.execute(_VERSION)).scalar() or 0
+            if self._last is None or self._last.version != version:
+                self._last = _Reading.of(version, (await connection.execute(_OPERATORS)).all())
+        return [self._last] * len(waiting)
 
     def _shares(self, entries: tuple[RegistryEntry, ...]) -> Shares:
         """The shares of these operators: those of the draw before, as long as nothing changed, whatever blocks have come since."""
@@ -265,7 +305,10 @@ async def _keep_number(connection: AsyncConnection, address: str, number: int) -
 
 
 async def store_shares(connection: AsyncConnection, shares: Shares) -> None:
-    """Keep the shares that a round refers to; those that are already kept cost a look-up."""
+    """Keep the shares that a round refers to; those that are already kept cost a look-up, and are not sent again."""
+    known = await connection.execute(select(Registry.digest).where(Registry.digest == shares.digest))
+    if known.scalar() is not None:
+        return
     row = insert(Registry).values(digest=shares.digest, document=shares.document)
     await connection.execute(row.on_conflict_do_nothing())
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,23 @@ from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round, Sc
 
 OPEN: Final = ("created", "dispatched")
 """The states of a job or round that still has something to come."""
+
+
+_LOCK_JOBS = text("select id from jobs where id = any(:ids) order by id for no key update")
+_HOLD = text(
+    "select id from rounds where id = any(:ids) and lease_owner = :owner and status in ('created', 'dispatched') "
+    "order by id for no key update"
+)
+_SEAT = upsert(Assignment)
+_SEATED = _SEAT.on_conflict_do_update(
+    index_elements=["round_id", "operator"],
+    set_={name: _SEAT.excluded[name] for name in ("state", "role", "reason")},
+)
+_ANSWERED = (
+    update(Assignment)
+    .where(Assignment.round_id == bindparam("held_round"), Assignment.operator == bindparam("member"))
+    .values(state="answered")
+)
 
 
 @dataclass(frozen=True)
@@ -68,15 +85,13 @@ def lost(round_id: int) -> LeaseLost:
 async def lock_jobs(connection: AsyncConnection, job_ids: Collection[str]) -> None:
     """Lock jobs as an update of their rows does; rows that refer to them can be inserted meanwhile."""
     if job_ids:
-        lock = select(Job.id).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update(key_share=True)
-        await connection.execute(lock)
+        await connection.execute(_LOCK_JOBS, {"ids": list(job_ids)})
 
 
 async def hold(connection: AsyncConnection, owner: str, round_ids: Collection[int]) -> set[int]:
     """Lock those of these open rounds that the owner has the lease of, until the transaction ends, and return them."""
-    held = select(Round.id).where(Round.id.in_(round_ids), Round.lease_owner == owner, Round.status.in_(OPEN))
-    locked = held.order_by(Round.id).with_for_update(key_share=True)
-    return set((await connection.execute(locked)).scalars())
+    locked = await connection.execute(_HOLD, {"ids": list(round_ids), "owner": owner})
+    return set(locked.scalars())
 
 
 async def update_rows(
@@ -99,11 +114,7 @@ async def _write_draws(connection: AsyncConnection, changes: Sequence[Change]) -
     )
     seats = [seat for change in changes for seat in change.seats]
     if seats:
-        row = upsert(Assignment)
-        new = {name: row.excluded[name] for name in ("state", "role", "reason")}
-        await connection.execute(
-            row.on_conflict_do_update(index_elements=["round_id", "operator"], set_=new), seats
-        )
+        await connection.execute(_SEATED, seats)
 
 
 async def _write_statements(connection: AsyncConnection, changes: Sequence[Change]) -> None:
@@ -119,8 +130,5 @@ async def _write_statements(connection: AsyncConnection, changes: Sequence[Chang
         for operator in change.answered
     ]
     if answered:
-        seat = update(Assignment).where(
-            Assignment.round_id == bindparam("held_round"), Assignment.operator == bindparam("member")
-        )
-        await connection.execute(seat.values(state="answered"), answered)
+        await connection.execute(_ANSWERED, answered)
     await lift_clocks(connection, [heard for change in changes for heard in change.heard])

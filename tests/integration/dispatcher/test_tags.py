@@ -138,7 +138,7 @@ async def test_jobs_of_one_batch_see_each_other(quiet: Any) -> None:
     asked = ["", "suspicion", "", "malicious", "suspicion"]
     jobs = quiet.dispatcher.jobs
     receipts = await jobs._store([submission(quiet, tag) for tag in asked])
-    first, suspected, followed, malicious, weaker = (receipt.job_id for receipt in receipts)
+    first, suspected, followed, malicious, weaker = (accepted.receipt.job_id for accepted in receipts)
     again = ("malicious", "before", malicious, "before")
     assert await rounds_of(quiet, first) == [
         ("", "", None, "job"),
