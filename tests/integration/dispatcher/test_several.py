@@ -1,0 +1,76 @@
+"""Two dispatchers over one PostgreSQL and one Valkey: whoever is asked, and whoever an operator is connected to, it is one dispatcher."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest_asyncio
+
+from integration.dispatcher.several import Several, several
+from support.operators import ScriptedOperator
+
+
+@pytest_asyncio.fixture
+async def two(new_database: Any, redis_url: str) -> AsyncIterator[Several]:
+    async with several(await new_database("dispatcher"), redis_url, audit_share=1) as running:
+        yield running
+
+
+async def test_an_operator_elsewhere_draws_executes_and_is_scored_for_a_job_led_here(two: Several) -> None:
+    operators = [await two.operator(two.b), await two.operator(two.b), await two.operator(two.a)]
+    jobs = [await two.a.submit(user=f"user {number}") for number in range(6)]
+    for job_id in jobs:
+        assert (await two.a.finished(job_id))["status"] == "completed"
+        assert await two.b.unpassed(job_id) == []
+    assert all(operator.called or operator.dispatched for operator in operators)
+    assert two.a.dispatcher.store.owner != two.b.dispatcher.store.owner
+
+
+async def test_a_job_is_cancelled_through_the_dispatcher_that_does_not_lead_it(two: Several) -> None:
+    operator = await two.operator(two.b)
+    operator.answer = None
+    job_id = await two.a.submit()
+    await operator.wait(lambda: bool(operator.dispatched))
+    token = {"Authorization": f"Bearer {two.a.token}"}
+    answer = await two.b.post("/api/job/cancel", {"job_id": job_id}, headers=token)
+    assert answer.json() == {"code": 200, "result": "cancelled"}
+    await operator.wait(lambda: bool(operator.cancelled))
+    assert operator.cancelled == [{"job_id": job_id, "tag": "", "challenge": 0}]
+
+
+async def test_an_operator_that_moves_in_mid_job_brings_its_answer_along(two: Several) -> None:
+    operator, verifier = await two.operator(two.a), await two.operator(two.b)
+    for one in (operator, verifier):
+        one.answer = None
+    job_id = await two.a.submit()
+    await asyncio.wait(
+        [asyncio.create_task(one.wait(lambda one=one: bool(one.dispatched))) for one in (operator, verifier)],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    executor = operator if operator.dispatched else verifier
+    executor.answer = "made on another connection"
+    await two.move(executor, two.b if executor is operator else two.a)
+    detail = await two.a.finished(job_id)
+    assert (detail["status"], detail["verdict"]["outcome"]) == ("completed", "match")
+    assert await two.a.unpassed(job_id) == []
+
+
+async def test_a_newer_connection_elsewhere_closes_the_older(two: Several) -> None:
+    operator = await two.operator(two.a)
+    twin = ScriptedOperator(operator.signer, two.b.ws)
+    two.operators.append(twin)
+    await two.connect(twin, two.b)
+    assert await operator.closed() == "replaced by a newer connection of the same operator"
+    twin.answer = "I am the one"
+    job_id = await two.a.submit()
+    assert (await two.a.finished(job_id))["status"] == "completed"
+    assert [row["result"] for row in await two.a.results(job_id)] == ["I am the one"]
+
+
+async def test_the_sequence_has_no_gap_over_both(two: Several) -> None:
+    await two.operator(two.b)
+    jobs = await asyncio.gather(*((two.a, two.b)[number % 2].submit() for number in range(12)))
+    for job_id in jobs:
+        await two.a.finished(job_id)
+    numbers = [(await two.a.evidence(job_id))["job"]["sequence"] for job_id in jobs]
+    assert sorted(numbers) == list(range(1, 13))
