@@ -16,6 +16,9 @@ _PUBLIC_KEY = re.compile(r"(public|pub|verify)[_-]?keys?$", re.IGNORECASE)
 # Repetitions are bounded, so that a long text costs time in proportion to its length.
 _IN_TEXT = [
     re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]{1,30}://[^\s:/?#@]{0,200}:)\S{1,1000}(?=@)", re.IGNORECASE),
+    # API tokens: first with their public id, which stays; then those of before, all but their beginning.
+    re.compile(r"(?P<keep>\baos_[0-9A-Za-z]{12}_)[0-9A-Za-z]{49}"),
+    re.compile(r"(?P<keep>\baos_)[0-9A-Za-z_-]{43}"),
     re.compile(r"(?P<keep>\bbearer\s{1,5})[^\s'\",]+", re.IGNORECASE),
     # password=..., api_token='...', "signer_key": "..."
     re.compile(
