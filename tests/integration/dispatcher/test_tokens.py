@@ -140,13 +140,13 @@ async def test_scopes_are_kept_apart(network: Any, console: Console) -> None:
     }
     for scope, token in tokens.items():
         bearer = {"Authorization": f"Bearer {token}"}
-        asked = {
-            "submit": network.post("/api/job/submit", network.body(**{"from": "quiet"}, verify=token)),
-            "read": network.post("/api/job/detail", {"job_id": job_id}, headers=bearer),
-            "manage": network.post("/api/job/cancel", {"job_id": job_id}, headers=bearer),
+        job, submitted = {"job_id": job_id}, network.body(**{"from": "quiet"}, verify=token)
+        answers = {
+            "submit": await network.post("/api/job/submit", submitted),
+            "read": await network.post("/api/job/detail", job, headers=bearer),
+            "manage": await network.post("/api/job/cancel", job, headers=bearer),
         }
-        for what, asking in asked.items():
-            answer = await asking
+        for what, answer in answers.items():
             assert answer.status_code == (200 if what == scope else 403), (scope, what, answer.text)
             if what != scope:
                 assert answer.json()["message"] == f"the API token may not {what}: its scopes are {scope}"
