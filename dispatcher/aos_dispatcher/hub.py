@@ -135,6 +135,7 @@ class Hub:
         self._peers: dict[str, Peer] = {}
         self._here: dict[str, Connection] = {}
         self._serving: dict[tuple[str, str, str], list[Peer]] = {}
+        self._served: set[tuple[str, str]] | None = None
         self._listeners: list[Callable[[str], None]] = []
 
     def __len__(self) -> int:
@@ -194,7 +195,9 @@ class Hub:
 
     def served(self) -> set[tuple[str, str]]:
         """Return every (job type, model name) that somebody serves."""
-        return {pair for peer in self._peers.values() for pair in peer.serves}
+        if self._served is None:
+            self._served = {pair for peer in self._peers.values() for pair in peer.serves}
+        return self._served
 
     def close(self) -> None:
         """Close every connection of this process."""
@@ -207,6 +210,7 @@ class Hub:
 
     def _tell(self, operator: str) -> None:
         self._serving.clear()
+        self._served = None
         for listener in self._listeners:
             listener(operator)
 

@@ -155,7 +155,6 @@ class RoundsStore:
         }
         document = {
             "verify_id": str(facts.round_id),
-            "registry": drawn.snapshot.document,
             "draw_clock": drawn.draw_clock,
             "electorate": drawn.electorate,
             "dispatch_clock": drawn.dispatch_clock,
@@ -169,7 +168,7 @@ class RoundsStore:
                 job={"status": "dispatched", "clock": drawn.dispatch_clock} if facts.own else {},
                 shares=drawn.snapshot.shares,
                 seats=[_assignment(facts.round_id, rank, seat) for rank, seat in enumerate(drawn.seats)],
-                entries=[tickets_entry(facts.job_id, document)],
+                entries=[tickets_entry(facts.job_id, document, drawn.snapshot.canonical())],
             )
         )
         return await self._calibration(digest)

@@ -1,5 +1,6 @@
 """Whom a draw asks: everybody that it may, or of more than an electorate has, those whom the seed finds."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from aos_dispatcher.operators import RegistrySnapshot, Shares
 from aos_dispatcher.round import restore
 from aos_dispatcher.rounds_store import Claimed
 from aos_protocol import sortition
+from aos_protocol.canonical import canonical
 from aos_protocol.evidence import round_views
 from aos_protocol.sortition import Holders
 from support.evidence import Story
@@ -34,6 +36,12 @@ def snapshot(registered: int) -> RegistrySnapshot:
     shares = sortition.equal_shares([address(n) for n in range(registered)])
     entries = (RegistryEntry(operator, 2 + n, start, end) for n, (operator, start, end) in enumerate(shares))
     return RegistrySnapshot(Shares.of(entries), None, frozenset())
+
+
+@pytest.mark.parametrize("chain", [None, {"block": 7, "chain_id": 1, "registry": "0xa", "block_hash": "é"}])
+def test_a_registry_s_canonical_text_is_that_of_its_document(chain: dict[str, Any] | None) -> None:
+    read = replace(snapshot(20), chain=chain)
+    assert read.canonical() == canonical(read.document)
 
 
 def facts(readers: frozenset[str] | None = None, without: str = "", tag: str = "") -> Any:
@@ -115,7 +123,11 @@ def test_a_round_taken_up_by_another_process_has_the_same_reserves(operators: in
     seats = [SimpleNamespace(**seat) for seat in drawn["committee"]]
     row = SimpleNamespace(**drawn, size=len(seats), sequence=1)
     known: Any = SimpleNamespace(
-        tag="", position="", seed=story.seed["value"], deadline=99.0, plan=lambda size: Plan(True, False, size, 1)
+        tag="",
+        position="",
+        seed=story.seed["value"],
+        deadline=99.0,
+        plan=lambda size: Plan(True, False, size, 1),
     )
     claimed: Any = Claimed(cast("Any", row), cast("Any", seats), drawn["registry"])
     committee = restore(known, claimed, Patience(1, 1), cast("Any", None)).committee

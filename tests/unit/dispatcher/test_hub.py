@@ -96,6 +96,7 @@ def test_the_hub_knows_who_serves_which_file() -> None:
     assert (hub.served(), hub.connected(), len(hub)) == ({("opml", "tiny")}, {OPERATOR.address}, 1)
     hub.remove(peer)
     assert changes == [OPERATOR.address] * 2
+    assert (hub.served(), hub.serving("opml", TINY)) == (set(), [])
     assert hub.get(OPERATOR.address) is None
     with pytest.raises(PeerGone):
         hub.require(OPERATOR.address)

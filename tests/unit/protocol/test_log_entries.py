@@ -5,9 +5,11 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aos_protocol import log_entries
-from aos_protocol.canonical import canonical
+from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidEvidence
 from support.evidence import Story
 
@@ -124,3 +126,24 @@ def test_what_a_private_projects_finding_hides_is_bound_all_the_same() -> None:
     assert log_entries.fraud_entry("0x1", seen) == log_entries.fraud_entry("0x1", hidden)
     assert log_entries.fraud_details(None, verdict) != seen["details"]
     assert log_entries.fraud_details({"step": 3}, {"verifiers": []}) != seen["details"]
+
+
+REGISTRY = st.fixed_dictionaries(
+    {
+        "max_range": st.integers(1, 600_000),
+        "chain": st.none()
+        | st.fixed_dictionaries({"block": st.integers(0, 10**9), "chain_id": st.integers(1, 9)}),
+        "operators": st.lists(st.fixed_dictionaries({"operator": st.text(), "number": st.integers(2, 9)})),
+    }
+)
+
+
+@given(REGISTRY, st.dictionaries(st.text(), st.text()))
+def test_a_draw_s_digest_is_that_of_its_members(registry: dict[str, Any], clock: dict[str, str]) -> None:
+    """However the text that it is of was put together."""
+    drawn = dict.fromkeys(DRAWS, clock) | {"registry": registry, "electorate": [{"operator": "0x1"}]}
+    expected = digest(drawn)
+    round_ = drawn | {"verify_id": "7"}
+    given_text = log_entries.tickets_entry("ab" * 32, round_ | {"registry": None}, canonical(registry))
+    assert json.loads(given_text)["digest"] == expected
+    assert log_entries.tickets_entry("ab" * 32, round_) == given_text
