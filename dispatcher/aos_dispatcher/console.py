@@ -60,5 +60,6 @@ def open_database(settings: DispatcherSettings) -> Database:
         pool_max=database.max_connect_pool,
         connect_timeout=database.connect_timeout,
         acquire_timeout=database.acquire_timeout,
+        statement_timeout=database.statement_timeout,
     )
     return Database(engine)

@@ -21,7 +21,7 @@ from aos_dispatcher.documents import (
     policy_document,
     seed_document,
 )
-from aos_dispatcher.errors import ApiError, Conflict, NotFound, TooMany
+from aos_dispatcher.errors import ApiError, Conflict, NotFound, TooMany, Unavailable
 from aos_dispatcher.limits import Limits
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.quotas import Standing
@@ -126,7 +126,7 @@ class Jobs:
         self._timeout = timedelta(seconds=timeout)
         self._audit_ppm = audit_ppm
         self._limits = limits
-        self._intake: Coalescer[Submission, Accepted] = Coalescer(self._store, _BATCH)
+        self._intake: Coalescer[Submission, Accepted] = Coalescer(self._store, _BATCH, hopeless=Unavailable)
 
     async def submit(
         self, request: SubmitRequest, body: JsonObject, model_sha256: str, idempotency_key: str | None

@@ -32,13 +32,17 @@ class Group(BaseModel):
 
 
 class Database(Group):
-    """PostgreSQL: where, and how many connections."""
+    """PostgreSQL: where, how many connections, and how long anything waits for it, in seconds.
+
+    While it does not answer, a request waits for the longer of `statement_timeout` and the sum of the other two, and gets 503.
+    """
 
     url: SecretStr
     min_connect_pool: int = Field(10, ge=1)
     max_connect_pool: int = Field(20, ge=1)
-    connect_timeout: float = Field(30, gt=0)
-    acquire_timeout: float = Field(10, gt=0)
+    connect_timeout: float = Field(3, gt=0)
+    acquire_timeout: float = Field(3, gt=0)
+    statement_timeout: float = Field(5, gt=0)
 
 
 class Identity(Group):

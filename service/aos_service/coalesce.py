@@ -16,14 +16,20 @@ class Coalescer(Generic[T, R]):
     """Calls `write` with up to `limit` items at a time; it returns one outcome for each, in order.
 
     An outcome that is an exception is raised to its own caller only; an exception raised by `write`
-    reaches every caller of that batch.
+    reaches every caller of that batch. One of the kind `hopeless`, such as that the database is away, reaches all who
+    wait behind it, too: batch after batch would wait as long for the same answer.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]], limit: int
+        self,
+        write: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
+        limit: int,
+        *,
+        hopeless: type[Exception] | tuple[()] = (),
     ) -> None:
         self._write = write
         self._limit = limit
+        self._hopeless = hopeless
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -48,6 +54,8 @@ class Coalescer(Generic[T, R]):
         try:
             outcomes = await self._write([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001 - it is not swallowed: every caller of the batch gets it
+            if isinstance(error, self._hopeless):
+                batch, self._waiting = [*batch, *self._waiting], []
             outcomes = [error] * len(batch)
         except asyncio.CancelledError:
             for _, done in batch:

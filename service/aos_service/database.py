@@ -10,7 +10,7 @@ from time import monotonic
 
 import asyncpg
 from sqlalchemy import URL, event, exc
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -32,13 +32,24 @@ _PING_AFTER_IDLE_S = 5.0
 
 
 def create_engine(
-    url: URL, *, pool_min: int, pool_max: int, connect_timeout: float, acquire_timeout: float
+    url: URL,
+    *,
+    pool_min: int,
+    pool_max: int,
+    connect_timeout: float,
+    acquire_timeout: float,
+    statement_timeout: float | None = None,
 ) -> AsyncEngine:
     """An engine that keeps up to `pool_min` idle connections and opens at most `pool_max`; times in seconds.
 
     A connection that has been idle for 5 s is pinged before use, so that a restarted PostgreSQL costs no
     error; a busy one is not, since a ping would double the round trips of short transactions. Nothing
     connects before the first use.
+
+    With `statement_timeout` a statement that takes longer raises `TimeoutError` (or the server's error, whichever
+    is first), also where the server has stopped and says nothing at all; its connection is cut, not rolled back. And a
+    transaction of this process that stands still for twice as long is ended by the server, so that a process which is
+    stopped in the middle of one does not hold up others with its locks.
 
     Raises:
         DatabaseError: unless 1 <= pool_min <= pool_max.
@@ -53,10 +64,11 @@ def create_engine(
         max_overflow=pool_max - pool_min,
         pool_timeout=acquire_timeout,
         pool_use_lifo=True,  # the spare connections stay idle, so that the server or a proxy may close them
-        connect_args=connect_arguments(connect_timeout),
+        connect_args=connect_arguments(connect_timeout, statement_timeout),
         hide_parameters=True,  # statements' parameters hold prompts and tokens: not for logs and errors
     )
     _ping_when_idle(engine)
+    _cut_when_late(engine)
     return engine
 
 
@@ -93,6 +105,20 @@ async def _create_database(url: URL) -> bool:
     finally:
         await connection.close()
     return True
+
+
+def _cut_when_late(engine: AsyncEngine) -> None:
+    """Treat a connection whose statement had no answer in time as lost: a rollback would wait for the same server."""
+
+    def lost(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, TimeoutError):
+            context.is_disconnect = True
+
+    def cut(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _error: object) -> None:
+        connection.driver_connection.terminate()
+
+    event.listen(engine.sync_engine, "handle_error", lost)
+    event.listen(engine.sync_engine, "invalidate", cut)
 
 
 def _ping_when_idle(engine: AsyncEngine) -> None:

@@ -48,9 +48,17 @@ def describe(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=True).replace("%2F", "/")
 
 
-def connect_arguments(timeout: float = CONNECT_TIMEOUT_S) -> dict[str, Any]:
+def connect_arguments(
+    timeout: float = CONNECT_TIMEOUT_S, statement_timeout: float | None = None
+) -> dict[str, Any]:
     """What every connection is opened with. JIT compiling would cost short statements more than it gains."""
-    return {"timeout": timeout, "server_settings": {"jit": "off", "timezone": "UTC"}}
+    settings = {"jit": "off", "timezone": "UTC"}
+    if statement_timeout is None:
+        return {"timeout": timeout, "server_settings": settings}
+    milliseconds = max(1, round(1000 * statement_timeout))
+    settings["statement_timeout"] = str(milliseconds)
+    settings["idle_in_transaction_session_timeout"] = str(2 * milliseconds)
+    return {"timeout": timeout, "command_timeout": statement_timeout, "server_settings": settings}
 
 
 async def connect(url: URL) -> asyncpg.Connection:

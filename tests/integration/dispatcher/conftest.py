@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 import uvicorn
 
 from aos_dispatcher.app import create_app
-from aos_dispatcher.database import Database
+from aos_dispatcher.console import open_database
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import Dispatcher, assemble
@@ -17,13 +18,13 @@ from aos_dispatcher.settings import DispatcherSettings, Verification
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.evidence import Check, check_evidence
 from aos_protocol.identity import Signer
-from aos_service.database import create_engine, database_url
 from support.calibration import calibration
 from support.enclaves import policy
 from support.operators import MODEL, ScriptedOperator
 from support.tee_operators import TeeOperator, enclave
 
 PROJECT = "shop"
+_CONNECTIONS = {"min_connect_pool": 1, "max_connect_pool": 8, "connect_timeout": 5, "acquire_timeout": 5}
 
 
 class Network:
@@ -41,7 +42,7 @@ class Network:
         self.policy: AttestationPolicy | None = None
         self.settings = DispatcherSettings.model_validate(
             {
-                "database": {"url": url},
+                "database": {"url": url} | _CONNECTIONS,
                 "identity": {},
                 "listen": {"port": 0},
                 "limits": {"frame_bytes": 65_536, "body_bytes": 32_768},
@@ -63,14 +64,8 @@ class Network:
 
     async def start(self) -> None:
         """Start (or, after `stop`, restart) the dispatcher on the same database."""
-        engine = create_engine(
-            database_url(self.settings.database.url.get_secret_value()),
-            pool_min=1,
-            pool_max=8,
-            connect_timeout=5,
-            acquire_timeout=5,
-        )
-        self.dispatcher: Dispatcher = assemble(self.settings, Database(engine), self.signer, self.policy)
+        database = open_database(self.settings)
+        self.dispatcher: Dispatcher = assemble(self.settings, database, self.signer, self.policy)
         config = uvicorn.Config(
             create_app(self.dispatcher), host="127.0.0.1", port=0, log_config=None, ws_max_size=1 << 20
         )
@@ -199,6 +194,12 @@ async def network(new_database: Any) -> AsyncIterator[Network]:
     for operator in running.operators:
         await operator.close()
     await running.stop()
+
+
+@pytest.fixture
+def make_network() -> type[Network]:
+    """For a test that makes a network on a database of its own; it starts and stops it itself."""
+    return Network
 
 
 @pytest_asyncio.fixture

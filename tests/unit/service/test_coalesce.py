@@ -70,3 +70,26 @@ async def test_a_caller_that_gave_up_does_not_disturb_the_others() -> None:
         await gone
     gate.set()
     assert await stays == 2
+
+
+async def test_what_is_hopeless_reaches_those_who_wait_behind_it_too() -> None:
+    written: list[list[int]] = []
+    gate = asyncio.Event()
+    error: Exception = ConnectionError()
+
+    async def write(items: Sequence[int]) -> list[int | Exception]:
+        written.append(list(items))
+        await gate.wait()
+        raise error
+
+    coalescer: Coalescer[int, int] = Coalescer(write, limit=2, hopeless=ConnectionError)
+    callers = [asyncio.create_task(coalescer.submit(n)) for n in range(7)]
+    await asyncio.sleep(0)
+    gate.set()
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert outcomes == [error] * 7
+    assert written == [[0, 1]]
+    error = ValueError()
+    again = await asyncio.gather(*(coalescer.submit(n) for n in range(3)), return_exceptions=True)
+    assert again == [error] * 3
+    assert written[1:] == [[0, 1], [2]]

@@ -1,0 +1,232 @@
+"""PostgreSQL stopped, killed, exhausted, closed or full: 503 in time, nothing half-written, and on without a restart."""
+
+import asyncio
+import os
+import pwd
+import secrets
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from aos_cli.embedded import EmbeddedPostgres
+from aos_dispatcher.settings import Database
+from aos_service.database import database_url, ensure_database, migrate
+from support.stopping import stopped
+
+Network: TypeAlias = Any  # of conftest.py, which is no module to import
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PATIENCE_S = 20
+"""A request that has no answer by then hangs: the settings below bound every wait by 0.6 s."""
+WAITS = {"connect_timeout": 0.3, "acquire_timeout": 0.3, "statement_timeout": 0.5}
+POOL = {"min_connect_pool": 1, "max_connect_pool": 2}
+ORDERS = 12
+"""More than connections, fewer than would take long."""
+JOB_ID = "ab" * 32
+READS = [
+    "/readyz",
+    f"/api/job/evidence/{JOB_ID}",
+    "/api/log/head",
+    "/api/operator/list",
+    "/api/model/list",
+    f"/api/operator/standing/0x{'12' * 20}",
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(server_data: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A PostgreSQL of this module's own, which it may mistreat; what it has committed survives that."""
+    async with EmbeddedPostgres(server_data / "mistreated") as postgres:
+        url = database_url(postgres.url("template"))
+        await ensure_database(url)
+        await migrate(url, "dispatcher")
+        yield postgres
+
+
+async def run(server: EmbeddedPostgres, *statements: str) -> None:
+    """Run statements outside a transaction, as the server's administrator."""
+    url = database_url(server.url("postgres"))
+    connection = await asyncpg.connect(**url.get_dialect()().create_connect_args(url)[1])
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def network(server: EmbeddedPostgres, make_network: Any) -> AsyncIterator[Network]:
+    """A dispatcher on that server that waits for nothing for long, and an operator."""
+    name = f"away_{secrets.token_hex(4)}"
+    await run(server, f"CREATE DATABASE {name} TEMPLATE template")
+    running = make_network(server.url(name))
+    database = Database.model_validate({"url": server.url(name)} | WAITS | POOL)
+    running.settings = running.settings.model_copy(update={"database": database})
+    await running.start()
+    running.client.timeout = httpx.Timeout(PATIENCE_S)
+    await running.calibrate()
+    await running.project()
+    await running.operator()
+    yield running
+    for operator in running.operators:
+        await operator.close()
+    await running.stop()
+
+
+async def order(network: Network, n: int, **job: Any) -> httpx.Response:
+    """Submit the n-th job, which however often it is submitted is one."""
+    body = network.body(user=f"user {n}")
+    body["job"] |= job
+    key = {"Idempotency-Key": f"order-{n}"}
+    answer: httpx.Response = await network.post("/api/job/submit", body, headers=key)
+    return answer
+
+
+async def ordered(network: Network, n: int, **job: Any) -> str:
+    """Submit the n-th job until it is accepted; its id."""
+    while (answer := await order(network, n, **job)).status_code == 503:
+        assert int(answer.headers["retry-after"]) >= 1
+        await asyncio.sleep(0.05)
+    assert answer.status_code == 200, answer.text
+    job_id: str = answer.json()["result"]
+    return job_id
+
+
+async def everything(network: Network) -> list[httpx.Response]:
+    """Ask for all that needs the database, at the same time, more than it has connections."""
+    bearer = {"Authorization": f"Bearer {network.token}"}
+    named = {"job_id": JOB_ID}
+    posts = [network.post(f"/api/job/{path}", named) for path in ("result", "detail")]
+    posts += [network.post("/api/job/cancel", named, headers=bearer)]
+    gets = [network.client.get(path) for path in READS]
+    return await asyncio.gather(*posts, *gets, *(order(network, n) for n in range(ORDERS)))
+
+
+def assert_away(answers: list[httpx.Response]) -> None:
+    for answer in answers:
+        assert answer.status_code == 503, (answer.url, answer.text)
+        assert answer.json()["code"] == 503
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+async def assert_whole(network: Network, job_ids: list[str]) -> None:
+    """Exactly these jobs are stored, gapless, each with its round and its entries in the log, and each comes to its end."""
+    assert len(set(job_ids)) == len(job_ids)
+    for job_id in job_ids:
+        assert (await network.finished(job_id))["status"] == "completed"
+    async with network.dispatcher.database.connect() as connection:
+        jobs = (await connection.execute(text("select id from jobs order by sequence"))).scalars().all()
+        numbers = (await connection.execute(text("select sequence from jobs order by 1"))).scalars().all()
+        rounds = (await connection.execute(text("select job_id from rounds order by 1"))).scalars().all()
+        events = text("select job_id, entry from log_entries union all select job_id, entry from log_pending")
+        entries = (await connection.execute(events)).all()
+    assert sorted(jobs) == sorted(job_ids) == rounds
+    assert numbers == list(range(1, len(jobs) + 1))
+    logged = Counter(job_id for job_id, entry in entries if '"kind":"job"' in entry)
+    assert logged == Counter(job_ids)
+    assert [c for c in await network.unpassed(job_ids[-1]) if "nobody was asked to score" not in c] == []
+
+
+async def test_a_server_that_is_stopped_costs_503_in_time(network: Network, server: EmbeddedPostgres) -> None:
+    first = await ordered(network, 100)
+    await network.finished(first)
+    assert server.child.pid is not None
+    with stopped(server.child.pid):
+        assert_away(await everything(network))
+        assert_away(await everything(network))
+        assert (await network.client.get("/healthz")).status_code == 200
+        assert (await network.client.get("/metrics")).status_code == 200
+    rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
+    assert (await network.client.get("/readyz")).status_code == 200
+    await assert_whole(network, [first, *rest])
+
+
+async def test_a_server_that_is_killed_and_started_again_loses_nothing(
+    network: Network, server: EmbeddedPostgres
+) -> None:
+    storm = [asyncio.create_task(ordered(network, n)) for n in range(20)]
+    while not any(task.done() for task in storm):
+        await asyncio.sleep(0.01)
+    assert server.child.pid is not None
+    os.kill(server.child.pid, signal.SIGKILL)
+    await server.stop()
+    assert_away([await network.client.get("/readyz"), await order(network, 21)])
+    await server.start()
+    await assert_whole(network, await asyncio.gather(*storm))
+
+
+async def test_when_all_connections_are_taken_others_are_told_to_come_again(network: Network) -> None:
+    async with AsyncExitStack() as taken:
+        for _ in range(POOL["max_connect_pool"]):
+            await taken.enter_async_context(network.dispatcher.database.connect())
+        assert_away(await everything(network))
+    rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
+    await assert_whole(network, list(rest))
+
+
+async def test_a_server_that_takes_no_connections_is_away_too(
+    network: Network, server: EmbeddedPostgres
+) -> None:
+    """As while it starts, shuts down or has too many: PostgreSQL's own errors, when a connection is opened."""
+    name = database_url(network.settings.database.url.get_secret_value()).database
+    ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    await run(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", ended)
+    assert_away(await everything(network))
+    await run(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
+    await assert_whole(network, list(rest))
+
+
+@contextmanager
+def tight(folder: Path) -> Iterator[Path]:
+    """A file system of half a MiB for the server, in memory."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        folder.rmdir()
+        pytest.skip(f"a small file system needs the right to mount one: {mounted.stderr.decode().strip()}")
+    try:
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+
+
+async def test_a_disk_that_is_full_stores_a_job_wholly_or_not_at_all(
+    network: Network, server: EmbeddedPostgres, server_data: Path
+) -> None:
+    """The jobs lie on a disk of their own, since a full one under the write-ahead log would stop the server."""
+    prompts = [secrets.token_hex(12_000) for _ in range(24)]
+    with tight(server_data / "tight") as folder:
+        await run(server, f"CREATE TABLESPACE tight LOCATION '{folder}'")
+        await move(network, "tight")
+        answers = [await order(network, n, prompt=prompt) for n, prompt in enumerate(prompts)]
+        assert {answer.status_code for answer in answers} == {200, 503}
+        assert_away([answer for answer in answers if answer.status_code != 200])
+        await move(network, "pg_default")
+        rest = [await ordered(network, n, prompt=prompt) for n, prompt in enumerate(prompts)]
+        told = [answer.json()["result"] for answer in answers if answer.status_code == 200]
+        assert set(told) < set(rest)
+        await assert_whole(network, rest)
+        await run(server, "DROP TABLESPACE tight")
+
+
+async def move(network: Network, tablespace: str) -> None:
+    """Move the jobs to another disk, as somebody who makes room does."""
+    async with network.dispatcher.database.begin() as connection:
+        await connection.execute(text(f"alter table jobs set tablespace {tablespace}"))
