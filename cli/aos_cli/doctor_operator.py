@@ -118,8 +118,13 @@ async def _chain(settings: OperatorSettings, file: Path, rpc: str, registry: str
 
 
 async def _dispatcher(settings: OperatorSettings) -> str:
+    """Look at every process of the dispatcher that the settings name."""
+    found = [await _challenge(url, settings.node.dispatcher_address) for url in settings.net.dispatcher_url]
+    return ", ".join(found)
+
+
+async def _challenge(url: str, expected: str) -> str:
     """Read the challenge that a dispatcher opens every connection with: it is signed with the dispatcher's key."""
-    url, expected = settings.net.dispatcher_url, settings.node.dispatcher_address
     try:
         async with asyncio.timeout(_TIMEOUT_S), connect(url, proxy=None) as socket:
             frame = open_frame(await socket.recv())

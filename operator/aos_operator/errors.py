@@ -66,6 +66,10 @@ class LinkLost(Unavailable):
     """The connection to the dispatcher is gone, or it did not reply in time; the operator connects again."""
 
 
+class DispatcherLeaves(LinkLost):
+    """This process of the dispatcher is being stopped; the operator connects to another one, or again."""
+
+
 class WorkerRefused(OperatorError):
     """The worker cannot do this job; its message becomes the result's reason."""
 

@@ -10,9 +10,10 @@ from typing import Protocol, TypeAlias
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidMessage, WebSocketException
+from websockets.frames import CloseCode
 
 from aos_operator.backoff import Backoff
-from aos_operator.errors import LinkLost, Refused, Replaced, StartError, Unavailable
+from aos_operator.errors import DispatcherLeaves, LinkLost, Refused, Replaced, StartError, Unavailable
 from aos_operator.events import AttestCall, CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
 from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox, Wire
@@ -66,10 +67,11 @@ class Desk(Protocol):
 class Target:
     """Where the dispatcher is, whose key it must hold, how often the connection is tried, in seconds, and its domain if that is known.
 
-    `tls` is how a wss:// address is connected to; None for what the system believes.
+    Of several `urls`, each leads to a process of the same dispatcher. `tls` is how wss:// addresses are connected to; None for what the
+    system believes.
     """
 
-    url: str
+    urls: tuple[str, ...]
     address: str
     heartbeat: float
     domain: Domain | None = None
@@ -87,9 +89,18 @@ class Link:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._socket: ClientConnection | None = None
         self._was_welcome = False
+        self._tried = 0
+        self._sent_away = 0
+        self._renewing = False
+
+    @property
+    def _url(self) -> str:
+        return self._target.urls[self._tried % len(self._target.urls)]
 
     async def run(self) -> None:
-        """Connect, and connect again, for ever.
+        """Connect, and connect again, for ever, to the next URL whenever one fails.
+
+        A process that is being stopped says so: then the next is tried at once, unless all of them have said so. Else there is a pause.
 
         Raises (in an exception group) `DispatcherRefused` or `WrongDispatcher` when the very first connection does not come
         about, since then something is set up wrongly; later ones are only logged. Raises `Replaced` at any time.
@@ -104,13 +115,30 @@ class Link:
                         raise
                     _log.error("the dispatcher does not let this operator in", problem=str(error))
                 except Unavailable as error:
-                    _log.warning("not connected to the dispatcher", url=self._target.url, problem=str(error))
+                    _log.warning("not connected to the dispatcher", url=self._url, problem=str(error))
+                    if self._moves_at_once(error):
+                        continue
+                self._turn()
                 await backoff.wait()
 
     async def renew(self) -> None:
         """Connect again, to announce a new offer."""
         if self._socket is not None:
+            self._renewing = True
             await self._socket.close()
+
+    def _moves_at_once(self, error: Unavailable) -> bool:
+        """Go on to the next URL if this one's process is being stopped; False when there is none that was not tried yet."""
+        self._sent_away += isinstance(error, DispatcherLeaves)
+        if not isinstance(error, DispatcherLeaves) or self._sent_away >= len(self._target.urls):
+            return False
+        self._turn()
+        return True
+
+    def _turn(self) -> None:
+        """Let the next attempt be at the next URL, unless the connection was only closed to announce a new offer."""
+        self._tried += not self._renewing
+        self._renewing = False
 
     async def _connect(self, answers: asyncio.TaskGroup, backoff: Backoff) -> None:
         async with self._open() as socket:
@@ -119,8 +147,8 @@ class Link:
             wire = _SocketWire(socket)
             welcomed = await _shake_hands(session, socket, wire)
             await self._outbox.attach(session, wire, welcomed.last_seen)
-            self._was_welcome, self._socket = True, socket
-            _log.info("connected to the dispatcher", url=self._target.url, dispatcher=self._target.address)
+            self._was_welcome, self._socket, self._sent_away = True, socket, 0
+            _log.info("connected to the dispatcher", url=self._url, dispatcher=self._target.address)
             since = asyncio.get_running_loop().time()
             try:
                 await self._read(session, socket, wire, answers)
@@ -135,7 +163,7 @@ class Link:
         heartbeat = self._target.heartbeat
         try:
             async with connect(
-                self._target.url,
+                self._url,
                 ssl=self._target.tls,
                 open_timeout=_HANDSHAKE_S,
                 ping_interval=heartbeat,
@@ -149,6 +177,8 @@ class Link:
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code == CLOSE_REPLACED:
                 raise Replaced from error
+            if error.rcvd is not None and error.rcvd.code == CloseCode.SERVICE_RESTART:
+                raise DispatcherLeaves from error
             raise LinkLost(f"the connection was closed ({error})") from error
         except (OSError, TimeoutError, WebSocketException) as error:
             raise LinkLost(f"cannot connect ({_problem(error, self._target)})") from error

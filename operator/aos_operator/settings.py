@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from sqlalchemy import URL
 
 from aos_protocol.errors import InvalidAddress
@@ -34,6 +43,14 @@ def _dispatcher_url(text: str) -> str:
     if parts.scheme != scheme or not path:
         path = path.removesuffix("/ws") + "/ws"
     return parts._replace(scheme=scheme, path=path).geturl()
+
+
+def _dispatcher_urls(given: object) -> object:
+    """One URL, or several of one dispatcher's processes."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        return given
+    return tuple(map(_dispatcher_url, texts))
 
 
 def _worker_url(text: str) -> str:
@@ -129,9 +146,9 @@ class Tls(Group):
 
 
 class Net(Group):
-    """Where the dispatcher and the worker are."""
+    """Where the dispatcher and the worker are. Several `dispatcher_url` are those of processes that are one dispatcher."""
 
-    dispatcher_url: Annotated[str, AfterValidator(_dispatcher_url)]
+    dispatcher_url: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_dispatcher_urls)]
     tls: Tls | None = None
     worker_url: Annotated[str, AfterValidator(_worker_url)] = "http://127.0.0.1:5005"
     worker_timeout: Seconds = 900
@@ -145,7 +162,7 @@ class Net(Group):
     @field_validator("tls")
     @classmethod
     def _is_of_use(cls, tls: Tls | None, info: ValidationInfo) -> Tls | None:
-        if tls is not None and not str(info.data.get("dispatcher_url", "wss:")).startswith("wss:"):
+        if tls is not None and not all(url.startswith("wss:") for url in info.data.get("dispatcher_url", ())):
             raise ValueError(
                 "is for TLS, and dispatcher_url names none: write wss://host:port/ws, or leave tls out"
             )

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from aos_operator.tasks import Method, Request, TaskKey
 from aos_protocol.clock import VectorClock
@@ -46,6 +47,7 @@ class FakeDispatcher:
         self.refuse: str | None = None
         self.repetitions = 0
         self.unreachable = False
+        self.leaving = False
         self.lose_replies = False
         self.problems: list[str] = []
         self.answer: Callable[[Said], Answer] = lambda _: (200, "success")
@@ -147,8 +149,8 @@ class FakeDispatcher:
                     continue
 
     async def _serve(self, socket: ServerConnection) -> None:
-        if self.unreachable:
-            await socket.close(1013)
+        if self.unreachable or self.leaving:
+            await socket.close(CloseCode.SERVICE_RESTART if self.leaving else 1013)
             return
         await socket.send(self.world.challenge())
         frame = open_frame(await socket.recv())

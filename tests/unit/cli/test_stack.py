@@ -197,7 +197,7 @@ def test_the_operator_s_settings_are_ones_it_reads(data: DataFolder) -> None:
         model="tiny.gguf",
     )
     settings = load_settings(file, OperatorSettings)
-    assert settings.net.dispatcher_url == "ws://127.0.0.1:8123/ws"
+    assert settings.net.dispatcher_url == ("ws://127.0.0.1:8123/ws",)
     assert settings.net.worker_url == f"unix://{data.root}/worker.sock"
     assert settings.node.node_id == OPERATOR.address
     assert settings.node.dispatcher_address == DISPATCHER.address

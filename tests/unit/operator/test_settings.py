@@ -147,13 +147,23 @@ def test_secrets_do_not_show() -> None:
     ],
 )
 def test_the_dispatchers_address_becomes_a_websocket(given: str, meant: str) -> None:
-    assert OperatorSettings.model_validate(changed("net", dispatcher_url=given)).net.dispatcher_url == meant
+    settings = OperatorSettings.model_validate(changed("net", dispatcher_url=given))
+    assert settings.net.dispatcher_url == (meant,)
+
+
+def test_a_dispatcher_may_have_several_addresses() -> None:
+    several = changed("net", dispatcher_url=["ws://h:1/ws", "https://other"])
+    assert OperatorSettings.model_validate(several).net.dispatcher_url == ("ws://h:1/ws", "wss://other/ws")
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         (changed("net", dispatcher_url="h:1"), "net.dispatcher_url: must be ws://"),
+        (changed("net", dispatcher_url=["ws://h:1/ws", "h:1"]), "net.dispatcher_url: must be ws://"),
+        (changed("net", dispatcher_url=[]), "net.dispatcher_url"),
+        (changed("net", dispatcher_url=[1]), "net.dispatcher_url"),
+        (changed("net", dispatcher_url=7), "net.dispatcher_url"),
         (changed("net", worker_url="unix://worker.sock"), "three slashes"),
         (changed("net", worker_url="ftp://h"), "net.worker_url: must be http://"),
         (changed("net", worker_url="vsock://2:5005"), "net.worker_url: has CID 2: an enclave's is 3 to"),
