@@ -23,7 +23,6 @@ from acceptance.processes import command
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey
 from aos_cli.ports import number, reserve
 from aos_dispatcher.main import app as dispatcher
-from aos_dispatcher.settings import DispatcherSettings
 from aos_operator.database import prepare_database
 from aos_protocol.identity import Signer
 from aos_service.database import database_url
@@ -153,13 +152,7 @@ async def _prepare(network: Network, *here: str) -> None:
 
 def _dispatcher_settings(network: Network, database: str, port: int) -> dict[str, Any]:
     return {
-        "database": {
-            "url": database,
-            "min_connect_pool": 4,
-            "max_connect_pool": 16,
-            "connect_timeout": 3,
-            "acquire_timeout": 5,
-        },
+        "database": {"url": database, "min_connect_pool": 4, "max_connect_pool": 16},
         "identity": {"signer_key": network.dispatcher_key.secret.hex()},
         "listen": {"port": port},
         "dispatch": _DISPATCH,
@@ -173,7 +166,7 @@ async def _start_dispatcher(network: Network, index: int) -> None:
     port = number(reserved)
     link = await network.proxy(f"postgres-link:dispatcher-{index}", network.postgres.socket)
     cluster: dict[str, Any] = {}
-    if "cluster" in DispatcherSettings.model_fields and network.options.dispatchers > 1:
+    if network.options.dispatchers > 1:
         redis = await network.proxy(f"redis-link:dispatcher-{index}", network.valkey.socket)
         cluster = {"cluster": {"redis_url": f"redis://127.0.0.1:{redis}/1"}}
 
@@ -218,8 +211,6 @@ async def _start_operator(network: Network, index: int, signer: Signer) -> None:
             "pg_db_url": f"postgresql://postgres@127.0.0.1:{link}/operators?sslmode=disable",
             "min_connect_pool": 1,
             "max_connect_pool": 6,
-            "connect_timeout": 3,
-            "acquire_timeout": 5,
         },
         "queue": {"queue_url": f"redis://127.0.0.1:{redis}/0"},
         "net": {

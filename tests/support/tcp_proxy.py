@@ -112,8 +112,8 @@ class TcpProxy:
     websocket: bool = False
     delay_s: float = 0.3
     port: int = 0
-    accepted: int = 0
     _harm: Harm | None = None
+    _stopped: bool = False
     _server: asyncio.Server | None = None
     _open: set[_Connection] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -125,13 +125,14 @@ class TcpProxy:
 
     async def stop(self) -> None:
         """End everything."""
+        self._stopped = True
         if self._server is not None:
             self._server.close()
         for connection in list(self._open):
             connection.abort()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Not cancelled: the streams of Python 3.11 report a cancelled callback as an error of the loop.
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     @contextmanager
     def harmed(self, harm: Harm) -> Iterator[None]:
@@ -162,7 +163,7 @@ class TcpProxy:
             self._tasks.discard(task)
 
     async def _relay(self, client: _End) -> None:
-        if self._harm is Harm.CUT:
+        if self._harm is Harm.CUT or self._stopped:
             return
         where = self.target
         opening = (
@@ -171,9 +172,10 @@ class TcpProxy:
             else asyncio.open_connection(*where)
         )
         server = _End(*await opening)
-        self.accepted += 1
         connection = _Connection(client, server)
         self._open.add(connection)
+        if self._stopped:
+            connection.abort()
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(connection, client, server))
