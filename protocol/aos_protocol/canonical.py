@@ -17,6 +17,10 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 
+_PLAIN = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+_MOST_INT = 2**53 - 1
+
+
 def canonical(value: JsonValue) -> bytes:
     """Serialise a JSON value as RFC 8785 prescribes (UTF-8).
 
@@ -24,13 +28,34 @@ def canonical(value: JsonValue) -> bytes:
     lone surrogates, keys that are not strings, nesting too deep, and types that are not JSON.
     """
     try:
-        return rfc8785.dumps(value)
+        return _PLAIN.encode(value).encode() if _is_plain(value) else rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise NotCanonical(f"no RFC 8785 form: {error}; change the value or send it as a string") from error
     except UnicodeEncodeError as error:
-        raise NotCanonical("no RFC 8785 form: a key holds a lone surrogate; send valid Unicode") from error
+        raise NotCanonical("no RFC 8785 form: a text holds a lone surrogate; send valid Unicode") from error
     except RecursionError as error:
         raise NotCanonical("no RFC 8785 form: the value is nested too deeply; flatten it") from error
+
+
+def _is_plain(value: JsonValue) -> bool:
+    """Return whether the standard library's encoder writes a value as RFC 8785 does, some three times faster than `rfc8785`.
+
+    It differs in how it writes floats, in its order of keys beyond ASCII, and in what it takes without complaint.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return -_MOST_INT <= cast("int", value) <= _MOST_INT
+    if kind is dict:
+        members = cast("JsonObject", value).items()
+        return all(type(key) is str and key.isascii() and _is_plain(member) for key, member in members)
+    if kind is not list:
+        return False
+    items = cast("list[Any]", value)
+    if set(map(type, items)) == {int}:
+        return bool(min(items) >= -_MOST_INT and max(items) <= _MOST_INT)
+    return all(map(_is_plain, items))
 
 
 def digest(value: JsonValue) -> str:

@@ -6,6 +6,7 @@ import sys
 from hashlib import sha256
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -255,3 +256,27 @@ def test_every_error_says_by_default_what_its_docstring_says() -> None:
         assert str(kind()) == kind.__doc__
         assert ";" in str(kind()), "a default message says what to do next"
         assert str(kind("other")) == "other"
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**53 - 1, 2**53, -(2**53) + 1, -(2**53)])
+    | st.floats()
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(ANYTHING)
+def test_the_quick_way_writes_what_the_library_of_record_does(value: object) -> None:
+    """Texts and keys of all planes, integers around 2^53, floats: what the standard library writes otherwise goes the other way."""
+    try:
+        expected = rfc8785.dumps(value)  # type: ignore[arg-type]
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(NotCanonical):
+            canonical(value)  # type: ignore[arg-type]
+    else:
+        assert canonical(value) == expected  # type: ignore[arg-type]
