@@ -15,6 +15,7 @@ from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import Dispatcher, assemble
 from aos_dispatcher.settings import DispatcherSettings, Verification
+from aos_dispatcher.tls import server_options
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.evidence import Check, check_evidence
 from aos_protocol.identity import Signer
@@ -67,7 +68,12 @@ class Network:
         database = open_database(self.settings)
         self.dispatcher: Dispatcher = assemble(self.settings, database, self.signer, self.policy)
         config = uvicorn.Config(
-            create_app(self.dispatcher), host="127.0.0.1", port=0, log_config=None, ws_max_size=1 << 20
+            create_app(self.dispatcher),
+            host="127.0.0.1",
+            port=0,
+            log_config=None,
+            ws_max_size=1 << 20,
+            **server_options(self.settings.listen.tls),
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())
