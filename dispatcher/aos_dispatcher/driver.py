@@ -9,7 +9,7 @@ from aos_dispatcher.clock import DispatcherClock
 from aos_dispatcher.closing import Closing, End
 from aos_dispatcher.committee import Committee, Patience, Seat, SeatState, Task
 from aos_dispatcher.draw import DrawResult, electorate, hold_draw
-from aos_dispatcher.errors import PeerGone, RegistryStale, ReplyTimeout
+from aos_dispatcher.errors import PeerGone, RegistryStale, ReplyTimeout, Unavailable
 from aos_dispatcher.events import wait
 from aos_dispatcher.facts import RoundFacts, RoundKey
 from aos_dispatcher.hub import Hub
@@ -169,6 +169,8 @@ class RoundDriver:
         """Perform the committee's steps until it closes; returns why it failed, or ''."""
         while True:
             round_.poke.clear()
+            if round_.unsure:
+                raise Unavailable("what was stored of the round is not known; it is read again")
             step = round_.committee.step(time.monotonic(), self._hub.connected())
             await self._store_changes(round_)
             if round_.cancelled or step.closed is not None:

@@ -7,7 +7,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from aos_dispatcher.committee import Seat
 from aos_dispatcher.desk import NEVER, NOT_NOW, Desk
-from aos_dispatcher.errors import LeaseLost, Refused
+from aos_dispatcher.errors import LeaseLost, Refused, Unavailable
 from aos_dispatcher.facts import RoundKey
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.round import ActiveRound
@@ -53,6 +53,10 @@ class Intake(ABC, Generic[Said]):
             await self._verify_and_store(round_, peer, frame, said)
         except ProtocolError as error:
             self._desk.give_up(round_, peer, error)
+            raise
+        except Unavailable:
+            round_.unsure = True
+            round_.poke.set()
             raise
 
     @abstractmethod

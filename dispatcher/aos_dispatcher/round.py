@@ -52,7 +52,8 @@ class Subject:
 class ActiveRound:
     """A round that was drawn: everything needed to call its members, and to verify what they say.
 
-    `answers` are by operator; `heard` are the clocks of all that was accepted.
+    `answers` are by operator; `heard` are the clocks of all that was accepted. It is `unsure` when the database went away while something was
+    stored: then only the database knows whether it was.
     """
 
     facts: RoundFacts
@@ -67,6 +68,7 @@ class ActiveRound:
     heard: list[dict[str, str]] = field(default_factory=list)
     poke: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
+    unsure: bool = False
     _subject: Subject | None = None
 
     def seat_of(self, operator: str) -> Seat | None:

@@ -259,6 +259,26 @@ async def test_a_database_that_is_away_in_the_middle_of_a_round_costs_no_job(
     assert not away
 
 
+async def test_an_answer_that_was_stored_when_the_database_went_away_is_not_waited_for_again(
+    network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await network.operator()
+    store, lost = network.dispatcher.store.executed, [True]
+
+    async def stored_but_not_told(*said: Any, **more: Any) -> None:
+        await store(*said, **more)
+        if lost:
+            lost.clear()
+            raise Unavailable
+
+    monkeypatch.setattr(network.dispatcher.store, "executed", stored_but_not_told)
+    job_id = await network.submit()
+    assert (await network.finished(job_id))["status"] == "completed"
+    assert (len(await network.results(job_id)), lost) == (1, [])
+    assert operator.replies[-1]["code"] == 503
+    assert await failed_checks(network, job_id) == []
+
+
 async def test_a_round_that_another_dispatcher_took_over_is_left_alone(network: Any) -> None:
     operator = await network.operator()
     operator.answer = None
