@@ -22,7 +22,7 @@ from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.round_writes import hold, lock_jobs, lost, update_rows
 from aos_dispatcher.settings import Verification
-from aos_dispatcher.tables import Assignment, Job, Result, Round
+from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round
 from aos_dispatcher.verdicts import Judgement, judgement, verdict_json
 from aos_protocol.log_entries import verdict_entry
 from aos_protocol.verdict import Verdict
@@ -98,11 +98,16 @@ class Closing:
         for facts, end in ends:
             verdict = _verdict_of(judged.get(facts.round_id))
             shown = verdict_json(verdict) if verdict else None
-            written = {"status": end.status, "reason": end.reason, "verdict": shown, "finished_at": now}
+            written: JsonObject = {
+                "status": end.status,
+                "reason": end.reason,
+                "verdict": shown,
+                "finished_at": now,
+            }
             rounds.append((facts.round_id, written))
             committee = committees.get(facts.round_id, [])
             ended = ended_document(facts.round_id, end.status, committee, shown)
-            own = {"reason": end.reason, "clock": dict(end.clock)} if facts.own else None
+            own: JsonObject | None = {"reason": end.reason, "clock": dict(end.clock)} if facts.own else None
             record(connection, verdict_entry(facts.job_id, ended, own), facts.job_id)
             if own:
                 final = {"final_at": final_at(end.status, now, self._window)}
