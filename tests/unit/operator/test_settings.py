@@ -217,7 +217,7 @@ def test_the_template_shows_every_key(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for group, model in OperatorSettings.model_fields.items():
         assert set(keys[group]) == set(model.annotation.model_fields), group  # type: ignore[union-attr]
     file = tmp_path / "config.yaml"
-    file.write_text(whole.replace('"0x..."', f'"{OPERATOR.address}"'))
+    file.write_text(whole.replace('"0x..."', f'"{OPERATOR.address}"').replace(" ws://", " wss://"))
     load_settings(file, OperatorSettings)
 
 
@@ -276,3 +276,14 @@ class TestChain:
         assert f"chain.{key}" in told
         assert said in told
         assert "secretpw" not in told
+
+
+def test_tls_needs_an_address_of_tls_and_both_halves_of_a_certificate() -> None:
+    files = {"ca": "ca.pem", "certificate": "own.pem", "key": "own-key.pem"}
+    secure = changed("net", dispatcher_url="https://h:1", tls=files)
+    assert OperatorSettings.model_validate(secure).net.tls is not None
+    assert "net.tls: is for TLS, and dispatcher_url names none" in problem(changed("net", tls=files))
+    for lacking in ("certificate", "key"):
+        half = {name: file for name, file in files.items() if name != lacking}
+        said = problem(changed("net", dispatcher_url="wss://h", tls=half))
+        assert "net.tls.key: and certificate are given together, or not at all" in said
