@@ -50,6 +50,11 @@ class OperatorProcess:
         self.file.chmod(0o600)
         self._child = Child("operator", [str(RUNNER), "-c", str(self.file)], log=folder / "operator.log")
 
+    @property
+    def child(self) -> Child:
+        """Its process."""
+        return self._child
+
     def start(self) -> None:
         """Start it, without waiting for anything."""
         self._child.start()

@@ -1,0 +1,17 @@
+"""A short run of the frame fuzzer against an operator process; a long one: python -m tests.fuzz.frames --against operator."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fuzz.attack_operator import operator_under_attack
+from fuzz.frames import attack_operator
+
+
+async def test_a_hostile_dispatcher_stops_no_honest_work(
+    tmp_path: Path, new_database: Callable[[str], Awaitable[str]], redis_url: str
+) -> None:
+    async with operator_under_attack(tmp_path, await new_database("operator"), redis_url) as attack:
+        outcome = await attack_operator(attack, 600, seed=6)
+    assert outcome.problems == [], str(outcome)
+    assert outcome.told[400] > 200, str(outcome)
+    assert outcome.sent["wire"] == 2
