@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_chain.registry import RegistryEntry, RegistryState
 from aos_dispatcher import calibrations
+from aos_dispatcher.admission import Admitted, Arrival, admit
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError, RegistryStale
 from aos_dispatcher.log_pending import record
@@ -204,6 +205,7 @@ class Operators:
         # Whoever asks while one query is under way shares the next with all the others.
         self._readings: Coalescer[None, _Reading] = Coalescer(self._read, _MANY)
         self._models: Coalescer[None, list[tuple[str, str, str]]] = Coalescer(self._read_models, _MANY)
+        self._arrivals: Coalescer[Arrival, Admitted] = Coalescer(self._admit, _MANY)
 
     async def admit(
         self, address: str, workers: Iterable[str], models: Iterable[ModelOffer]
@@ -214,19 +216,7 @@ class Operators:
         with another digest, and `NotConfirmed` for one that should come again.
         """
         number = None if self._chain is None else await self._chain.number_of(address)
-        async with self._database.begin() as connection:
-            if number is not None:
-                await _keep_number(connection, address, number)
-            query = select(Operator.number, Operator.clock).where(Operator.address == address)
-            row = (await connection.execute(query)).one_or_none()
-            if row is None:
-                raise DispatcherError(
-                    f"operator {address} is not registered here; ask the owner to run: dispatcher operator add {address}"
-                )
-            for job_type in workers:
-                for offer in models:
-                    await _announce(connection, job_type, offer)
-            return row.number, row.clock
+        return await self._arrivals.submit(Arrival.of(address, number, workers, tuple(models)))
 
     async def models(self) -> list[tuple[str, str, str]]:
         """Return every known model as (name, job type, SHA-256)."""
@@ -255,6 +245,10 @@ class Operators:
             return RegistrySnapshot(self._shares(state.entries), chain_place(state), await self.suspended())
         reading = await self._readings.submit(None)
         return RegistrySnapshot(self._shares(reading.entries), None, reading.suspended)
+
+    async def _admit(self, arrivals: Sequence[Arrival]) -> list[Admitted | Exception]:
+        async with self._database.begin() as connection:
+            return await admit(connection, arrivals)
 
     async def _read_models(self, waiting: Sequence[None]) -> list[list[tuple[str, str, str]]]:
         async with self._database.connect() as connection:
@@ -287,23 +281,6 @@ def chain_place(state: RegistryState) -> JsonObject:
     }
 
 
-async def _keep_number(connection: AsyncConnection, address: str, number: int) -> None:
-    """Keep an operator under its number of the contract. Raises `DispatcherError` where this database has it otherwise."""
-    row = insert(Operator).values(address=address, number=number).on_conflict_do_nothing()
-    if (await connection.execute(row.returning(Operator.number))).scalar() is not None:
-        record(connection, operator_entry(address, number))
-        return
-    query = select(Operator.address, Operator.number)
-    known = (
-        await connection.execute(query.where((Operator.address == address) | (Operator.number == number)))
-    ).all()
-    if [tuple(row) for row in known] != [(address, number)]:
-        raise DispatcherError(
-            f"operator {address} is number {number} in the registry, and this database has the numbers of another registry: a network that "
-            "moves to another one begins with a fresh database"
-        )
-
-
 async def store_shares(connection: AsyncConnection, shares: Shares) -> None:
     """Keep the shares that a round refers to; those that are already kept cost a look-up, and are not sent again."""
     known = await connection.execute(select(Registry.digest).where(Registry.digest == shares.digest))
@@ -323,17 +300,3 @@ async def lift_clocks(connection: AsyncConnection, heard: Iterable[tuple[str, in
         lifted = row.values(clock=func.greatest(Operator.clock, bindparam("counter")))
         rows = [{"sender": address, "counter": counter} for address, counter in sorted(highest.items())]
         await connection.execute(lifted, rows)
-
-
-async def _announce(connection: AsyncConnection, job_type: str, offer: ModelOffer) -> None:
-    row = insert(Model).values(name=offer.name, job_type=job_type, sha256=offer.sha256)
-    announced = row.on_conflict_do_nothing().returning(Model.name)
-    if (await connection.execute(announced)).scalar() is not None:
-        record(connection, model_entry(offer.name, job_type, offer.sha256, None))
-    query = select(Model.sha256).where(Model.name == offer.name, Model.job_type == job_type)
-    known = (await connection.execute(query)).scalar_one()
-    if known != offer.sha256:
-        raise DispatcherError(
-            f"model {offer.name} has the digest {known} here, not {offer.sha256}; serve that file, or ask the owner to "
-            f"run: dispatcher model pin {offer.name} SHA256"
-        )

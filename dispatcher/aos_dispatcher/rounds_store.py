@@ -45,16 +45,24 @@ _CLAIM = text(
     returning rounds.id
     """
 )
+# Rows are locked in the order of their ids, as whoever writes about rounds locks them: else two transactions may wait for each other.
 _RENEW = text(
-    "update rounds set lease_until = now() + make_interval(secs => :lease) "
-    "where id = any(:rounds) and lease_owner = :owner"
+    """
+    with held as (select id from rounds where id = any(:rounds) and lease_owner = :owner order by id for no key update)
+    update rounds set lease_until = now() + make_interval(secs => :lease) from held where rounds.id = held.id
+    """
 )
 _RELEASE = text(
     "update rounds set lease_owner = null, lease_until = null, not_before = now() + make_interval(secs => :pause) "
     "where id = :round and lease_owner = :owner"
 )
 _BATCH = 128  # changes of one transaction
-_RELEASE_ALL = text("update rounds set lease_owner = null, lease_until = null where lease_owner = :owner")
+_RELEASE_ALL = text(
+    """
+    with held as (select id from rounds where lease_owner = :owner order by id for no key update)
+    update rounds set lease_owner = null, lease_until = null from held where rounds.id = held.id
+    """
+)
 
 
 @dataclass(frozen=True)
