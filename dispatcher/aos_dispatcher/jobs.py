@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, func, insert, or_, select, text, update
+from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,13 @@ from aos_service.coalesce import Coalescer
 
 _SEQUENCE = "jobs"
 _BATCH = 32
+_KNOWN = text(
+    "select id, sequence, request_digest, receipt, project_id, idempotency_key from jobs where (project_id, idempotency_key) in "
+    "(select * from unnest(cast(:projects as text[]), cast(:keys as text[])))"
+)
+_LAST = select(Counter.value, func.now()).where(Counter.name == _SEQUENCE).with_for_update()
+_COUNT = text("update counters set value = :value where name = 'jobs'")
+_INSERT_JOBS, _INSERT_ROUNDS = insert(Job), insert(Round)
 _ROUND_IDS = text("select nextval('rounds_id_seq') from generate_series(1, :count)")
 
 
@@ -207,8 +214,7 @@ class Jobs:
             await store_tags(connection, before, active)
             if placed.tagging:
                 await open_before(connection, placed.tagging, placed.rows[-1]["deadline"])
-            counter = update(Counter).where(Counter.name == _SEQUENCE)
-            await connection.execute(counter.values(value=last + len(placed.rows)))
+            await connection.execute(_COUNT, {"value": last + len(placed.rows)})
         return placed
 
     async def _insert(self, connection: AsyncConnection, placed: _Placed, now: datetime) -> None:
@@ -223,8 +229,8 @@ class Jobs:
             round_["id"] = id_
             if round_["lease_owner"]:
                 placed.leased.append(Claimed.fresh(job, round_))
-        await connection.execute(insert(Job), placed.rows)
-        await connection.execute(insert(Round), placed.rounds)
+        await connection.execute(_INSERT_JOBS, placed.rows)
+        await connection.execute(_INSERT_ROUNDS, placed.rounds)
         _record(connection, placed)
 
     def _placed(
@@ -315,11 +321,10 @@ def _record(connection: AsyncConnection, placed: _Placed) -> None:
 
 async def _lock_sequence(connection: AsyncConnection) -> tuple[int, datetime]:
     """Return the last number that was given, and the database's time."""
-    lock = select(Counter.value, func.now()).where(Counter.name == _SEQUENCE).with_for_update()
-    row = (await connection.execute(lock)).one_or_none()
+    row = (await connection.execute(_LAST)).one_or_none()
     if row is None:
         await connection.execute(upsert(Counter).values(name=_SEQUENCE, value=0).on_conflict_do_nothing())
-        row = (await connection.execute(lock)).one()
+        row = (await connection.execute(_LAST)).one()
     return row[0], row[1]
 
 
@@ -336,9 +341,8 @@ async def _known_keys(
     keys = {submission.key for submission in batch if submission.key}
     if not keys:
         return {}
-    columns = (Job.id, Job.sequence, Job.request_digest, Job.receipt, Job.project_id, Job.idempotency_key)
-    same = [and_(Job.project_id == project, Job.idempotency_key == key) for project, key in keys]
-    rows = (await connection.execute(select(*columns).where(or_(*same)))).mappings()
+    projects, texts = zip(*keys, strict=True)
+    rows = (await connection.execute(_KNOWN, {"projects": list(projects), "keys": list(texts)})).mappings()
     return {(row["project_id"], row["idempotency_key"]): dict(row) for row in rows}
 
 

@@ -28,6 +28,8 @@ _HOLD = text(
     "select id from rounds where id = any(:ids) and lease_owner = :owner and status in ('created', 'dispatched') "
     "order by id for no key update"
 )
+_BY_ID = {table: update(table).where(table.id == bindparam("row_id")) for table in (Job, Round)}
+_RESULTS, _SCORES = insert(Result), insert(Score)
 _SEAT = upsert(Assignment)
 _SEATED = _SEAT.on_conflict_do_update(
     index_elements=["round_id", "operator"],
@@ -102,7 +104,7 @@ async def update_rows(
     for id_, columns in rows:
         alike.setdefault(tuple(columns), []).append({"row_id": id_, **columns})
     for some in alike.values():
-        await connection.execute(update(table).where(table.id == bindparam("row_id")), some)
+        await connection.execute(_BY_ID[table], some)
 
 
 async def _write_draws(connection: AsyncConnection, changes: Sequence[Change]) -> None:
@@ -120,10 +122,10 @@ async def _write_draws(connection: AsyncConnection, changes: Sequence[Change]) -
 async def _write_statements(connection: AsyncConnection, changes: Sequence[Change]) -> None:
     results = [result for change in changes for result in change.results]
     if results:
-        await connection.execute(insert(Result), results)
+        await connection.execute(_RESULTS, results)
     scores = [score for change in changes for score in change.scores]
     if scores:
-        await connection.execute(insert(Score), scores)
+        await connection.execute(_SCORES, scores)
     answered = [
         {"held_round": change.round_id, "member": operator}
         for change in changes

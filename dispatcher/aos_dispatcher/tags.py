@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, or_, select, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,10 +38,17 @@ class Tagging:
     tag: Tag
 
 
+_TAGS_OF = text(
+    "select project_id, user_id, tag, cause, remaining from user_tags where (project_id, user_id) in "
+    "(select * from unnest(cast(:projects as text[]), cast(:users as text[])))"
+)
+_LIFT = text("delete from user_tags where project_id = :project and user_id = :user")
+
+
 async def active_tags(connection: AsyncConnection, users: Collection[User]) -> dict[User, ActiveTag]:
-    """Return the tags that these users have. The caller holds the lock of the job sequence."""
-    chosen = [and_(UserTag.project_id == project, UserTag.user_id == user) for project, user in users]
-    rows = await connection.execute(select(UserTag.__table__).where(or_(*chosen)))
+    """Return the tags that these users, one or more, have. The caller holds the lock of the job sequence."""
+    projects, ids = zip(*users, strict=True)
+    rows = await connection.execute(_TAGS_OF, {"projects": list(projects), "users": list(ids)})
     return {(row.project_id, row.user_id): ActiveTag(row.tag, row.cause, row.remaining) for row in rows}
 
 
@@ -51,8 +58,8 @@ async def store_tags(
     """Write the tags that changed, and lift those that were used up."""
     lifted = before.keys() - after.keys()
     if lifted:
-        gone = [and_(UserTag.project_id == project, UserTag.user_id == user) for project, user in lifted]
-        await connection.execute(delete(UserTag).where(or_(*gone)))
+        gone = [{"project": project, "user": user} for project, user in sorted(lifted)]
+        await connection.execute(_LIFT, gone)
     changed = [_row(user, tag) for user, tag in after.items() if before.get(user) != tag]
     if changed:
         row = insert(UserTag)
