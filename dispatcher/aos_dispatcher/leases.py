@@ -11,7 +11,9 @@ _LEADER = text(
     "select lease_owner from rounds where job_id = :job and tag = :tag and challenge = :challenge "
     "and status in ('created', 'dispatched') and lease_until > now()"
 )
-_LOST = text("select id from rounds where id = any(:rounds) and lease_owner is distinct from :owner")
+_LOST = text(
+    "select id from rounds where id = any(:rounds) and lease_owner is distinct from :owner and status in ('created', 'dispatched')"
+)
 
 
 class Leases:
@@ -28,7 +30,7 @@ class Leases:
             return found.scalar()
 
     async def lost(self, rounds: Collection[int], owner: str) -> set[int]:
-        """Return which of these rounds the process does not lead any more."""
+        """Return which of these rounds are open and not led by the process any more."""
         async with self._database.connect() as connection:
             found = await connection.execute(_LOST, {"rounds": list(rounds), "owner": owner})
             return set(found.scalars())

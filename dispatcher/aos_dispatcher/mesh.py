@@ -51,6 +51,7 @@ _MOST_CARRIED: Final = 4096  # requests and statements of others at the same tim
 _QUIET: Final = 256  # refused messages between two lines of the log
 
 NOT_NOW: Final = 503
+_BETWEEN: Final = "the job is between two dispatchers; send this again"
 
 
 class Errands(Protocol):
@@ -101,7 +102,7 @@ class Mesh:
         self._frame_bytes = frame_bytes
         self._others: dict[str, _Process] = {}
         self._announced: dict[str, int] = {}
-        self._statements: dict[str, asyncio.Future[Taken]] = {}
+        self._statements: dict[str, tuple[str, asyncio.Future[Taken]]] = {}
         self._carried: set[asyncio.Task[None]] = set()
         self._refused = 0
         self._channel = f"aos:mesh:{signer.address}"
@@ -130,10 +131,10 @@ class Mesh:
     async def pass_on(self, process: str, frame: Frame) -> None:
         """Have the process that leads its round take an operator's statement in. Raises `Refused`, with what to tell the operator."""
         if process not in self._others:
-            raise Refused(NOT_NOW, "the job is between two dispatchers; send this again")
+            raise Refused(NOT_NOW, _BETWEEN)
         statement = Statement(id=str(uuid.uuid4()), text=frame.text)
         answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
-        self._statements[statement.id] = answer
+        self._statements[statement.id] = process, answer
         try:
             async with asyncio.timeout(_TAKE_S):
                 self._say(process, statement)
@@ -209,6 +210,9 @@ class Mesh:
         )
         for peer in other.operators.values():
             self._hub.remove(peer)
+        for leader, waiting in self._statements.values():
+            if leader == process and not waiting.done():
+                waiting.set_exception(Refused(NOT_NOW, _BETWEEN))
 
     def _act(self, errands: Errands, origin: str, other: _Process, said: Message) -> None:
         match said:
@@ -225,7 +229,7 @@ class Mesh:
             case Reply():
                 self._replied(other, said)
             case Taken(id=id_):
-                waiting = self._statements.get(id_)
+                _, waiting = self._statements.get(id_, ("", None))
                 if waiting is not None and not waiting.done():
                     waiting.set_result(said)
             case _:
@@ -276,7 +280,9 @@ class Mesh:
     async def _carry(self, origin: str, call: Call) -> None:
         """Send another process's request to an operator that is connected here, and its reply back."""
         try:
-            frame = open_frame(call.text, max_bytes=self._frame_bytes)
+            frame = open_frame(
+                call.text, max_bytes=2 * self._frame_bytes
+            )  # it may repeat a frame of an operator
         except ProtocolError as error:
             log.warning("what another process passed on is no frame", why=str(error))
             return
