@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks everything: format, lint, types, import contracts, compiled contracts, then the unit, integration and acceptance tests.
+# Checks everything: format, lint, types, import contracts, compiled contracts, licences, known
+# vulnerabilities of what is installed, then the unit, integration and acceptance tests.
 #
 #   scripts/test.sh                              all of it
 #   scripts/test.sh tests/unit -k clock          only these tests, with any of pytest's arguments
@@ -41,6 +42,8 @@ else
   section types mypy
   section imports lint-imports
   section contracts scripts/compile_contracts.sh --check
+  section licences python scripts/licences.py --check
+  section audit scripts/audit.sh
   section unit python -m pytest "${side_by_side[@]}" tests/unit
   section integration python -m pytest "${side_by_side[@]}" tests/integration
   section acceptance python -m pytest tests/acceptance
