@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,7 @@ class Network:
     processes: dict[str, Process] = field(default_factory=dict)
     proxies: dict[str, TcpProxy] = field(default_factory=dict)
     reserved: list[socket.socket] = field(default_factory=list)
+    _supervisors: list[asyncio.Task[None]] = field(default_factory=list)
 
     def named(self, kind: str) -> list[str]:
         """The names of all processes and proxies of a kind."""
@@ -78,6 +79,12 @@ class Network:
         proxy = self.proxies[name] = TcpProxy(target, chance, websocket)
         await proxy.start()
         return proxy.port
+
+    def add(self, name: str, line: Callable[[int], list[str]]) -> None:
+        """Start a process, `line` being the command line of each of its runs, and start it again whenever it ends by itself."""
+        process = self.processes[name] = Process(name.replace(":", "-"), line, self.folder)
+        process.start()
+        self._supervisors.append(asyncio.create_task(process.supervise()))
 
     def write(self, name: str, settings: dict[str, Any]) -> Path:
         """Write a settings file that only its owner reads."""
@@ -98,6 +105,9 @@ class Network:
 
     async def stop(self) -> None:
         """End every process and proxy."""
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(process.stop() for process in self.processes.values()))
         await asyncio.gather(*(proxy.stop() for proxy in self.proxies.values()))
         for port in self.reserved:
@@ -180,23 +190,17 @@ async def _start_dispatcher(network: Network, index: int) -> None:
     clients = await network.proxy(f"clients-dispatcher:{index}", ("127.0.0.1", port))
     network.urls.append(f"http://127.0.0.1:{clients}")
     network.direct.append(f"http://127.0.0.1:{port}")
-    process = network.processes[f"dispatcher:{index}"] = Process(f"dispatcher-{index}", start, network.folder)
-    process.start()
+    network.add(f"dispatcher:{index}", start)
 
 
 def _start_workers(network: Network) -> None:
     for index in range(1, network.options.operators + 1):
         stub = [sys.executable, str(_STUB_PROGRAM), str(_socket(network, index)), STUB_MODEL, STUB_DIGEST]
-        _add(network, f"worker:{index}", stub)
+        network.add(f"worker:{index}", lambda _, line=stub: line)
     if network.options.real_operators:
         model = ("--model", str(_MODELS / REAL_MODEL), "--name", REAL_MODEL, "--threads", "1")
-        _add(network, "worker:real", command("inference-worker", *model, "--uds", str(_socket(network, 0))))
-
-
-def _add(network: Network, name: str, line: list[str]) -> None:
-    process = Process(name.replace(":", "-"), lambda _: line, network.folder)
-    network.processes[name] = process
-    process.start()
+        real = command("inference-worker", *model, "--uds", str(_socket(network, 0)))
+        network.add("worker:real", lambda _: real)
 
 
 async def _start_operator(network: Network, index: int, signer: Signer) -> None:
@@ -226,7 +230,7 @@ async def _start_operator(network: Network, index: int, signer: Signer) -> None:
         },
     }
     file = network.write(f"operator-{index}", settings)
-    _add(network, f"operator:{index}", command("operator-runner", "-c", str(file)))
+    network.add(f"operator:{index}", lambda _: command("operator-runner", "-c", str(file)))
 
 
 async def _ready(network: Network, operators: int) -> None:

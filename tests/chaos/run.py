@@ -79,7 +79,6 @@ async def run(options: Options, keep: Path | None = None) -> Report:
 async def _load(net: Network, ledger: Ledger, conductor: Conductor) -> None:
     options = net.options
     todo = iter(plan.jobs(options))
-    supervisors = [asyncio.create_task(process.supervise()) for process in net.processes.values()]
     observer = asyncio.create_task(_observe(net, ledger))
     clients = [
         Client(
@@ -98,9 +97,8 @@ async def _load(net: Network, ledger: Ledger, conductor: Conductor) -> None:
                 group.create_task(client.run(todo))
         await _all_ended(net)
     finally:
-        for task in (*supervisors, observer):
-            task.cancel()
-        await asyncio.gather(*supervisors, observer, return_exceptions=True)
+        observer.cancel()
+        await asyncio.gather(observer, return_exceptions=True)
 
 
 async def _observe(net: Network, ledger: Ledger) -> None:
