@@ -18,6 +18,7 @@ from aos_dispatcher import api, attestation_api, disputes_api, log_api
 from aos_dispatcher.draining import Draining
 from aos_dispatcher.edge import Edge
 from aos_dispatcher.errors import ApiError
+from aos_dispatcher.http_bounds import Gate
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.log_backfill import backfill
 from aos_dispatcher.openapi import ERRORS, describe
@@ -52,6 +53,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.exception_handler(ApiError)(_render)
     app.exception_handler(RequestValidationError)(_render_validation)
     app.exception_handler(HTTPException)(_render_http)
+    app.add_middleware(Gate, most=dispatcher.settings.limits.requests)
     app.add_middleware(Edge, tls=dispatcher.settings.listen.tls is not None)
     return app
 

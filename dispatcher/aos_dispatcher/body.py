@@ -1,21 +1,30 @@
-"""Reading a request's body: bounded while it arrives, and strict about JSON."""
+"""Reading a request's body: bounded in size and time while it arrives, and strict about JSON."""
+
+import asyncio
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from aos_dispatcher.errors import Malformed, TooLarge
+from aos_dispatcher.errors import Malformed, TooLarge, TooSlow
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.canonical import parse
 from aos_protocol.errors import NotCanonical
 
 
 async def json_body(request: Request) -> JsonObject:
-    """Return the body's JSON object. Raises `TooLarge` or `Malformed`; nothing larger than the limit is kept."""
-    limit = request.app.state.dispatcher.settings.limits.body_bytes
+    """Return the body's JSON object. Raises `TooLarge`, `TooSlow` or `Malformed`; nothing larger than the limit is kept."""
+    limits = request.app.state.dispatcher.settings.limits
     received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > limit:
-            raise TooLarge(f"the body is larger than {limit} bytes")
+    try:
+        async with asyncio.timeout(limits.body_timeout):
+            async for chunk in request.stream():
+                received += chunk
+                if len(received) > limits.body_bytes:
+                    raise TooLarge(f"the body is larger than {limits.body_bytes} bytes")
+    except TimeoutError:
+        raise TooSlow(f"the body was not complete within {limits.body_timeout:g} seconds") from None
+    except ClientDisconnect:
+        raise Malformed("the connection ended before the body did") from None
     try:
         value = parse(bytes(received))
     except NotCanonical as error:

@@ -43,6 +43,16 @@ class Conflict(ApiError):
     status = 409
 
 
+class TooSlow(ApiError):
+    """The request did not arrive in time."""
+
+    status = 408
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {"Connection": "close"}
+
+
 class TooLarge(ApiError):
     """The body is larger than this dispatcher accepts."""
 

@@ -15,6 +15,7 @@ from aos_dispatcher.console import Config, open_database, said_plainly, with_dat
 from aos_dispatcher.draining import Draining
 from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.extras import chain_extra
+from aos_dispatcher.http_bounds import allow_connections, bounded_protocol
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.quota_commands import limit as project_limit
@@ -83,6 +84,7 @@ def run(
         "dispatcher starts", address=signer.address, host=settings.listen.host, port=settings.listen.port
     )
     dispatcher.enclaves.announce()
+    allow_connections(settings.limits)
     served = uvicorn.Config(
         create_app(dispatcher),
         host=settings.listen.host,
@@ -90,6 +92,7 @@ def run(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=bounded_protocol(settings.limits),
         **{"ws": OperatorProtocol} | tls,
         # Slightly above the frame limit, so that an oversized frame is refused with a reason before the connection is.
         ws_max_size=2 * settings.limits.frame_bytes,

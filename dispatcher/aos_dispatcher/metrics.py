@@ -6,6 +6,9 @@ JOBS_SUBMITTED = Counter("aos_jobs_submitted_total", "Jobs accepted and stored")
 SUBMISSIONS_REFUSED = Counter(
     "aos_submissions_refused_total", "Submissions refused with 429, by the limit that they met", ["limit"]
 )
+HTTP_REFUSED = Counter(
+    "aos_http_refused_total", "Connections and requests refused for what they would cost, by why", ["why"]
+)
 JOBS_ENDED = Counter("aos_jobs_ended_total", "Jobs that reached a terminal status", ["status"])
 ROUND_SECONDS = Histogram(
     "aos_round_seconds",

@@ -74,10 +74,18 @@ class Listen(Group):
 
 
 class Limits(Group):
-    """What is refused for its size, in bytes, and how many jobs may wait for a committee, of all projects."""
+    """What is refused for its size (bytes), for its slowness (seconds), and for how much there is already.
 
+    `requests` are those served at the same time, `waiting_jobs` those of all projects that wait for a committee.
+    """
+
+    head_bytes: int = Field(1 << 16, ge=1024)
     body_bytes: int = Field(1 << 20, ge=1024)
     frame_bytes: int = Field(4 << 20, ge=65_536)
+    head_timeout: float = Field(10, gt=0)
+    body_timeout: float = Field(30, gt=0)
+    connections: int = Field(10_000, ge=1)
+    requests: int = Field(1000, ge=1)
     waiting_jobs: int = Field(100_000, ge=1)
 
 

@@ -11,6 +11,7 @@ import uvicorn
 
 from aos_dispatcher.app import create_app
 from aos_dispatcher.console import open_database
+from aos_dispatcher.http_bounds import bounded_protocol
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.service import Dispatcher, assemble
@@ -74,6 +75,7 @@ class Network:
             log_config=None,
             ws_max_size=1 << 20,
             **server_options(self.settings.listen.tls),
+            http=bounded_protocol(self.settings.limits),
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())

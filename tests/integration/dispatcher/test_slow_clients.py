@@ -1,0 +1,197 @@
+"""Clients that are slow, endless or too many, over raw sockets: each is answered and cut off, and the others are served."""
+
+import asyncio
+import json
+import resource
+from typing import Any, TypeAlias
+
+import pytest
+import pytest_asyncio
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from aos_dispatcher.http_bounds import allow_connections
+from aos_dispatcher.settings import Limits
+
+Network: TypeAlias = Any  # of conftest.py, which is no module to import
+
+PATIENCE_S = 20
+GET = b"GET /healthz HTTP/1.1\r\nHost: dispatcher\r\n"
+SUBMIT = b"POST /api/job/submit HTTP/1.1\r\nHost: dispatcher\r\n"
+
+
+async def restarted(network: Network, **limits: float) -> Network:
+    """The dispatcher with other limits."""
+    await network.stop()
+    network.settings = network.settings.model_copy(update={"limits": Limits.model_validate(limits)})
+    await network.start()
+    return network
+
+
+@pytest_asyncio.fixture
+async def bounded(network: Network) -> Network:
+    """A dispatcher that takes little, and waits for the head of a request for a moment only."""
+    return await restarted(network, head_bytes=2048, body_bytes=4096, head_timeout=0.3)
+
+
+@pytest_asyncio.fixture
+async def crowded(network: Network) -> Network:
+    """A dispatcher with room for few."""
+    return await restarted(network, connections=6, requests=2)
+
+
+class Client:
+    """One raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
+        """Everything that comes until the server ends the connection: status, header fields and body of each answer."""
+        async with asyncio.timeout(PATIENCE_S):
+            rest = await self.reader.read()
+        self.writer.close()
+        found = []
+        while rest:
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
+            fields = dict(line.lower().split(": ", 1) for line in lines)
+            size = int(fields["content-length"])
+            found.append((int(first.split()[1]), fields, rest[:size]))
+            rest = rest[size:]
+        return found
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The only answer, after which the server ends the connection."""
+        (only,) = await self.answers()
+        return only
+
+
+async def connect(network: Network) -> Client:
+    return Client(*await asyncio.open_connection("127.0.0.1", network.client.base_url.port))
+
+
+def refused(why: str) -> float:
+    return REGISTRY.get_sample_value("aos_http_refused_total", {"why": why}) or 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", GET, GET + b"x-slow: 1"])
+async def test_a_head_that_is_never_complete(bounded: Network, sent: bytes) -> None:
+    before = refused("slow")
+    client = await connect(bounded)
+    await client.send(sent)
+    status, fields, body = await client.answer()
+    assert (status, fields["connection"]) == (408, "close")
+    message = "the request's head was not complete within 0.3 seconds"
+    assert json.loads(body) == {"code": 408, "message": message}
+    assert refused("slow") == before + 1
+
+
+async def test_a_head_that_is_dribbled_gains_no_time_by_each_byte(bounded: Network) -> None:
+    client = await connect(bounded)
+    answered = asyncio.create_task(client.answer())
+    for byte in GET + b"x-slow: " + b"1" * 10_000:
+        if answered.done():
+            break
+        client.writer.write(bytes([byte]))
+        await asyncio.sleep(0.01)
+    assert (await answered)[0] == 408
+
+
+async def test_the_second_request_of_a_connection_is_bounded_like_the_first(bounded: Network) -> None:
+    client = await connect(bounded)
+    await client.send(GET + b"\r\n" + GET)
+    answers = await client.answers()
+    assert [status for status, _, _ in answers] == [200, 408]
+
+
+@pytest.mark.parametrize(
+    "endless", [b"GET /" + b"a" * 5000, GET + b"x-long: " + b"1" * 5000, GET + b"x: y\r\n" * 800]
+)
+async def test_a_head_without_an_end(bounded: Network, endless: bytes) -> None:
+    client = await connect(bounded)
+    await client.send(endless)
+    status, _, body = await client.answer()
+    assert status == 431
+    assert json.loads(body)["message"] == "the request's head is larger than 2048 bytes"
+
+
+async def test_a_body_that_is_never_complete(network: Network) -> None:
+    client = await connect(await restarted(network, body_timeout=0.3))
+    await client.send(SUBMIT + b"Content-Length: 100\r\n\r\n{")
+    status, fields, body = await client.answer()
+    assert (status, fields["connection"]) == (408, "close")
+    assert json.loads(body) == {"code": 408, "message": "the body was not complete within 0.3 seconds"}
+
+
+async def test_a_body_that_nobody_reads_any_more_ends_the_connection(bounded: Network) -> None:
+    client = await connect(bounded)
+    await client.send(SUBMIT + b"Content-Length: 10000000\r\n\r\n" + b" " * 5000)
+    await client.send(b" " * 50_000)
+    status, _, body = await client.answer()
+    assert status == 413
+    assert json.loads(body)["message"] == "the body is larger than 4096 bytes"
+
+
+async def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_ours(bounded: Network) -> None:
+    with capture_logs() as logs:
+        client = await connect(bounded)
+        await client.send(SUBMIT + b"Content-Length: 100\r\n\r\n{")
+        client.writer.transport.abort()
+        assert (await bounded.client.get("/readyz")).status_code == 200
+    assert [line for line in logs if line["log_level"] in {"error", "critical"}] == []
+
+
+async def test_one_connection_too_many_is_told_so_and_others_are_served(crowded: Network) -> None:
+    assert (await crowded.client.get("/healthz")).status_code == 200  # keeps one
+    held = [await connect(crowded) for _ in range(5)]
+    await asyncio.gather(*(client.send(GET) for client in held))
+    late = await connect(crowded)
+    status, fields, body = await late.answer()
+    assert (status, fields["retry-after"], json.loads(body)["code"]) == (503, "1", 503)
+    await asyncio.gather(*(client.send(b"Connection: close\r\n\r\n") for client in held))
+    assert [(await client.answer())[0] for client in held] == [200] * 5
+    assert (await crowded.client.get("/healthz")).status_code == 200
+
+
+async def test_one_request_too_many_is_told_to_come_again(crowded: Network) -> None:
+    held = [await connect(crowded) for _ in range(2)]
+    for client in held:
+        await client.send(SUBMIT + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    refusal = await crowded.post("/api/job/submit", crowded.body())
+    assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "1")
+    assert refusal.json() == {"code": 503, "message": "too many requests are being served; try again"}
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await crowded.client.get(path)).status_code == 200
+    for client in held:
+        await client.send(b"{}")
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 422 ")
+        client.writer.close()
+    assert (await crowded.post("/api/job/submit", crowded.body())).status_code == 200
+
+
+async def test_operators_stay_connected_longer_than_a_head_may_take(bounded: Network) -> None:
+    operator = await bounded.operator()
+    slow = await connect(bounded)
+    assert (await slow.answer())[0] == 408
+    assert (await bounded.finished(await bounded.submit()))["status"] == "completed"
+    assert operator.dispatched
+
+
+def test_as_many_files_may_be_open_as_there_may_be_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, limits: allowed.append(limits))
+    hard, infinite = 4096, resource.RLIM_INFINITY
+    for soft, ceiling in ((1024, hard), (1024, infinite), (infinite, infinite), (4096, hard)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _kind, limits=(soft, ceiling): limits)
+        with capture_logs() as logs:
+            allow_connections(Limits(connections=10_000))
+        assert bool(logs) == (ceiling == hard)
+    assert allowed == [(4096, hard), (10_256, infinite)]
