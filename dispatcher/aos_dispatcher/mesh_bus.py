@@ -138,6 +138,7 @@ def _connect(url: str) -> redis.Redis:
     return redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # what is not UTF-8 is nothing of ours, and the seal's to refuse
         protocol=2,
         socket_connect_timeout=_CONNECT_S,
         socket_timeout=_CONNECT_S,
