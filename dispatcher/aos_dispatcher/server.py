@@ -14,7 +14,8 @@ log = structlog.get_logger()
 
 _TICKS: Final = 10  # of uvicorn's main loop in a second
 _STALLED_S: Final = 10.0
-_STEP_S: Final = 1.0
+_STEP_S: Final = 1.0  # between two lines of the log
+_LOOK_S: Final = 0.1
 
 
 class Server(uvicorn.Server):
@@ -30,7 +31,6 @@ class Server(uvicorn.Server):
         self._draining = draining
         self._drain_s = drain
         self._stalled_s = stalled
-        self._leaving: asyncio.Task[None] | None = None
         self._unread: dict[int, _Unread] = {}
 
     async def on_tick(self, counter: int) -> bool:
@@ -38,20 +38,21 @@ class Server(uvicorn.Server):
         if counter % _TICKS == 0:
             self._cut_off()
         stops = await super().on_tick(counter)
-        if not stops or self.force_exit:
-            return stops
-        if self._leaving is None:
-            self._leaving = asyncio.create_task(self._leave())
-        return self._leaving.done()
+        if stops and not self.force_exit:
+            await self._leave()
+        return stops
 
     async def _leave(self) -> None:
         # Whoever keeps a connection for several requests would meet its end with the next one on its way.
-        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers.append((b"connection", b"close"))
         ends = time.monotonic() + self._drain_s
         await self._draining.hand_over()
-        while (left := ends - time.monotonic()) > 0:
-            self._tell(f"draining: requests are served for {left:.0f} s more")
-            await asyncio.sleep(min(_STEP_S, left))
+        told = float("inf")
+        while (left := ends - time.monotonic()) > 0 and not self.force_exit:
+            if told - left >= _STEP_S:
+                told = left
+                self._tell(f"draining: requests are served for {left:.0f} s more")
+            await asyncio.sleep(min(_LOOK_S, left))
         self._tell("draining ends: no more requests are taken")
 
     def _tell(self, what: str) -> None:

@@ -11,9 +11,11 @@ import uvicorn
 
 from aos_dispatcher.app import create_app
 from aos_dispatcher.console import open_database
+from aos_dispatcher.draining import Draining
 from aos_dispatcher.http_bounds import bounded_protocol
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
+from aos_dispatcher.server import Server
 from aos_dispatcher.service import Dispatcher, assemble
 from aos_dispatcher.settings import DispatcherSettings, Verification
 from aos_dispatcher.tls import server_options
@@ -55,7 +57,8 @@ class Network:
         self.token = ""
         self.operators: list[ScriptedOperator] = []
         self.client = httpx.AsyncClient()
-        self._server: uvicorn.Server | None = None
+        self.stalled = 10.0
+        self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def rule(self, policy: AttestationPolicy | None) -> None:
@@ -77,7 +80,8 @@ class Network:
             **server_options(self.settings.listen.tls),
             http=bounded_protocol(self.settings.limits),
         )
-        self._server = uvicorn.Server(config)
+        draining = Draining(self.dispatcher)
+        self._server = Server(config, draining, drain=self.settings.listen.drain, stalled=self.stalled)
         self._serving = asyncio.create_task(self._server.serve())
         while not self._server.started:
             await asyncio.sleep(0.01)
