@@ -33,6 +33,8 @@ GRACE_S = 3.0
 """How long a stopping operator waits for its open tasks, in seconds; what is not done by then is durable."""
 
 _CANCEL_AGAIN_S = 0.5
+_STATEMENT_S = 10.0
+"""How long one statement may take, as long as one command of Redis: no answer at all is what a connection gives that a network forgot."""
 
 _log = structlog.get_logger(__name__)
 
@@ -188,6 +190,7 @@ async def _open_store(settings: OperatorSettings, operator: str, stack: AsyncExi
         pool_max=settings.db.max_connect_pool,
         connect_timeout=settings.db.connect_timeout,
         acquire_timeout=settings.db.acquire_timeout,
+        statement_timeout=_STATEMENT_S,
     )
     stack.push_async_callback(engine.dispose)
     return PostgresStore(engine, operator)
