@@ -85,8 +85,8 @@ class RedisQueue:
         self._client = client
         self.stream = f"aos:{operator}:{topic}"
         self._consumer = f"{socket.gethostname()}-{os.getpid()}"
-        self._adding = Coalescer(self._add_all, _BATCH)
-        self._ending = Coalescer(self._done_all, _PAGE)
+        self._adding = Coalescer(self._add_all, _BATCH, hopeless=QueueUnavailable)
+        self._ending = Coalescer(self._done_all, _PAGE, hopeless=QueueUnavailable)
         self._unread: dict[str, Request] = {}
         """What this process has added and not read yet, by its text: it need not be parsed again."""
 

@@ -103,9 +103,9 @@ class PostgresStore:
         self._engine = engine
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._operator = operator
-        self._taking = Coalescer(self._take_all, _BATCH)
-        self._finishing = Coalescer(self._finish_all, _BATCH)
-        self._closing = Coalescer(self._close_all, _BATCH)
+        self._taking = Coalescer(self._take_all, _BATCH, hopeless=StoreUnavailable)
+        self._finishing = Coalescer(self._finish_all, _BATCH, hopeless=StoreUnavailable)
+        self._closing = Coalescer(self._close_all, _BATCH, hopeless=StoreUnavailable)
 
     async def reserve(self, count: int) -> int:
         """See `CounterStore.reserve`."""

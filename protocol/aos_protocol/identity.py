@@ -147,6 +147,7 @@ def parse_signature(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+@lru_cache(maxsize=4096)  # a key speaks more than once
 def address_of(public_key: bytes) -> str:
     """EIP-55 address of a SEC1 public key (33 or 65 bytes). Raises InvalidKey."""
     try:
@@ -189,7 +190,12 @@ def _message_digest(message: bytes) -> bytes:
 
 
 def _address(key: PublicKey) -> str:
-    return _checksum(keccak(key.format(compressed=False)[1:])[12:].hex())
+    return _address_of_point(key.format(compressed=False))
+
+
+@lru_cache(maxsize=4096)
+def _address_of_point(point: bytes) -> str:
+    return _checksum(keccak(point[1:])[12:].hex())
 
 
 @lru_cache(maxsize=4096)
