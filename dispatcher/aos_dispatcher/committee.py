@@ -26,6 +26,9 @@ class SeatState(StrEnum):
     LOST = "lost"
 
 
+_ASK_AGAIN_S = 0.5
+"""How long whoever declined its task is left alone."""
+
 _GIVEN_UP = {SeatState.REFUSED, SeatState.LOST}
 
 
@@ -42,7 +45,8 @@ class Seat:
 
     `executed` is set once an answer of its own is stored, `sent` to the task that it is known to have. `receiving` is set
     while a verified message is being stored: until then the seat is neither given up nor answered. `stored` is the
-    driver's own note of what the database knows.
+    driver's own note of what the database knows. `declined` says why its holder cannot take its task just now: it counts as away
+    meanwhile, and is asked again at `again_at`.
     """
 
     member: Member
@@ -55,6 +59,8 @@ class Seat:
     receiving: bool = False
     stored: tuple[SeatState, Role] | None = None
     away_since: float | None = None
+    declined: str = ""
+    again_at: float = 0.0
 
     @property
     def operator(self) -> str:
@@ -162,6 +168,18 @@ class Committee:
         """Record that this operator gives no acceptable result or score, and why."""
         self._settle(operator, SeatState.REFUSED, reason)
 
+    def declined(self, operator: str, reason: str, now: float) -> None:
+        """Record that this operator cannot take its task just now, and why: its database is away, say, or it is full."""
+        for seat in self._open():
+            if seat.operator == operator:
+                seat.sent, seat.declined, seat.again_at = None, reason, now + _ASK_AGAIN_S
+
+    def taken(self, operator: str) -> None:
+        """Record that this operator has taken its task."""
+        for seat in self._open():
+            if seat.operator == operator:
+                seat.declined = ""
+
     def unsent(self, operator: str) -> None:
         """Record that a task may not have arrived: the next step repeats it, once the operator is there."""
         for seat in self._open():
@@ -183,12 +201,15 @@ class Committee:
         calls = [
             (seat, task)
             for seat in waiting
-            if seat.operator in connected and (task := self.task_of(seat)) not in {None, seat.sent}
+            if seat.operator in connected
+            and seat.again_at <= now
+            and (task := self.task_of(seat)) not in {None, seat.sent}
         ]
         for seat, task in calls:
             seat.sent = task
             seat.began.setdefault(task, now)
-        return Step(calls, None, min(self._patience_ends(seat) for seat in waiting))
+        ends = [self._patience_ends(seat) for seat in waiting]
+        return Step(calls, None, min(ends + [seat.again_at for seat in waiting if seat.again_at > now]))
 
     def _open(self) -> list[Seat]:
         return [seat for seat in self.seats if seat.state is SeatState.ASSIGNED]
@@ -214,12 +235,13 @@ class Committee:
                 seat.state, seat.reason = state, reason
 
     def _watch(self, seat: Seat, now: float, here: bool) -> None:
-        if here:
+        if here and not seat.declined:
             seat.away_since = None
         elif seat.away_since is None:
             seat.away_since = now
         if not seat.receiving and self._patience_ends(seat) <= now < self.deadline:
-            self._settle(seat.operator, SeatState.LOST, "no answer in time" if here else "away for too long")
+            away = seat.declined or ("no answer in time" if here else "away for too long")
+            self._settle(seat.operator, SeatState.LOST, away)
 
     def _run_out(self) -> None:
         """Give up whoever has not answered by the deadline, and say of the reserves that it was too late to ask them."""

@@ -24,6 +24,9 @@ from aos_protocol.messages import Reply, parse_message
 
 log = structlog.get_logger()
 
+_NOT_NOW = {429, 503}
+"""Replies of an operator that may take the same task a moment later: it is full, its database is away, or it is about to stop."""
+
 _PAUSE_S = 1.0  # before a draw that brought nobody is held again
 _WARN_AGAIN_S = 10.0
 
@@ -208,8 +211,13 @@ class RoundDriver:
         except InvalidMessage as error:
             round_.committee.refused(seat.operator, str(error))
         else:
-            if reply.code != 200:
+            if reply.code in _NOT_NOW:
+                log.info("call declined", job_id=round_.facts.job_id, task=str(task), why=reply.message)
+                round_.committee.declined(seat.operator, reply.message, time.monotonic())
+            elif reply.code != 200:
                 round_.committee.refused(seat.operator, reply.message)
+            else:
+                round_.committee.taken(seat.operator)
         round_.poke.set()
 
     async def _call(self, round_: ActiveRound, seat: Seat, task: Task) -> JsonObject:

@@ -17,6 +17,9 @@ from aos_protocol.messages import ModelOffer
 
 Send: TypeAlias = Callable[[Frame], Awaitable[None]]
 
+OVERTAKEN = 409
+"""The code of `Refused` for a counter that is not above the last one: a replay, or a frame that another one has overtaken on its way."""
+
 Serves: TypeAlias = Mapping[tuple[str, str], str]
 """The SHA-256 of each model file that an operator serves, by job type and name."""
 
@@ -123,7 +126,8 @@ class Connection(Peer):
             )
         if counter <= self.seen:
             raise Refused(
-                400, f"replay: counter {counter} of participant {self.number} is not above {self.seen}"
+                OVERTAKEN,
+                f"replay: counter {counter} of participant {self.number} is not above {self.seen}; what is new comes with a new counter",
             )
         self.seen, self._seen_in = counter, frame.hash
 

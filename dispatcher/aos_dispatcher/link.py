@@ -13,7 +13,7 @@ import structlog
 
 from aos_dispatcher.epochs import Epochs
 from aos_dispatcher.errors import DispatcherError, Refused, Unavailable
-from aos_dispatcher.hub import Connection, Hub, Peer
+from aos_dispatcher.hub import OVERTAKEN, Connection, Hub, Peer
 from aos_dispatcher.metrics import FRAMES_REFUSED
 from aos_dispatcher.operators import Operators
 from aos_protocol.canonical import JsonObject
@@ -149,10 +149,12 @@ class OperatorLink:
             connect = greeting.check(frame)
             number, seen = await self.operators.admit(connect.operator, connect.workers, connect.models)
             epoch = await self.epochs.next()
-        except (ProtocolError, DispatcherError) as error:
+        except (ProtocolError, DispatcherError, Unavailable) as error:
             FRAMES_REFUSED.labels("handshake").inc()
             log.warning("operator refused", why=str(error))
-            code = error.code if isinstance(error, Refused) else 400
+            code = (
+                error.code if isinstance(error, Refused) else 503 if isinstance(error, Unavailable) else 400
+            )
             refusal: JsonObject = {"code": code, "message": str(error)}
             await socket.send(seal_reply(self.signer, request_id, refusal).text)
             await socket.close("refused: " + str(error)[:100])
@@ -244,7 +246,7 @@ class OperatorLink:
         if frame is None:
             return
         code = error.code if isinstance(error, Refused) else 400
-        if code == 400 and frame.address == peer.address:
+        if code in {400, OVERTAKEN} and frame.address == peer.address:
             await self.keep(frame, str(error))
         if frame.method is not None:
             await peer.reply(frame.id, {"code": code, "message": str(error)})

@@ -208,7 +208,7 @@ async def test_a_replayed_result_frame_is_refused(network: Any) -> None:
     await operator.wait(lambda: len(operator.replies) == 1)
     await operator.send(sent[0])
     await operator.wait(lambda: len(operator.replies) == 2)
-    assert operator.replies[1]["code"] == 400
+    assert operator.replies[1]["code"] == 409
     assert "replay" in operator.replies[1]["message"]
     assert len(await network.results(job_id)) == 1
 

@@ -143,6 +143,37 @@ def test_who_is_away_is_called_on_return_and_replaced_after_patience() -> None:
     assert states(seats) == {"a": "lost", "b": "assigned"}
 
 
+def test_who_cannot_take_its_task_now_is_asked_again_and_replaced_after_patience() -> None:
+    seats = drawn("ab", 1, plan())
+    assert calls(seats, 0, "ab") == [("a", Task.EXECUTE)]
+    seats.declined("a", "its database is away", 0)
+    assert calls(seats, 0.1, "ab") == []
+    assert seats.step(0.1, {"a", "b"}).wake_at == 0.5
+    assert calls(seats, 0.5, "ab") == [("a", Task.EXECUTE)]
+    seats.declined("a", "its database is away", 0.5)
+    away = seats.patience.away
+    assert calls(seats, 0.1 + away, "ab") == [("b", Task.EXECUTE)]
+    assert (seat_of(seats, "a").state, seat_of(seats, "a").reason) == ("lost", "its database is away")
+
+
+def test_who_has_taken_it_in_the_end_is_not_away() -> None:
+    seats = drawn("ab", 1, plan())
+    calls(seats, 0, "ab")
+    seats.declined("a", "full", 0)
+    assert calls(seats, 1, "ab") == [("a", Task.EXECUTE)]
+    seats.taken("a")
+    assert calls(seats, 1 + seats.patience.away, "ab") == []
+    assert seat_of(seats, "a").state == "assigned"
+
+
+def test_the_last_one_that_cannot_take_its_task_now_is_waited_for() -> None:
+    seats = drawn("a", 1, plan())
+    calls(seats, 0, "a")
+    seats.declined("a", "its database is away", 0)
+    later = seats.patience.away + seats.patience.answer
+    assert calls(seats, later, "a") == [("a", Task.EXECUTE)]
+
+
 def test_what_comes_late_of_a_lost_member_changes_nothing() -> None:
     seats = drawn("ab", 1, plan())
     seats.step(0, {"b"})

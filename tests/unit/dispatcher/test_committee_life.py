@@ -68,6 +68,13 @@ class CommitteeLife(RuleBasedStateMachine):
     def refuses(self, name: str) -> None:
         self.seats.refused(name, "no")
 
+    @rule(name=st.sampled_from(NAMES), taken=st.booleans())
+    def declines(self, name: str, taken: bool) -> None:
+        if taken:
+            self.seats.taken(name)
+        else:
+            self.seats.declined(name, "not now", self.now)
+
     @precondition(lambda self: self.closed is None)
     @rule()
     def restarts(self) -> None:
