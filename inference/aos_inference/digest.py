@@ -70,8 +70,10 @@ def _recall(entry: Path, identity: list[int]) -> str | None:
 def _remember(entry: Path, identity: list[int], digest: str) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=entry.parent, delete=False) as file:
-            json.dump({"identity": identity, "sha256": digest}, file)
-        Path(file.name).replace(entry)
+        # In a folder of its own, which goes whatever happens: a full disk must not fill up with attempts.
+        with tempfile.TemporaryDirectory(dir=entry.parent) as folder:
+            made = Path(folder) / entry.name
+            made.write_text(json.dumps({"identity": identity, "sha256": digest}))
+            made.replace(entry)
     except OSError:  # a read-only or full cache; the caller has its digest
         return

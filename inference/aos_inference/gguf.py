@@ -104,7 +104,7 @@ def _read(data: mmap.mmap, path: Path) -> Header:
         raise ModelUnreadable(
             f"{path} holds no tensors: it is a vocabulary, not a model. Choose another file."
         )
-    needed = _data_end(cursor, tensors, int(metadata.get("general.alignment", 32)))
+    needed = _data_end(cursor, tensors, metadata.get("general.alignment", 32))
     if needed > len(data):
         raise ModelUnreadable(
             f"{path} is truncated: its tensors need {needed:,} bytes, it has {len(data):,}. Download it again."
@@ -125,7 +125,11 @@ def _check_prefix(cursor: "_Cursor") -> None:
         )
 
 
-def _data_end(cursor: "_Cursor", tensors: int, alignment: int) -> int:
+def _data_end(cursor: "_Cursor", tensors: int, alignment: Scalar) -> int:
+    if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment <= 0:
+        raise ModelUnreadable(
+            f"{cursor.path} states an alignment of {alignment!r:.50}: it is damaged. Download it again."
+        )
     ends = []
     for _ in range(tensors):
         cursor.text()
@@ -134,10 +138,6 @@ def _data_end(cursor: "_Cursor", tensors: int, alignment: int) -> int:
             elements *= cursor.number("<Q")
         block, size = _BLOCKS.get(cursor.number("<I"), (1, 0))
         ends.append(cursor.number("<Q") + -(-elements // block) * size)
-    if alignment <= 0:
-        raise ModelUnreadable(
-            f"{cursor.path} states an alignment of {alignment}: it is damaged. Download it again."
-        )
     return -(-cursor.offset // alignment) * alignment + max(ends)
 
 

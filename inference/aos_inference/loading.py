@@ -15,6 +15,7 @@ from aos_inference.engine import Engine
 from aos_inference.errors import ContextTooLarge, InvalidField
 from aos_inference.options import ServeOptions
 from aos_inference.progress import Progress
+from aos_inference.rehearsal import rehearse
 from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
 from aos_inference.worker import Vocabulary
@@ -52,9 +53,10 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Python's own handler would raise inside llama.cpp's callbacks, where exceptions get lost.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    path, slots = options.path, options.slots
+    rehearse(path)
     from aos_inference import llama
 
-    path, slots = options.path, options.slots
     sha256 = digest.of_file(path, digests, Progress(f"Hashing {path.name}"))
     model = llama.Model(path, Progress(f"Loading {path.name}"))
     length = _context_length(options.context, model.trained_context)
