@@ -6,6 +6,7 @@ Usage, from the project's root: python -m tests.chaos [--jobs 2000] [--seed N] [
 import argparse
 import asyncio
 import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for settings, logs and data, which stays")
     asked = vars(parser.parse_args())
     keep = asked.pop("keep")
-    report = asyncio.run(run(Options(**asked), keep))
+    with tempfile.TemporaryDirectory(prefix="aos-chaos-") as temporary:
+        folder = keep or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        report = asyncio.run(run(Options(**asked), folder))
     sys.stdout.write(report.table() + "\n")
     sys.exit(0 if report.good else 1)
 

@@ -205,9 +205,12 @@ def _start_workers(network: Network) -> None:
 
 async def _start_operator(network: Network, index: int, signer: Signer) -> None:
     redis = await network.proxy(f"redis-link:{index}", network.valkey.socket)
-    home = (index - 1) % network.options.dispatchers
-    target = ("127.0.0.1", httpx.URL(network.direct[home]).port or 0)
-    dispatcher = await network.proxy(f"operator-dispatcher:{index}", target, websocket=True)
+    urls = []
+    for place, direct in enumerate(network.direct, 1):
+        target = ("127.0.0.1", httpx.URL(direct).port or 0)
+        port = await network.proxy(f"operator-dispatcher:{index}-{place}", target, websocket=True)
+        urls.append(f"ws://127.0.0.1:{port}/ws")
+    home = index % len(urls)
     link = network.proxies["postgres-link:operators"].port
     worker = _socket(network, index if index <= network.options.operators else 0)
     settings = {
@@ -218,7 +221,7 @@ async def _start_operator(network: Network, index: int, signer: Signer) -> None:
         },
         "queue": {"queue_url": f"redis://127.0.0.1:{redis}/0"},
         "net": {
-            "dispatcher_url": f"ws://127.0.0.1:{dispatcher}/ws",
+            "dispatcher_url": [*urls[home:], *urls[:home]],
             "worker_url": f"unix://{worker}",
             "worker_timeout": 20,
             "worker_concurrency": 8,

@@ -18,7 +18,7 @@ _WORDS = ("What", "is", "a", "verifiable", "answer", "when", "the", "power", "fa
 
 @dataclass(frozen=True)
 class Options:
-    """How large a run is; `seconds` bounds all of it up to the last job's end."""
+    """How large a run is; `seconds` bounds all of it up to the last job's end, `pace` multiplies how long faults last."""
 
     jobs: int = 2000
     seed: int = 1
@@ -29,6 +29,7 @@ class Options:
     clients: int = 16
     waiting: int = 64
     seconds: float = 1800.0
+    pace: float = 1.0
 
 
 class Kind(StrEnum):
@@ -82,7 +83,7 @@ def faults(options: Options) -> list[Fault]:
     chance = random.Random(f"faults {options.seed}")
     deck = _deck(chance)
     after = [options.jobs * (number + 1) // (options.faults + 1) for number in range(options.faults)]
-    return [_fault(chance, place, *next(deck)) for place in after]
+    return [_fault(chance, options.pace, place, *next(deck)) for place in after]
 
 
 def jobs(options: Options) -> list[PlannedJob]:
@@ -107,9 +108,9 @@ def _shuffled(
     return chance.sample(cards, len(cards))
 
 
-def _fault(chance: random.Random, after: int, deed: Deed | Harm, kind: Kind) -> Fault:
+def _fault(chance: random.Random, pace: float, after: int, deed: Deed | Harm, kind: Kind) -> Fault:
     longest = _LONGEST.get(deed, 2.5)
-    return Fault(after, deed, kind, chance.random(), round(chance.uniform(0.2, longest), 2))
+    return Fault(after, deed, kind, chance.random(), round(pace * chance.uniform(0.2, longest), 2))
 
 
 def _job(chance: random.Random, options: Options, number: int) -> PlannedJob:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,26 +51,23 @@ class Report:
         return "\n".join([*lines, "all held" if self.good else "NOT all held"])
 
 
-async def run(options: Options, keep: Path | None = None) -> Report:
-    """Run a network in a temporary folder (or in `keep`, which stays) through its faults; return what was found."""
+async def run(options: Options, folder: Path) -> Report:
+    """Run a network in a folder, where its settings, logs and data are left, through its faults; return what was found."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="aos-chaos-") as temporary:
-        folder = keep or Path(temporary)
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o711)
-        async with network.running(folder, options) as net:
-            log.info("the network runs", operators=options.operators, dispatchers=options.dispatchers)
-            ledger = Ledger(folder / "receipts.jsonl", net.dispatcher_key.address)
-            conductor = Conductor(net)
-            bound: list[Row] = []
-            try:
-                async with asyncio.timeout(options.seconds):
-                    await _load(net, ledger, conductor)
-            except TimeoutError:
-                bound = [Row(f"not over within {options.seconds:g} s", 1, ["see what is open below"])]
-            log.info("the load is over", accepted=ledger.accepted)
-            rows = [*bound, *await _check(net, ledger)]
-        rows += [outside.logs(folder), outside.ends(net.processes.values())]
+    folder.chmod(0o711)  # root's PostgreSQL is run by somebody else
+    async with network.running(folder, options) as net:
+        log.info("the network runs", operators=options.operators, dispatchers=options.dispatchers)
+        ledger = Ledger(folder / "receipts.jsonl", net.dispatcher_key.address)
+        conductor = Conductor(net)
+        bound: list[Row] = []
+        try:
+            async with asyncio.timeout(options.seconds):
+                await _load(net, ledger, conductor)
+        except TimeoutError:
+            bound = [Row(f"not over within {options.seconds:g} s", 1, ["see what is open below"])]
+        log.info("the load is over", accepted=ledger.accepted)
+        rows = [*bound, *await _check(net, ledger)]
+    rows += [await asyncio.to_thread(outside.logs, folder), outside.ends(net.processes.values())]
     done = ", ".join(f"{count} {deed} {kind}" for (kind, deed), count in sorted(conductor.done.items()))
     return Report(options, time.monotonic() - began, f"{conductor.done.total()} ({done})", rows)
 
@@ -138,9 +134,7 @@ async def _check(net: Network, ledger: Ledger) -> list[Row]:
     slow = f"{said}; the slowest 429 or 503 took {ledger.slowest_503_s:.1f} s"
     rows.append(Row("answers to clients", ledger.answers.total(), ledger.wrong, slow))
     job_ids = [receipt.job_id for receipt in ledger.receipts.values()]
-    rows.append(await outside.evidence(net, job_ids))
-    rows.append(await outside.watched(net))
-    return rows
+    return [*rows, *await asyncio.gather(outside.evidence(net, job_ids), outside.watched(net))]
 
 
 def _bracketed(note: str) -> str:
