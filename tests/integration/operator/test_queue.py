@@ -99,6 +99,37 @@ async def test_entries_of_dead_processes_are_taken_over_and_the_dead_forgotten(
     assert [consumer["pending"] for consumer in consumers] == [250]
 
 
+async def test_many_at_once_are_added_and_done_in_a_handful_of_trips(
+    client: redis.Redis, stream: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips: list[Any] = []
+    pipeline = client.pipeline
+
+    def counted(**options: Any) -> Any:
+        trips.append(options)
+        return pipeline(**options)
+
+    monkeypatch.setattr(client, "pipeline", counted)
+    jobs = [WORLD.job(f"prompt {number}") for number in range(90)]
+    await asyncio.gather(*map(stream.add, jobs))
+    entries = await stream.read(0)
+    await asyncio.gather(*(stream.done(entry.id) for entry in entries))
+    assert len(trips) == 3 + 1  # by 32, and by 100
+    assert [entry.request for entry in entries] == jobs
+    assert await client.xlen(stream.stream) == 0
+    assert (await client.xpending(stream.stream, GROUP))["pending"] == 0
+
+
+async def test_an_own_entry_is_not_parsed_and_another_s_is(client: redis.Redis, stream: RedisQueue) -> None:
+    job = WORLD.job()
+    await stream.add(job)
+    await RedisQueue(client, OPERATOR.address, "task").add(job)
+    own, other = await stream.read(0)
+    assert own.request is job
+    assert other.request == job
+    assert other.request is not job
+
+
 async def test_a_done_entry_is_gone_from_redis(client: redis.Redis, stream: RedisQueue) -> None:
     await stream.add(WORLD.job())
     [entry] = await stream.read(0)

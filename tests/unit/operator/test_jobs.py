@@ -165,6 +165,17 @@ async def test_a_result_refused_for_good_is_not_sent_again(parts: Parts) -> None
     assert parts.store.verdicts[TaskKey.of(dispatch)] == "not a member of this committee"
 
 
+@pytest.mark.parametrize("code", [200, 400])
+async def test_what_a_dispatcher_says_is_kept_as_a_database_can_keep_it(parts: Parts, code: int) -> None:
+    parts.post.say = lambda _: Settled("1", code, "a\0b\ud800" + "c" * 10_000)
+    dispatch = WORLD.job()
+    async with parts.running() as jobs:
+        await jobs.take(dispatch)
+        await jobs.idle()
+    verdict = parts.store.verdicts[TaskKey.of(dispatch)]
+    assert verdict == "ab?" + "c" * 4093
+
+
 class TestCancel:
     async def test_all_that_a_round_asked_for_is_dropped(self, parts: Parts) -> None:
         job = WORLD.job()
