@@ -1,4 +1,4 @@
-"""Limits of projects, and which rounds are jobs that wait, to be counted by an index."""
+"""Limits of projects, and which rounds are jobs that wait."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -29,16 +29,9 @@ def upgrade() -> None:
         "update rounds set project_id = jobs.project_id from jobs where jobs.id = rounds.job_id "
         "and rounds.status = 'created' and rounds.challenge = 0 and rounds.position <> 'before'"
     )
-    op.create_index(
-        "waiting_rounds",
-        "rounds",
-        ["project_id"],
-        postgresql_where=sa.text("status = 'created' and project_id is not null"),
-    )
 
 
 def downgrade() -> None:
     """Forget the limits: everybody may submit as much as they like."""
-    op.drop_index("waiting_rounds", table_name="rounds")
     op.drop_column("rounds", "project_id")
     op.drop_table("project_limits")

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from zlib import crc32
 
 import asyncpg
 import pytest
@@ -88,22 +89,118 @@ async def test_processes_that_start_at_once_wait_for_each_other(
 
 @pytest.mark.usefixtures("folder")
 async def test_a_process_does_not_wait_for_ever(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revisions, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(revisions, "_PATIENCE_S", 0.1)
     connection = await connect(url)
-    await connection.execute("SELECT pg_advisory_lock($1)", revisions._lock_key("operator"))
-    with pytest.raises(MigrationError, match="lock timeout"):
+    await connection.execute("SELECT pg_advisory_lock($1)", crc32(b"aos migrate operator"))
+    with pytest.raises(MigrationError, match=r"another process has been migrating it for 0\.1 s"):
         await migrate(url, "operator")
     await connection.close()
     await migrate(url, "operator")
 
 
-async def test_a_failing_revision_changes_nothing(url: URL, folder: Path) -> None:
+async def test_a_table_in_use_is_waited_for_in_small_steps(
+    url: URL, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "_LOCK_TIMEOUT_S", 0.1)
+    await migrate(url, "operator")
+    add(folder, "3", "2", "CREATE TABLE more (id int)")
+    add(folder, "4", "3", "ALTER TABLE jobs ADD COLUMN state text", "ALTER TABLE jobs DROP COLUMN state")
+    reader, others = await connect(url), await connect(url)
+    async with reader.transaction():
+        await reader.execute("SELECT * FROM jobs")
+        migrating = asyncio.create_task(migrate(url, "operator"))
+        tries = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobs'::regclass"
+        seen: set[int] = set()
+        while len(seen) < 2:  # it has given up once, and waits again
+            seen |= {row["pid"] for row in await others.fetch(tries)}
+        await others.execute("INSERT INTO jobs VALUES (1)")  # goes on in between
+        assert await current_revision(url) == "3"
+    await migrating
+    assert await current_revision(url) == "4"
+    await reader.close()
+    await others.close()
+
+
+async def test_a_table_in_use_is_not_waited_for_for_ever(
+    url: URL, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "_LOCK_TIMEOUT_S", 0.05)
+    await migrate(url, "operator")
+    monkeypatch.setattr(revisions, "_PATIENCE_S", 0.1)
+    add(folder, "3", "2", "ALTER TABLE jobs ADD COLUMN state text")
+    reader = await connect(url)
+    async with reader.transaction():
+        await reader.execute("SELECT * FROM jobs")
+        with pytest.raises(MigrationError, match="lock timeout"):
+            await migrate(url, "operator")
+    await reader.close()
+    assert await current_revision(url) == "2"
+
+
+async def test_it_goes_back_to_an_older_revision_and_on_again(url: URL, folder: Path) -> None:
+    await migrate(url, "operator")
+    await migrate(url, "operator", "1")
+    assert (await current_revision(url), await tables(url)) == ("1", {"jobs", "alembic_version"})
+    await migrate(url, "operator", "2")
+    assert await current_revision(url) == "2"
+    await migrate(url, "operator", "base")
+    assert (await current_revision(url), await tables(url)) == (None, {"alembic_version"})
+    assert folder.is_dir()
+
+
+INDEX = """\
+\"\"\"An index of its own.\"\"\"
+
+from aos_service.alembic_env import build_index, drop_index
+
+revision = "3"
+down_revision = "2"
+
+
+def upgrade() -> None:
+    build_index("some", "jobs", ["id"], where="id > 0")
+
+
+def downgrade() -> None:
+    drop_index("some", "jobs")
+"""
+
+
+async def test_an_index_is_built_while_the_table_is_written_also_at_the_second_try(
+    url: URL, folder: Path
+) -> None:
+    await migrate(url, "operator")
+    (folder / "versions" / "3.py").write_text(INDEX)
+    writer, others = await connect(url), await connect(url)
+    definition = "SELECT indexdef FROM pg_indexes WHERE indexname = 'some'"
+    async with writer.transaction():
+        await writer.execute("INSERT INTO jobs VALUES (1)")
+        first = asyncio.create_task(migrate(url, "operator"))
+        while not await others.fetchval(definition):
+            await asyncio.sleep(0.01)
+        await others.execute(
+            "INSERT INTO jobs VALUES (2)"
+        )  # the index waits for the writer, and holds up nobody
+        await others.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        with pytest.raises(MigrationError, match="the connection ended"):
+            await first
+    assert await current_revision(url) == "2"
+    await migrate(url, "operator")
+    assert "(id) WHERE (id > 0)" in await others.fetchval(definition)
+    assert await others.fetchval("SELECT bool_and(indisvalid) FROM pg_index")
+    await migrate(url, "operator", "2")
+    assert await others.fetchval(definition) is None
+    await writer.close()
+    await others.close()
+
+
+async def test_a_failing_revision_changes_nothing_and_those_before_it_stay(url: URL, folder: Path) -> None:
     await migrate(url, "operator", "1")
     add(folder, "3", "2", "CREATE TABLE jobs (id int)")
     with pytest.raises(MigrationError, match='relation "jobs" already exists'):
         await migrate(url, "operator")
-    assert await current_revision(url) == "1"
-    assert await tables(url) == {"jobs", "alembic_version"}
+    assert await current_revision(url) == "2"
+    assert await tables(url) == {"jobs", "results", "alembic_version"}
 
 
 async def test_a_database_ahead_of_the_program(url: URL, folder: Path) -> None:
