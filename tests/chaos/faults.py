@@ -47,8 +47,8 @@ class Conductor:
 
     async def _to_process(self, name: str, fault: Fault) -> None:
         process = self.network.processes[name]
-        if fault.deed is Deed.KILL:
-            await process.kill()
+        if fault.deed is not Deed.STOP:
+            await (process.kill() if fault.deed is Deed.KILL else process.finish())
             await asyncio.sleep(fault.seconds)
             process.start()
             return

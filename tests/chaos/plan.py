@@ -51,10 +51,14 @@ LINKS = (Kind.TO_CLIENTS, Kind.TO_OPERATOR, Kind.TO_POSTGRES, Kind.TO_REDIS)
 
 
 class Deed(StrEnum):
-    """What is done to a process: SIGKILL and started again, or SIGSTOP and SIGCONT."""
+    """What is done to a process: SIGKILL and started again, SIGSTOP and SIGCONT, or SIGTERM and started again once it has ended."""
 
     KILL = "kill"
     STOP = "stop"
+    RESTART = "restart"
+
+
+DEEDS = {Deed.KILL: PROCESSES, Deed.STOP: PROCESSES, Deed.RESTART: (Kind.DISPATCHER, Kind.OPERATOR)}
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def jobs(options: Options) -> list[PlannedJob]:
 
 def _deck(chance: random.Random) -> Iterator[tuple[Deed | Harm, Kind]]:
     """Every deed and every harm comes once before anything comes twice, then every one with every kind that it fits."""
-    deeds: list[tuple[Deed | Harm, Kind]] = [(deed, kind) for deed in Deed for kind in PROCESSES]
+    deeds: list[tuple[Deed | Harm, Kind]] = [(deed, kind) for deed, kinds in DEEDS.items() for kind in kinds]
     first: list[tuple[Deed | Harm, Kind]] = [*deeds, *((harm, chance.choice(LINKS)) for harm in Harm)]
     everything: list[tuple[Deed | Harm, Kind]] = [*deeds, *((harm, kind) for harm in Harm for kind in LINKS)]
     yield from _shuffled(chance, first)

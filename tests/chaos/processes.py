@@ -11,14 +11,15 @@ from aos_service.child import Child
 
 _POLL_S = 0.2
 _RESTART_S = 1.0
+_FINISH_S = 30.0
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that ended though nobody killed it: its exit status, and the last line that it said."""
+    """A process that ended though nobody killed it: its exit status (None: it had to be killed), and the last line that it said."""
 
     name: str
-    status: int
+    status: int | None
     said: str
 
 
@@ -59,6 +60,19 @@ class Process:
             os.kill(child.pid, signal.SIGKILL)
         await child.until_ended()
 
+    async def finish(self) -> None:
+        """End it by SIGTERM, which must give it the status 0, and within its time."""
+        child, self._child = self.child, None
+        if child.pid is not None and child.returncode is None:
+            os.kill(child.pid, signal.SIGTERM)
+            try:
+                status = await asyncio.wait_for(child.until_ended(), _FINISH_S)
+            except TimeoutError:
+                status = None
+            if status != 0:
+                self.ended.append(Ended(self.name, status, f"after SIGTERM; {_last_line(child)}"))
+        await child.stop()
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if self._child is not None and self._child.returncode is None and self._child.pid is not None:
@@ -77,11 +91,15 @@ class Process:
             child = self._child
             if child is None or (status := child.returncode) is None:
                 continue
-            lines = [line for line in child.log.read_text("utf-8", "replace").splitlines() if line.strip()]
-            self.ended.append(Ended(self.name, status, lines[-1] if lines else ""))
+            self.ended.append(Ended(self.name, status, _last_line(child)))
             await asyncio.sleep(_RESTART_S)
             if self._child is child:
                 self.start()
+
+
+def _last_line(child: Child) -> str:
+    lines = [line for line in child.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
 
 
 def family(pid: int) -> list[int]:
