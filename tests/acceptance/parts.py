@@ -42,6 +42,7 @@ PUBLISHED: dict[str, Any] = {
 """The published body of a submit, as it stands."""
 
 OPERATORS = (1, 2, 3)
+DATABASE_PASSWORD = "Wpr4-quite-unmistakable"
 IMPATIENT_S = 1.0
 PATIENT_S = 40.0
 """How long a dispatcher waits for a member that is away: not long, or longer than an operator's greatest pause between attempts."""
@@ -66,6 +67,7 @@ class Parts:
     token: str = ""
     children: dict[str, Child] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
+    operator_keys: list[Signer] = field(default_factory=list)
 
     @property
     def config(self) -> Path:
@@ -228,6 +230,11 @@ class Parts:
         assert bad == [], bad
 
 
+def with_password(url: str) -> str:
+    """A database's address with a password, which no process may show although this PostgreSQL asks for none."""
+    return url.replace("postgres@", f"postgres:{DATABASE_PASSWORD}@", 1)
+
+
 async def run(*arguments: str, **environment: str) -> str:
     """Run one of our commands to its good end; what it printed."""
     process = await asyncio.create_subprocess_exec(
@@ -248,8 +255,10 @@ async def started(
         EmbeddedValkey(folder / "valkey", durable=False) as valkey,
     ):
         url = f"http://127.0.0.1:{port}"
-        parts = Parts(folder, Signer.generate(), url, postgres.url("dispatcher"), tee, recorder, port)
-        parts.operators_database, parts.queue = postgres.url("operators"), valkey.url()
+        parts = Parts(
+            folder, Signer.generate(), url, with_password(postgres.url("dispatcher")), tee, recorder, port
+        )
+        parts.operators_database, parts.queue = with_password(postgres.url("operators")), valkey.url()
         try:
             await _start(parts, model)
             await asyncio.gather(*(_start_operator(parts, number) for number in OPERATORS))
@@ -318,6 +327,7 @@ async def _start_operator(parts: Parts, number: int) -> None:
     file = parts.folder / f"operator-{number}.yaml"
     file.write_text(yaml.safe_dump(settings))
     parts.operators[signer.address] = number
+    parts.operator_keys.append(signer)
     key = signer.secret.hex()
     parts.start(f"operator-{number}", "operator-runner", "-c", str(file), AOS_SIGNER_KEY=key)
 

@@ -20,8 +20,9 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from acceptance.parts import PUBLISHED, Parts, started
+from acceptance.parts import DATABASE_PASSWORD, PUBLISHED, Parts, started
 from acceptance.processes import command
+from acceptance.test_secrets import key_forms
 from acceptance.traces import commands, digests, files, forms, found, tables, values
 from acceptance.wire import Recorder
 from aos_cli.private import read_key
@@ -207,6 +208,23 @@ async def test_the_tokens_of_prompt_and_answer_are_nowhere(place: Place, private
     assert {"prompt_tokens with ','", "output_tokens with ','", "fingerprints"} <= found(public.traces, ids)[
         "/ws"
     ]
+
+
+async def test_keys_passwords_and_tokens_are_nowhere(place: Place, public: Job) -> None:
+    """On the wires as well: the token goes from the project to the dispatcher, and a database's password stands in settings files."""
+    parts = place.parts
+    secrets = key_forms("the dispatcher's key", parts.dispatcher_key)
+    for number, signer in enumerate(parts.operator_keys, start=1):
+        secrets |= key_forms(f"key of operator {number}", signer)
+    assert len(secrets) == 7 * 4
+    for name, text in {"token": parts.token, "password": DATABASE_PASSWORD}.items():
+        secrets |= {f"{name}, {how}": form for how, form in forms(text).items()}
+    hits = found(public.traces, secrets)
+    assert hits.keys() == {"project and dispatcher", "all files"}
+    assert {name.partition(",")[0] for name in hits["project and dispatcher"]} == {"token"}
+    assert {name.partition(",")[0] for name in hits["all files"]} == {"password"}
+    holders = [path for path in parts.folder.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    assert DATABASE_PASSWORD.encode() not in await asyncio.to_thread(files, holders)
 
 
 async def asked_itself(place: Place, job_id: str, sealed: dict[str, Any] | None = None) -> httpx.Response:
