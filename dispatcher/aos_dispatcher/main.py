@@ -105,11 +105,20 @@ def run(
 
 
 @app.command("migrate")
-def migrate_database(config: Config) -> None:
-    """Create the database if it is missing, and bring its tables up to date; nothing is ever dropped."""
+def migrate_database(
+    config: Config,
+    to: Annotated[
+        str,
+        typer.Option(help="The revision that the tables are brought to. An older one drops what came later."),
+    ] = "head",
+) -> None:
+    """Create the database if it is missing, and bring its tables up to date. Dispatchers of the version before may serve meanwhile.
+
+    Before going back to an older program: dispatcher migrate --to 0004 -c config.yaml, with the revision that it knows as its newest.
+    """
     with said_plainly():
-        asyncio.run(_migrate(load_settings(config, DispatcherSettings)))
-    typer.echo("the database is up to date")
+        asyncio.run(_migrate(load_settings(config, DispatcherSettings), to))
+    typer.echo("the database is up to date" if to == "head" else f"the database is at revision {to}")
 
 
 @project.command("create")
@@ -198,7 +207,7 @@ def _read_calibration(file: Path) -> Calibration:
     return Calibration.from_json(document)
 
 
-async def _migrate(settings: DispatcherSettings) -> None:
+async def _migrate(settings: DispatcherSettings, to: str = "head") -> None:
     url = database_url(settings.database.url.get_secret_value())
     await ensure_database(url)
-    await migrate(url, "dispatcher")
+    await migrate(url, "dispatcher", to)
