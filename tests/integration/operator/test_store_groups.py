@@ -51,7 +51,7 @@ async def test_a_hundred_tasks_take_a_handful_of_statements(
     tasks = await asyncio.gather(*map(store.take, jobs))
     assert [task.request for task in tasks] == jobs
     kept = await asyncio.gather(*map(store.finish, jobs, OUTCOMES))
-    assert kept == OUTCOMES
+    assert [*kept] == OUTCOMES
     await asyncio.gather(*(store.close(TaskKey.of(job), TaskState.ACCEPTED, "success") for job in jobs))
     assert len(statements) <= 3 * 4  # in groups of 32
     for job, outcome in zip(jobs, OUTCOMES, strict=True):
@@ -78,14 +78,14 @@ async def test_two_outcomes_of_one_task_at_once_leave_one(store: PostgresStore) 
     job = WORLD.job()
     await store.take(job)
     kept = await asyncio.gather(*(store.finish(job, outcome) for outcome in OUTCOMES[:8]))
-    assert kept == [OUTCOMES[0]] * 8
+    assert [*kept] == [OUTCOMES[0]] * 8
 
 
 async def test_a_lost_task_comes_back_beside_others_that_are_there(store: PostgresStore) -> None:
     there, lost = WORLD.job(), WORLD.job()
     await store.take(there)
     kept = await asyncio.gather(store.finish(there, OUTCOMES[0]), store.finish(lost, OUTCOMES[1]))
-    assert kept == OUTCOMES[:2]
+    assert [*kept] == OUTCOMES[:2]
     tasks = {task.key: task.outcome for task in await store.open_tasks(None, 10)}
     assert tasks == {TaskKey.of(there): OUTCOMES[0], TaskKey.of(lost): OUTCOMES[1]}
 
