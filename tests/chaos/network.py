@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,11 +197,15 @@ async def _start_dispatcher(network: Network, index: int) -> None:
 def _start_workers(network: Network) -> None:
     for index in range(1, network.options.operators + 1):
         stub = [sys.executable, str(_STUB_PROGRAM), str(_socket(network, index)), STUB_MODEL, STUB_DIGEST]
-        network.add(f"worker:{index}", lambda _, line=stub: line)
+        network.add(f"worker:{index}", partial(_always, stub))
     if network.options.real_operators:
         model = ("--model", str(_MODELS / REAL_MODEL), "--name", REAL_MODEL, "--threads", "1")
         real = command("inference-worker", *model, "--uds", str(_socket(network, 0)))
-        network.add("worker:real", lambda _: real)
+        network.add("worker:real", partial(_always, real))
+
+
+def _always(line: list[str], _run: int) -> list[str]:
+    return line
 
 
 async def _start_operator(network: Network, index: int, signer: Signer) -> None:
@@ -233,7 +238,7 @@ async def _start_operator(network: Network, index: int, signer: Signer) -> None:
         },
     }
     file = network.write(f"operator-{index}", settings)
-    network.add(f"operator:{index}", lambda _: command("operator-runner", "-c", str(file)))
+    network.add(f"operator:{index}", partial(_always, command("operator-runner", "-c", str(file))))
 
 
 async def _ready(network: Network, operators: int) -> None:

@@ -28,6 +28,7 @@ class StubApp:
     """An ASGI application that serves one model."""
 
     def __init__(self, name: str, sha256: str) -> None:
+        self._sha256 = sha256
         self._card = {"name": name, "sha256": sha256, "size": 1, "engine": ENGINE}
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
@@ -48,19 +49,19 @@ class StubApp:
             return 422, {"code": 422, "message": str(error)}
 
     def _generated(self, request: dict[str, Any]) -> dict[str, Any]:
-        return stub_answer(_job(request, request), self._card["sha256"], request["seed"], request["prover"])
+        return stub_answer(_job(request, request), self._sha256, request["seed"], request["prover"])
 
     def _scored(self, request: dict[str, Any]) -> dict[str, Any]:
         [item] = request["items"]
         claim = Claim.model_validate({name: item[name] for name in Claim.model_fields if name in item})
-        return stub_score(_job(item, request), self._card["sha256"], Subject(item["subject"], claim))
+        return stub_score(_job(item, request), self._sha256, Subject(item["subject"], claim))
 
 
 async def _body(receive: _Receive) -> bytes:
     body = b""
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        body += bytes(message.get("body", b""))
         if not message.get("more_body"):
             return body
 
