@@ -1,16 +1,22 @@
 """TLS between real parts: projects and operators at a dispatcher's certificate, and operators' own where they are asked for."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from structlog.testing import capture_logs
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
+from aos_cli import ports
 from aos_cli.client import DispatcherClient
 from aos_cli.failures import Unreachable
 from aos_dispatcher.operators import register_operator
@@ -19,6 +25,7 @@ from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_operator.stub import StubWorker
 from aos_protocol.identity import Signer
+from aos_service.child import Child
 from aos_service.tls import client_context
 from support.certificates import Authority, Pair
 from support.operators import MODEL
@@ -230,3 +237,73 @@ async def test_browsers_are_told_to_insist_on_tls_where_it_is_served(served: Net
     network = await served()
     answer = await network.client.get("/healthz")
     assert answer.headers["strict-transport-security"] == "max-age=31536000"
+
+
+async def test_the_command_serves_tls_by_its_settings(
+    new_database: Any, tmp_path: Path, authority: Authority
+) -> None:
+    """A real process, with everything that `dispatcher run` puts around the application."""
+    server, own = authority.certify("server"), authority.certify("operator")
+    with ports.reserve(0) as held:
+        port = ports.number(held)
+        tls = {
+            "certificate": str(server.certificate),
+            "key": str(server.key),
+            "client_ca": str(authority.file),
+        }
+        settings = {
+            "database": {
+                "url": await new_database("dispatcher"),
+                "min_connect_pool": 1,
+                "max_connect_pool": 4,
+            },
+            "identity": {"signer_key": "11" * 32},
+            "listen": {"port": port, "tls": tls},
+        }
+        config = tmp_path / "dispatcher.yaml"
+        config.write_text(yaml.safe_dump(settings))
+        config.chmod(0o600)
+        command = [f"{get_path('scripts')}/dispatcher", "run", "-c", str(config)]
+        child = Child("dispatcher", command, log=tmp_path / "dispatcher.log")
+        context = client_context(authority.file)
+        async with httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=context) as client:
+
+            async def ready() -> bool:
+                try:
+                    return (await client.get("/readyz")).is_success
+                except httpx.TransportError:
+                    return False
+
+            child.start()
+            try:
+                await child.until_ready(ready, timeout_s=40)
+                assert "server" not in (await client.get("/readyz")).headers
+                url = f"wss://127.0.0.1:{port}/ws"
+                async with connect(url, ssl=context, proxy=None) as stranger:
+                    with pytest.raises(
+                        ConnectionClosedError, match="operators need a client certificate here"
+                    ):
+                        await stranger.recv()
+                shown = client_context(authority.file, own.certificate, own.key)
+                async with connect(url, ssl=shown, proxy=None) as known:
+                    assert json.loads(await known.recv())["method"] == "challenge"
+            finally:
+                await child.stop()
+
+
+async def test_a_certificate_that_cannot_be_used_ends_the_command_with_one_line(
+    new_database: Any, tmp_path: Path, authority: Authority
+) -> None:
+    expired = authority.certify("server", lifetime=timedelta(days=-1))
+    tls = {"certificate": str(expired.certificate), "key": str(expired.key)}
+    config = tmp_path / "dispatcher.yaml"
+    database = {"url": await new_database("dispatcher")}
+    identity = {"signer_key": "11" * 32}
+    config.write_text(yaml.safe_dump({"database": database, "identity": identity, "listen": {"tls": tls}}))
+    config.chmod(0o600)
+    command = [f"{get_path('scripts')}/dispatcher", "run", "--log-level", "error", "-c", str(config)]
+    ran = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, said = await ran.communicate()
+    assert ran.returncode == 1
+    assert said.decode().startswith(f"dispatcher: the TLS certificate {expired.certificate} expired on ")
+    assert len(said.splitlines()) == 1
