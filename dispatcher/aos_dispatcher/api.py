@@ -10,6 +10,7 @@ from aos_dispatcher.errors import Unauthorized, Unprocessable
 from aos_dispatcher.metrics import JOBS_SUBMITTED
 from aos_dispatcher.openapi import (
     ERRORS,
+    SUBMITTED,
     CancelAnswer,
     DetailAnswer,
     JobQuery,
@@ -49,7 +50,12 @@ Body = Annotated[JsonObject, Depends(json_body)]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
-@router.post("/api/job/submit", response_model=SubmitAnswer, openapi_extra=json_request(SubmitBody))
+@router.post(
+    "/api/job/submit",
+    response_model=SubmitAnswer,
+    responses=SUBMITTED,
+    openapi_extra=json_request(SubmitBody),
+)
 async def submit(
     service: Service, body: Body, response: Response, idempotency_key: IdempotencyKey = None
 ) -> JsonObject:

@@ -11,7 +11,7 @@ from aos_dispatcher.challenges import Opened, Plea
 from aos_dispatcher.database import Database
 from aos_dispatcher.documents import time
 from aos_dispatcher.errors import Unprocessable
-from aos_dispatcher.openapi import ERRORS, Answer, Error, LoggedAnswer
+from aos_dispatcher.openapi import ERRORS, Answer, LoggedAnswer
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Job, JsonObject, Project, Round
 from aos_protocol.errors import InvalidAddress, InvalidMessage
@@ -28,12 +28,6 @@ from aos_protocol.messages import (
     parse_message,
 )
 
-_TOO_MANY = {
-    429: {
-        "model": Error,
-        "description": "Too many challenges of one challenger are open; wait until one is decided.",
-    }
-}
 router = APIRouter(responses=ERRORS)
 
 _MOST_ROWS = 100
@@ -194,7 +188,6 @@ async def verify(service: Service, body: Body, token: Token) -> JsonObject:
 @router.post(
     "/api/job/challenge",
     response_model=ChallengeAnswer,
-    responses=_TOO_MANY,  # type: ignore[arg-type] # a dict of these is invariant in its values
     openapi_extra=_body_of(ChallengeBody),
 )
 async def challenge(service: Service, body: Body, token: Token) -> JsonObject:

@@ -29,6 +29,13 @@ class Error(BaseModel):
     message: str
 
 
+class TooManyError(Error):
+    """Refused for how many there are: which limit, and where a queue is full, how many wait before this one."""
+
+    limit: Literal["rate", "daily", "waiting", "dispatcher", "challenges"] | None = None
+    position: int | None = None
+
+
 class SubmitAnswer(Answer):
     """The job's id, and the dispatcher's signed receipt for it."""
 
@@ -272,14 +279,44 @@ _SAID = {
     403: "The API token does not belong to this project.",
     404: "There is no such job, operator or model.",
     409: "The Idempotency-Key was used with another request, or what is asked for is not possible (any more).",
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
     422: "The request cannot be served as it stands; the message names the field, or lists what there is.",
     500: "The transparency log is damaged: somebody changed the database behind the dispatcher's back.",
-    503: "The database does not answer, or too many ask at the same time; nothing was stored. Try again after Retry-After.",
+}
+_AGAIN = {
+    "Retry-After": {
+        "description": "Seconds until it makes sense to try again.",
+        "schema": {"type": "integer"},
+    }
+}
+_RATE = {
+    f"x-ratelimit-{name}": {
+        "description": f"Where the project has a rate: {said}",
+        "schema": {"type": "integer"},
+    }
+    for name, said in (
+        ("limit", "how many jobs it may submit at once."),
+        ("remaining", "how many of them are left now."),
+        ("reset", "seconds until all of them are there again."),
+    )
+}
+_TOO_MANY = {
+    "model": TooManyError,
+    "description": "A limit was met: of the project, of the dispatcher's queue, of open challenges, or of wrong tokens.",
+    "headers": _AGAIN | _RATE,
+}
+_AWAY = {
+    "model": Error,
+    "description": "The database does not answer, or too many ask at the same time, or the process is being stopped.",
+    "headers": _AGAIN,
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Error, "description": said} for code, said in _SAID.items()
+    **{code: {"model": Error, "description": said} for code, said in _SAID.items()},
+    429: _TOO_MANY,
+    503: _AWAY,
 }
+SUBMITTED: dict[int | str, dict[str, Any]] = {200: {"headers": _RATE}}
 
 
 class JobQuery(Message):
