@@ -4,12 +4,13 @@ import asyncio
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from aos_inference.errors import InvalidField, MalformedBody, QueueFull, RequestError
+from aos_inference.errors import InvalidField, MalformedBody, OutOfMemory, QueueFull, RequestError
 from aos_inference.intake import MAX_BODY, MAX_SCORE_BODY, Intake
 from aos_inference.schemas import (
     Answer,
@@ -26,6 +27,7 @@ from aos_protocol import canonical
 from aos_protocol.errors import NotCanonical
 
 _Body = TypeVar("_Body", bound=BaseModel)
+_log = structlog.get_logger(__name__)
 
 router = APIRouter()
 
@@ -38,6 +40,7 @@ def create_app(worker: Worker, *routers: APIRouter) -> FastAPI:
         app.include_router(each)
     app.exception_handler(RequestError)(_render_error)
     app.exception_handler(HTTPException)(_render_http_error)
+    app.exception_handler(MemoryError)(_render_no_memory)
     app.exception_handler(Exception)(_render_crash)
     return app
 
@@ -126,6 +129,12 @@ async def _render_error(_: Request, error: RequestError) -> Response:
 
 async def _render_http_error(_: Request, error: HTTPException) -> Response:
     return _problem(error.status_code, str(error.detail), error.headers)
+
+
+async def _render_no_memory(request: Request, _: MemoryError) -> Response:
+    _log.error("out of memory", path=request.url.path, advice="lower --slots or --context, or free memory")
+    error = OutOfMemory()
+    return _problem(error.status, str(error))
 
 
 async def _render_crash(_: Request, __: Exception) -> Response:

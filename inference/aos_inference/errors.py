@@ -90,3 +90,9 @@ class UnusableLogits(RequestError):
     """The model gave no usable probabilities for this prompt; check the model file, or change the prompt."""
 
     status = 500
+
+
+class OutOfMemory(RequestError):
+    """The worker has no memory left for this request; send a shorter one, or another worker has to do it."""
+
+    status = 500

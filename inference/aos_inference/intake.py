@@ -26,7 +26,7 @@ class Intake:
 
         What exceeds the limit is still read for a while, so that the client gets to see the answer.
         """
-        body, size = bytearray(), 0
+        body, size, held = bytearray(), 0, 0
         try:
             async for chunk in request.stream():
                 size += len(chunk)
@@ -34,12 +34,13 @@ class Intake:
                     break
                 if size <= limit:
                     self._admit(len(chunk))
-                    body += chunk
+                    held += len(chunk)
+                    body += chunk  # which may find no memory
             if size > limit:
                 raise BodyTooLarge(f"The body exceeds {limit:,} bytes; shorten it.")
             yield bytes(body)
         finally:
-            self._held -= len(body)
+            self._held -= held
 
     def _admit(self, size: int) -> None:
         if self._held + size > self._most:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -12,7 +12,7 @@ import structlog
 from aos_inference import digest, memory
 from aos_inference.chat import ChatFormat
 from aos_inference.engine import Engine
-from aos_inference.errors import ContextTooLarge, InvalidField
+from aos_inference.errors import ContextTooLarge, InvalidField, ModelUnreadable
 from aos_inference.options import ServeOptions
 from aos_inference.progress import Progress
 from aos_inference.rehearsal import rehearse
@@ -53,17 +53,14 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Python's own handler would raise inside llama.cpp's callbacks, where exceptions get lost.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    path, slots = options.path, options.slots
-    rehearse(path)
+    # Where llama.cpp gives up it would start a debugger on this process, if there is one.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    path = options.path
+    sha256 = digest.of_file(path, digests, Progress(f"Hashing {path.name}"))
+    rehearse(path, lambda: opened(options)[:2])
+    model, backend, length = opened(options, Progress(f"Loading {path.name}"))
     from aos_inference import llama
 
-    sha256 = digest.of_file(path, digests, Progress(f"Hashing {path.name}"))
-    model = llama.Model(path, Progress(f"Loading {path.name}"))
-    length = _context_length(options.context, model.trained_context)
-    _check_memory(model.cache_bytes(length, slots, options.cache_type), length, slots)
-    threads = options.threads or _threads(path)
-    backend = llama.Context(model, length, slots, threads, cache_type=options.cache_type)
-    _log.info("loaded", context=length, slots=slots, threads=threads, cache_type=options.cache_type)
     card = ModelCard(
         name=options.name,
         sha256=sha256,
@@ -73,15 +70,36 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
         engine=llama.engine_name(),
     )
     limits = Limits(
-        slots=slots,
-        requests=_QUEUE_PER_SLOT * slots,
-        tokens=max(_MOST_QUEUED_TOKENS, length * slots),
+        slots=options.slots,
+        requests=_QUEUE_PER_SLOT * options.slots,
+        tokens=max(_MOST_QUEUED_TOKENS, length * options.slots),
         rows=backend.rows,
         outputs=backend.outputs,
     )
     yield Loaded(card, Engine(backend, model, length, limits), model, _chat_format(model))
     backend.close()
     model.close()
+
+
+def opened(
+    options: ServeOptions, progress: Callable[[float], None] = lambda _: None
+) -> "tuple[llama.Model, llama.Context, int]":
+    """The model, its caches, and how many tokens each slot holds. Raises StartupError."""
+    from aos_inference import llama
+
+    slots, cache_type = options.slots, options.cache_type
+    model = llama.Model(options.path, progress)
+    length = _context_length(options.context, model.trained_context)
+    _check_memory(model.cache_bytes(length, slots, cache_type), length, slots)
+    threads = options.threads or _threads(options.path)
+    try:
+        backend = llama.Context(model, length, slots, threads, cache_type=cache_type)
+    except llama.DecodeFailed as error:
+        raise ModelUnreadable(
+            f"llama.cpp cannot run {options.path}: {error}. Choose another file."
+        ) from error
+    _log.info("loaded", context=length, slots=slots, threads=threads, cache_type=cache_type)
+    return model, backend, length
 
 
 def _threads(path: Path) -> int:

@@ -9,22 +9,28 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from aos_inference.errors import InferenceError, ModelUnreadable
+from aos_inference.errors import ContextTooLarge, InferenceError, ModelUnreadable, StartupError
+
+if TYPE_CHECKING:
+    from aos_inference import llama
 
 _KEPT: Final = 1 << 16
 _PR_SET_PDEATHSIG: Final = 1
-_POSITIONS: Final = 16
+_NO_MEMORY: Final = ("bad_alloc", "MemoryError", "mem_buffer != NULL", "failed to allocate")
 _FOLDERS: Final = re.compile(r"\S*/(?=\S)")
 
 
-def rehearse(path: Path) -> None:
-    """Load the model in a child process, read a few tokens with it, and let all go. Raises ModelUnreadable when the child is killed by it.
+def rehearse(path: Path, load: Callable[[], tuple["llama.Model", "llama.Context"]]) -> None:
+    """Load the model of this file in a child process, read a few tokens with it, and let all go.
 
     Call it before llama.cpp is loaded or a thread is started. The file is in the system's cache afterwards, so that loading it takes
-    little longer than without. Other systems than Linux do without, for their libraries may not survive a fork.
+    little longer than without. Other systems than Linux do without, for their libraries may not survive a fork. Raises ModelUnreadable
+    when the child is killed by the file, and ContextTooLarge when it is for want of memory.
     """
     if sys.platform != "linux":
         return
@@ -32,22 +38,25 @@ def rehearse(path: Path) -> None:
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _perform(path, writing)
+        _perform(load, writing)
     os.close(writing)
     said = _read(reading)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        raise ModelUnreadable(_explained(path, os.WTERMSIG(status), said))
+        raise _explained(path, os.WTERMSIG(status), said)
 
 
-def _explained(path: Path, number: int, said: str) -> str:
-    if number == signal.SIGKILL:
-        return (
-            f"the system killed the process that tried to load {path}, most likely because memory ran out. "
-            "Free memory, or choose a smaller file."
+def _explained(path: Path, number: int, said: str) -> StartupError:
+    why = _reason(said)
+    if number == signal.SIGKILL or any(sign in why for sign in _NO_MEMORY):
+        return ContextTooLarge(
+            f"memory ran out while {path} was loaded ({signal.Signals(number).name}: {why}). "
+            "Free some, choose a smaller file, or lower --context or --slots."
         )
-    name = signal.Signals(number).name
-    return f"llama.cpp crashes on {path} ({name}): {_reason(said)}. It is damaged, or a newer build reads it: download it again."
+    return ModelUnreadable(
+        f"llama.cpp crashes on {path} ({signal.Signals(number).name}: {why}). "
+        "It is damaged, or needs another build: download it again."
+    )
 
 
 def _reason(said: str) -> str:
@@ -68,30 +77,23 @@ def _read(descriptor: int) -> str:
     return kept.decode("utf-8", "replace")
 
 
-def _perform(path: Path, output: int) -> NoReturn:
+def _perform(load: Callable[[], tuple["llama.Model", "llama.Context"]], output: int) -> NoReturn:
     """The child's part. However it ends by itself it ends well: only a signal tells anything that the worker cannot find out itself."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.environ["GGML_NO_BACKTRACE"] = "1"  # it would look for a debugger
         os.dup2(output, 1)
         os.dup2(output, 2)
-        _use(path)
+        with suppress(InferenceError):
+            _use(*load())
     finally:
         os._exit(0)
 
 
-def _use(path: Path) -> None:
-    from aos_inference import llama
-
-    try:
-        model = llama.Model(path)
-        context = llama.Context(model, _POSITIONS, 1, 1)
-    except InferenceError:
-        return
+def _use(model: "llama.Model", context: "llama.Context") -> None:
     model.special_tokens()
-    tokens = [model.bos, *model.tokenize("Hello, world!\n")][:_POSITIONS]
-    rows = [(0, token, place, True) for place, token in enumerate(tokens) if 0 <= token < model.vocabulary]
-    for token in tokens:
+    tokens = [model.bos, *model.tokenize("Hello, world!\n")]
+    known = [token for token in tokens if 0 <= token < model.vocabulary][: context.outputs]
+    for token in known:
         model.piece(token)
-    context.decode(rows[: context.outputs])
+    context.decode([(0, token, place, True) for place, token in enumerate(known)])

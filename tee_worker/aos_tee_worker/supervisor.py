@@ -138,6 +138,8 @@ class Supervisor:
             if end == "stopped":
                 break
             if not pulse.felt and (first or status > 0):
+                if status < 0:  # it could not say why itself
+                    _log.error("the enclave cannot start", status=_described(status), advice=_ADVICE)
                 return _exit_status(status)
             first = False
             restarts = restarts.after(end)

@@ -22,32 +22,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import structlog
 
 # Here, so that not every process loads it anew. No thread is started by that, hence forks are safe.
-from aos_inference import gguf, llama, rehearsal
-from aos_inference.errors import InferenceError, ModelUnreadable
+from aos_inference import gguf, llama, loading, rehearsal
+from aos_inference.errors import ModelUnreadable, StartupError
+from aos_inference.options import ServeOptions
 from fuzz.gguf_mutations import mutant, take_apart
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "aos-demo-5m.F16.gguf"
 DEADLINE_S = 60
-_CONTEXT, _SLOTS = 64, 2
+_SLOTS = 2
 
 
 def examine(path: Path) -> str:
     """Have a file checked, rehearsed and loaded; what came of it. Raises whatever should not happen."""
+    options = ServeOptions(path=path, name="mutant", context=None, slots=_SLOTS, threads=1, cache_type="F16")
     try:
         gguf.check(path)
     except ModelUnreadable as error:
         return f"refused: {_general(str(error), path)}"
     try:
-        rehearsal.rehearse(path)
-    except ModelUnreadable as error:
+        rehearsal.rehearse(path, lambda: loading.opened(options)[:2])
+    except StartupError as error:
         return f"crashed: {_general(str(error), path)}"
-    return _loaded(path)
+    return _loaded(options)
 
 
-def _loaded(path: Path) -> str:
+def _loaded(options: ServeOptions) -> str:
     child = os.fork()
     if child == 0:
-        os._exit(_load(path))
+        os._exit(_load(options))
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         raise AssertionError(
@@ -56,13 +58,15 @@ def _loaded(path: Path) -> str:
     return {0: "served", 1: "refused by llama.cpp"}[os.WEXITSTATUS(status)]
 
 
-def _load(path: Path) -> int:
+def _load(options: ServeOptions) -> int:
     try:
-        model = llama.Model(path)
-        context = llama.Context(model, min(_CONTEXT, max(model.trained_context, 1)), _SLOTS, 1)
-        context.decode([(1, token % model.vocabulary, token, token == 7) for token in range(8)])
-    except InferenceError as error:
+        model, context, _ = loading.opened(options)
+        rows = [(1, token % model.vocabulary, token, token > 5) for token in range(8)]
+        context.decode(rows)
+    except StartupError as error:
         return 1 if str(error) else 2
+    except llama.DecodeFailed:
+        return 0  # an answer would fail with that reason, and the worker be started again
     return 0
 
 
@@ -101,6 +105,7 @@ def main() -> int:
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["GGML_NO_BACKTRACE"] = "1"
     outcomes, failures = run(arguments.files, arguments.seed)
     lines = [f"{many:>7,}  {outcome}" for outcome, many in outcomes.most_common()]
     lines += [f"FAILED: {failure}" for failure in failures]
