@@ -76,6 +76,7 @@ class Site:
             "URL": self.url,
             "DISPATCHER_DB": self.postgres.url("dispatcher"),
             "OPERATOR_DB": self.postgres.url("operator"),
+            "REHEARSAL_DB": self.postgres.url("rehearsal"),
             "RESTORED_DB": self.postgres.url("operator_restored"),
             "ADMIN_DB": self.postgres.url("postgres"),
             "PGDATA": str(self.postgres.data / "cluster"),

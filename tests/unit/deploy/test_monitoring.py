@@ -85,6 +85,13 @@ def test_what_is_exported_is_shown_or_left_out_on_purpose() -> None:
     assert exported() - shown == LEFT_OUT
 
 
+def test_the_runbook_reads_every_metric() -> None:
+    page = (ROOT / "docs" / "runbook.md").read_text()
+    read = set(re.findall(r"`(aos_\w+)`", page.partition("## Reading the metrics")[2].partition("\n## ")[0]))
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in exported()}
+    assert families == read
+
+
 def test_every_process_metric_that_is_shown_is_one_of_the_client_library() -> None:
     """Where the library cannot read /proc it has none, so they are not looked for in this process."""
     shown = {name for expression in expressions() for name in named(expression) if NOT_OURS.match(name)}
