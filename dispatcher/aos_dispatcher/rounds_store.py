@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Row, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,15 +27,26 @@ from aos_protocol.log_entries import rejection_entry, result_entry, score_entry,
 from aos_protocol.messages import JobResult, JobScore
 from aos_service.coalesce import Coalescer
 
+_FREE: Final = "(lease_until is null or lease_until < now()) and (not_before is null or not_before <= now())"
+# Each part goes down an index of its own, so that rounds whose operators are away cost nothing, however many wait.
 _CLAIM = text(
-    """
-    with picked as (
+    f"""
+    with served as (
+        select * from unnest(cast(:types as text[]), cast(:models as text[])) as pair(job_type, model)
+    ), waiting as (
+        select first.id from served cross join lateral (
+            select id from rounds
+            where status = 'created' and job_type = served.job_type and model = served.model and {_FREE}
+            order by id limit :count
+        ) first
+    ), late as (
+        select id from rounds where status = 'created' and deadline <= now() and {_FREE} order by deadline limit :count
+    ), left_behind as (
+        select id from rounds where status = 'dispatched' and {_FREE} order by id limit :count
+    ), picked as (
         select id from rounds
-        where status in ('created', 'dispatched')
-          and (lease_until is null or lease_until < now())
-          and (not_before is null or not_before <= now())
-          and (status = 'dispatched' or deadline <= now()
-               or (job_type, model) in (select * from unnest(cast(:types as text[]), cast(:models as text[]))))
+        where id in (select id from waiting union select id from late union select id from left_behind)
+          and status in ('created', 'dispatched') and {_FREE}
         order by id
         limit :count
         for update skip locked
@@ -43,7 +54,7 @@ _CLAIM = text(
     update rounds set lease_owner = :owner, lease_until = now() + make_interval(secs => :lease)
     from picked where rounds.id = picked.id
     returning rounds.id
-    """
+    """  # noqa: S608 - constants of this file
 )
 # Rows are locked in the order of their ids, as whoever writes about rounds locks them: else two transactions may wait for each other.
 _RENEW = text(

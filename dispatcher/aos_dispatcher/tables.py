@@ -215,10 +215,14 @@ class Round(Base):
     __table_args__ = (
         UniqueConstraint("job_id", "tag", "challenge"),
         Index(
-            "open_rounds",
+            "open_by_model",
+            "status",
+            "job_type",
+            "model",
             "id",
             postgresql_where=text("status in ('created', 'dispatched')"),
         ),
+        Index("waiting_deadlines", "deadline", postgresql_where=text("status = 'created'")),
         Index(
             "waiting_rounds",
             "project_id",
