@@ -14,19 +14,19 @@ from aos_dispatcher.errors import TooManyGuesses
 caller_address: ContextVar[str] = ContextVar("caller_address", default="")
 """The address that the request at work came from, as `edge` found it; empty where there is none, as on a unix socket."""
 
-MOST = 20
 WINDOW_S = 60.0
 _ADDRESSES = 4096
 _IPV6_NETWORK = 64  # what one subscriber has; it may use any address of it
 
 
 class Attempts:
-    """Failed attempts by address: after `MOST` within a minute of the first, an address is not heard until that minute is over.
+    """Failed attempts by address: after `most` within a minute of the first, an address is not heard until that minute is over.
 
     At most 4,096 addresses are remembered. When there are more, the one whose minute began first is forgotten.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, most: int, clock: Callable[[], float] = monotonic) -> None:
+        self._most = most
         self._clock = clock
         self._failed: dict[str, tuple[float, int]] = {}
 
@@ -34,7 +34,7 @@ class Attempts:
         """Raise `TooManyGuesses` when no token from this address is to be looked at now."""
         until, count = self._failed.get(_network(address), (0.0, 0))
         left = until - self._clock()
-        if count >= MOST and left > 0:
+        if count >= self._most and left > 0:
             raise TooManyGuesses(math.ceil(left))
 
     def failed(self, address: str) -> None:

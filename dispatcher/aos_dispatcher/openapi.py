@@ -275,13 +275,14 @@ class SubmitBody(SubmitRequest):
 
 _SAID = {
     400: "The body is not a JSON object in UTF-8.",
-    401: "The API token is missing or wrong.",
-    403: "The API token does not belong to this project.",
+    401: "The API token is missing, unknown, expired or revoked.",
+    403: "The API token does not belong to this project, or may not do this.",
     404: "There is no such job, operator or model.",
     409: "The Idempotency-Key was used with another request, or what is asked for is not possible (any more).",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     422: "The request cannot be served as it stands; the message names the field, or lists what there is.",
+    429: "Too much at once: jobs or challenges of one project, or unknown API tokens of one address. Try again after Retry-After.",
     500: "The transparency log is damaged: somebody changed the database behind the dispatcher's back.",
 }
 _AGAIN = {

@@ -56,11 +56,14 @@ class _Known:
 
 
 class Projects:
-    """Who may do what. What the database says is remembered for `CACHE_S` seconds: so a busy project costs no query a request."""
+    """Who may do what. What the database says is remembered for `CACHE_S` seconds: so a busy project costs no query a request.
 
-    def __init__(self, database: Database, clock: Callable[[], float] = monotonic) -> None:
+    `wrong_tokens` is how many tokens that nobody has one address may present within a minute.
+    """
+
+    def __init__(self, database: Database, wrong_tokens: int, clock: Callable[[], float] = monotonic) -> None:
         self._database = database
-        self._attempts = Attempts(clock)
+        self._attempts = Attempts(wrong_tokens, clock)
         self._known: AgedCache[str, _Known] = AgedCache(CACHE_S, _CACHED, clock)
         self._private: AgedCache[str, bool] = AgedCache(CACHE_S, _CACHED, clock)
 

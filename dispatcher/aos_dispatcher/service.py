@@ -95,7 +95,7 @@ def assemble(
     hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub.here())))
     leaving = asyncio.Event()
     operators = Operators(database, chain.registry if chain else None)
-    clock, projects = DispatcherClock(database), Projects(database)
+    clock, projects = DispatcherClock(database), Projects(database, settings.limits.wrong_tokens)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
     challenges = Challenges(database, signer, domain, verification, timeout)
     closing = Closing(database, store.owner, challenges, verification)

@@ -76,7 +76,8 @@ class Listen(Group):
 class Limits(Group):
     """What is refused for its size (bytes), for its slowness (seconds), and for how much there is already.
 
-    `requests` are those served at the same time, `waiting_jobs` those of all projects that wait for a committee.
+    `requests` are those served at the same time, `waiting_jobs` those of all projects that wait for a committee, `wrong_tokens` the API
+    tokens that nobody has which one address may send within a minute.
     """
 
     head_bytes: int = Field(1 << 16, ge=1024)
@@ -87,6 +88,7 @@ class Limits(Group):
     connections: int = Field(10_000, ge=1)
     requests: int = Field(1000, ge=1)
     waiting_jobs: int = Field(100_000, ge=1)
+    wrong_tokens: int = Field(20, ge=1)
 
 
 class Dispatch(Group):

@@ -118,7 +118,7 @@ def _settings(database: str, port: int) -> dict[str, Any]:
         "database": {"url": database, "min_connect_pool": 2, "max_connect_pool": 8},
         "identity": {"signer_key": _KEY},
         "listen": {"port": port},
-        "limits": {"frame_bytes": FRAME_BYTES, "body_bytes": 32_768},
+        "limits": {"frame_bytes": FRAME_BYTES, "body_bytes": 32_768, "wrong_tokens": 1_000_000},
         "dispatch": _PATIENCE,
         "verification": {"audit_share": 0.5, "challenge_window": 3600},
     }

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aos_dispatcher.attempts import MOST
 from aos_dispatcher.projects import CACHE_S
+from aos_dispatcher.settings import Limits
 from unit.dispatcher.test_tokens import SCANNED_FOR
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,6 @@ def test_every_actor_is_there(actor: str) -> None:
 
 
 def test_its_numbers_are_the_program_s() -> None:
-    assert f"After {MOST} tokens that nobody has" in PAGE
+    assert f"After {Limits().wrong_tokens} tokens that nobody has" in PAGE
     assert f"looked up for {CACHE_S:g} seconds" in PAGE
     assert SCANNED_FOR.pattern in PAGE

@@ -13,14 +13,16 @@ from sqlalchemy import event, text, update
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from aos_dispatcher.attempts import MOST, caller_address
+from aos_dispatcher.attempts import caller_address
 from aos_dispatcher.errors import Forbidden, TooManyGuesses, Unauthorized
 from aos_dispatcher.main import app
 from aos_dispatcher.projects import CACHE_S, Projects
+from aos_dispatcher.settings import Limits
 from aos_dispatcher.tables import ApiToken
 from aos_dispatcher.tokens import Grant, create_token, present
 from support.tokens import token as token_of
 
+MOST = Limits().wrong_tokens
 OLD = "aos_" + "x_-" * 14 + "y"
 """A token of the form of before."""
 
@@ -71,7 +73,7 @@ def clock() -> Clock:
 @pytest.fixture
 def projects(network: Any, clock: Clock) -> Projects:
     """Another dispatcher's view of the same database, on a clock of its own."""
-    return Projects(network.dispatcher.database, clock)
+    return Projects(network.dispatcher.database, MOST, clock)
 
 
 @asynccontextmanager
@@ -166,7 +168,7 @@ async def test_a_rotated_token_works_for_its_grace_and_the_new_one_may_do_the_sa
     assert timedelta(days=9.9) < ends[1] - datetime.now(UTC) <= timedelta(days=10)
     at_once = await console("token", "rotate", id_of(new), "--grace", "0")
     with pytest.raises(Unauthorized, match="has expired"):
-        await Projects(network.dispatcher.database).authorise(new, "shop", "read")
+        await Projects(network.dispatcher.database, MOST).authorise(new, "shop", "read")
     await projects.authorise(at_once, "shop", "read")
     assert "does not work any more" in await console("token", "rotate", id_of(new), status=1)
 
@@ -237,7 +239,7 @@ async def test_a_token_of_before_works_and_can_be_listed_rotated_and_revoked(
     await projects.authorise(new, "shop", "manage")
     await console("token", "revoke", shown[0])
     with pytest.raises(Unauthorized, match="was revoked"):
-        await Projects(network.dispatcher.database).authorise(OLD, "shop", "read")
+        await Projects(network.dispatcher.database, MOST).authorise(OLD, "shop", "read")
 
 
 async def test_the_right_id_with_another_secret_is_nobody_s(network: Any, projects: Projects) -> None:

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aos_dispatcher.aged import AgedCache
-from aos_dispatcher.attempts import MOST, WINDOW_S, Attempts
+from aos_dispatcher.attempts import WINDOW_S, Attempts
 from aos_dispatcher.errors import TooManyGuesses
 from aos_dispatcher.tokens import present
 from aos_service.redaction import redact_text
 from support.tokens import BASE62, token
 
+MOST = 20
 SCANNED_FOR = re.compile(r"\baos_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}\b")
 """What docs/security.md tells scanners of source code to look for."""
 
@@ -70,7 +71,7 @@ def fail(attempts: Attempts, address: str, times: int) -> None:
 
 def test_an_address_that_guesses_is_not_heard_until_its_minute_is_over() -> None:
     clock = Clock()
-    attempts = Attempts(clock)
+    attempts = Attempts(MOST, clock)
     fail(attempts, "192.0.2.1", MOST)
     clock.now += 10.5
     with pytest.raises(TooManyGuesses) as refused:
@@ -85,7 +86,7 @@ def test_an_address_that_guesses_is_not_heard_until_its_minute_is_over() -> None
 
 
 def test_a_subscriber_s_addresses_are_one() -> None:
-    attempts = Attempts(Clock())
+    attempts = Attempts(MOST, Clock())
     for host in range(MOST):
         fail(attempts, f"2001:db8:1:2::{host:x}", 1)
     with pytest.raises(TooManyGuesses):
@@ -99,7 +100,7 @@ def test_a_subscriber_s_addresses_are_one() -> None:
 
 def test_the_table_of_addresses_is_bounded_and_keeps_the_newest() -> None:
     clock = Clock()
-    attempts = Attempts(clock)
+    attempts = Attempts(MOST, clock)
     for number in range(5000):
         clock.now += 0.001
         fail(attempts, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", MOST)
