@@ -34,6 +34,7 @@ _HANDSHAKE_S = 10.0
 _HANDSHAKE_BYTES = 1 << 17  # 256 models with their digests; whoever is not admitted yet shall cost little
 _MOST_REFUSALS = 100
 _LEAVING = "this dispatcher is being stopped; connect to another, or again"
+_AWAY = 503, "the database does not answer; send this again"
 _MOST_AT_ONCE = 64  # frames of one operator that are verified and stored at once
 
 
@@ -233,8 +234,8 @@ class OperatorLink:
             log.error(
                 "database away; the operator will send this again", why=str(error), operator=peer.address
             )
-            away: JsonObject = {"code": 503, "message": "the database does not answer; send this again"}
-            await peer.reply(frame.id, away)
+            code, message = _AWAY
+            await peer.reply(frame.id, {"code": code, "message": message})
 
     async def _refuse(self, talk: "_Talk", frame: Frame | None, error: ProtocolError | Refused) -> None:
         peer = talk.peer
@@ -245,11 +246,15 @@ class OperatorLink:
         )
         if frame is None:
             return
-        code = error.code if isinstance(error, Refused) else 400
+        code, why = error.code if isinstance(error, Refused) else 400, str(error)
         if code in {400, OVERTAKEN} and frame.address == peer.address:
-            await self.keep(frame, str(error))
+            try:
+                await self.keep(frame, why)
+            except Unavailable as away:
+                log.error("database away; what was refused is not kept", why=str(away), operator=peer.address)
+                code, why = _AWAY
         if frame.method is not None:
-            await peer.reply(frame.id, {"code": code, "message": str(error)})
+            await peer.reply(frame.id, {"code": code, "message": why})
 
 
 class _Talk:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import redis.asyncio as redis
@@ -78,10 +79,8 @@ class RedisBus:
             if not self._waiting:
                 self._some.clear()
             try:
-                async with client.pipeline(transaction=False) as pipeline:
-                    for channel, text in batch:
-                        pipeline.publish(channel, text)
-                    await pipeline.execute()
+                with _told_by_uvloop():
+                    await _publish(client, batch)
             except (RedisError, OSError) as error:
                 # What waits is as old by now as what was just lost.
                 MESH_DROPPED.inc(len(batch) + len(self._waiting))
@@ -99,10 +98,11 @@ class RedisBus:
     ) -> None:
         while True:
             try:
-                async with client.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(*channels)
-                    joined()
-                    await self._listen(subscription, receive)
+                with _told_by_uvloop():
+                    async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                        await subscription.subscribe(*channels)
+                        joined()
+                        await self._listen(subscription, receive)
             except (RedisError, OSError, TimeoutError) as error:
                 self._lost(error)
             _keep_cancellation()
@@ -146,6 +146,24 @@ def _connect(url: str) -> redis.Redis:
             NoBackoff(), 0
         ),  # what was lost is lost: a message that comes late is worth less than the next
     )
+
+
+async def _publish(client: redis.Redis, batch: Sequence[tuple[str, str]]) -> None:
+    async with client.pipeline(transaction=False) as pipeline:
+        for channel, text in batch:
+            pipeline.publish(channel, text)
+        await pipeline.execute()
+
+
+@contextmanager
+def _told_by_uvloop() -> Iterator[None]:
+    """Turn what uvloop raises when a connection has ended before the next write, a plain `RuntimeError`, into `ConnectionError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "handler is closed" not in str(error):
+            raise
+        raise ConnectionError(str(error)) from error
 
 
 def _keep_cancellation() -> None:
