@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import yaml
 from sqlalchemy import event, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from aos_dispatcher.attempts import caller_address
+from aos_dispatcher.database import Database
 from aos_dispatcher.errors import Forbidden, TooManyGuesses, Unauthorized
 from aos_dispatcher.main import app
-from aos_dispatcher.projects import CACHE_S, Projects
+from aos_dispatcher.projects import CACHE_S, Projects, create_project
 from aos_dispatcher.settings import Limits
 from aos_dispatcher.tables import ApiToken
-from aos_dispatcher.tokens import Grant, create_token, present
+from aos_dispatcher.tokens import Grant, create_token, present, revoke_token
+from aos_service.database import database_url, migrate
 from support.tokens import token as token_of
 
 MOST = Limits().wrong_tokens
@@ -43,9 +46,9 @@ class Console:
 
     async def __call__(self, *arguments: str, status: int = 0) -> str:
         """What a command printed, to stderr when it is to fail."""
-        command = [*arguments, "-c", str(self._config)]
+        line = [*arguments, "-c", str(self._config)]
         with capture_logs():  # what the dispatcher of this process logs meanwhile would stand in the output
-            ran = await asyncio.to_thread(CliRunner().invoke, app, command)
+            ran = await asyncio.to_thread(CliRunner().invoke, app, line)
         assert ran.exit_code == status, ran.output
         return (ran.stderr if status else ran.stdout).strip()
 
@@ -300,3 +303,24 @@ async def test_what_cannot_be_done_is_told_in_one_line(
     assert told.startswith(f"dispatcher: {said}")
     assert len(told.splitlines()) == 1
     assert "s" * 49 not in told
+
+
+async def test_going_back_to_a_version_without_scopes_gives_no_token_more_than_it_had(
+    new_database: Any,
+) -> None:
+    url = database_url(await new_database("dispatcher"))
+    database = Database(create_async_engine(url))
+    whole = await create_project(database, "shop", private=False)
+    ends = datetime.now(UTC) + timedelta(days=1)
+    await create_token(database, Grant("shop", ("submit",)))
+    await create_token(database, Grant("shop", expires_at=ends))
+    await revoke_token(database, id_of(await create_token(database, Grant("shop"))))
+    await migrate(url, "dispatcher", "0004")
+    async with database.connect() as connection:
+        left = (await connection.execute(text("select digest from api_tokens"))).scalars().all()
+    presented = present(whole)
+    assert presented is not None
+    assert left == [presented.digest]
+    await migrate(url, "dispatcher")
+    await Projects(database, MOST).authorise(whole, "shop", "manage")
+    await database.close()
