@@ -59,6 +59,7 @@ class Outbox:
         for reply in closed.waiting.values() if closed else ():
             if not reply.done():
                 reply.set_exception(LinkLost())
+                reply.exception()  # seen: whoever is still sending will not wait for it
 
     async def ticket(self, call: DrawCall) -> None:
         """Answer a draw with this operator's ticket. Raises `StoreUnavailable` or `LinkLost`."""
