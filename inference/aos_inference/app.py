@@ -1,6 +1,7 @@
 """The worker's HTTP API. Errors are raised anywhere below and rendered by one handler as {"code", "message"}."""
 
 import asyncio
+from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from aos_inference.streaming import GenerationStream, unless_client_leaves
 from aos_inference.worker import Worker
 from aos_protocol import canonical
 from aos_protocol.errors import NotCanonical
+from aos_service.tracing import Span, Where, span
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _log = structlog.get_logger(__name__)
@@ -92,13 +94,15 @@ async def generate(request: Request, body: GenerateBody, worker: TheWorker) -> R
     generation = await worker.prepare(body)
     if body.stream:
         return GenerationStream(worker, generation)
-    return await _json(await unless_client_leaves(request.receive, worker.complete(generation)))
+    with _asked(request, "generate"):
+        return await _json(await unless_client_leaves(request.receive, worker.complete(generation)))
 
 
 @router.post("/v1/score", response_model=ScoreAnswer, responses=_PROBLEMS)
 async def score(request: Request, body: ScoreBody, worker: TheWorker) -> Response:
     """Compare answers with what this model would have given, in one pass over each."""
-    return await _json(await unless_client_leaves(request.receive, worker.score(body)))
+    with _asked(request, "score"):
+        return await _json(await unless_client_leaves(request.receive, worker.score(body)))
 
 
 @router.get("/v1/models")
@@ -115,6 +119,11 @@ async def healthz(worker: TheWorker, response: Response) -> Health:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     status = "ok" if worker.engine.alive else "failed"
     return Health(status=status, slots=worker.engine.slots, **load._asdict())
+
+
+def _asked(request: Request, name: str) -> AbstractContextManager[Span]:
+    """Trace an answer below what its request says that it is part of; whoever says nothing is not traced."""
+    return span(name, parent=Where.from_header(request.headers.get("traceparent")), kind="server")
 
 
 async def _json(answer: BaseModel) -> Response:

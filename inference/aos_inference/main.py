@@ -21,11 +21,14 @@ from aos_inference.options import (
     ServeOptions,
     SlotsOption,
     SocketOption,
+    TelemetryOption,
     ThreadsOption,
 )
 from aos_inference.worker import Worker
+from aos_service.errors import TelemetryError
 from aos_service.hardening import keep_memory_private
 from aos_service.logs import configure_logs
+from aos_service.tracing import exporting
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -42,6 +45,7 @@ def serve(
     slots: SlotsOption = DEFAULT_SLOTS,
     threads: ThreadsOption = None,
     cache_type: CacheTypeOption = "F16",
+    otlp_endpoint: TelemetryOption = None,
     log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one GGUF model over HTTP, with output that others can check.
@@ -66,12 +70,13 @@ def serve(
         gguf.check(model)
         listener = server.listen_unix(uds) if uds else server.listen_tcp(host, port)
         try:
-            _load_and_serve(options, listener)
+            with exporting("inference-worker", otlp_endpoint):
+                _load_and_serve(options, listener)
         finally:
             listener.close()
             if uds:
                 uds.unlink(missing_ok=True)
-    except StartupError as error:
+    except (StartupError, TelemetryError) as error:
         typer.secho(f"inference-worker: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
 

@@ -45,6 +45,14 @@ CacheTypeOption = Annotated[
         help="How keys and values are kept; Q8_0 takes half the memory, and verifiers can tell.",
     ),
 ]
+TelemetryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-endpoint",
+        envvar="AOS_OTLP_ENDPOINT",
+        help="Send this worker's part of jobs' traces to an OpenTelemetry receiver, as http://127.0.0.1:4318.",
+    ),
+]
 LogLevelOption = Annotated[LogLevel, typer.Option("--log-level", help="Least level to log.")]
 
 

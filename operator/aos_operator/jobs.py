@@ -11,6 +11,7 @@ A crash between any two steps repeats the step after it, and every step may be r
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -24,6 +25,7 @@ from aos_operator.store import Store
 from aos_operator.tasks import Method, Outcome, Product, Request, Task, TaskKey, TaskState, sayable
 from aos_operator.workshop import Workshop
 from aos_protocol.messages import Dispatch
+from aos_service.tracing import Span, span, where
 
 _BLOCK_S = 2.0
 
@@ -209,6 +211,10 @@ class Jobs:
 
     async def _finish(self, key: TaskKey, work: _Work, entry_id: str) -> None:
         structlog.contextvars.bind_contextvars(**_named(key))
+        with _traced(key, self._workshop.operator):
+            await self._carry(key, work, entry_id)
+
+    async def _carry(self, key: TaskKey, work: _Work, entry_id: str) -> None:
         task = work.task or await self._find(work)
         if task.open:
             outcome = task.outcome or await self._produce(work)
@@ -241,7 +247,8 @@ class Jobs:
         backoff, says = Backoff(), _EVENTS[Method.of(work.request)]
         while True:
             try:
-                reply = await self._post.result(Task(work.request, outcome=outcome))
+                with span("send", kind="client"):
+                    reply = await self._post.result(Task(work.request, outcome=outcome))
             except Unavailable as error:
                 _log.warning(says.repeated, problem=str(error))
             else:
@@ -253,6 +260,12 @@ class Jobs:
                     return TaskState.REFUSED, sayable(reply.message)
                 _log.warning(says.postponed, code=reply.code, reason=reply.message)
             await backoff.wait()
+
+
+def _traced(key: TaskKey, operator: str) -> AbstractContextManager[Span]:
+    """Trace a task below the dispatcher's call for it, at the place that the dispatcher puts what comes of it below."""
+    call = key.job_id, key.tag, key.challenge, key.method, operator
+    return span("task", at=where(*call, "task"), parent=where(*call), kind="consumer", operator=operator)
 
 
 def _attested(outcome: Product) -> dict[str, str]:

@@ -28,6 +28,7 @@ from aos_protocol.identity import Signer
 from aos_protocol.messages import Attest, Draw
 from aos_service.database import create_engine
 from aos_service.keys import load_signer
+from aos_service.tracing import exporting
 
 GRACE_S = 3.0
 """How long a stopping operator waits for its open tasks, in seconds; what is not done by then is durable."""
@@ -51,6 +52,7 @@ async def run_operator(
     for notice in settings.notices():
         _log.info(notice)
     async with AsyncExitStack() as stack:
+        stack.enter_context(exporting("operator-runner", settings.telemetry.otlp_endpoint))
         store = await _open_store(settings, signer.address, stack)
         queue = await _open_queue(settings, signer.address, stack)
         if worker is None:

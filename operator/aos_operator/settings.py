@@ -24,6 +24,7 @@ from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
 from aos_service.database import database_url
 from aos_service.tls import client_context
+from aos_service.tracing import Telemetry
 from aos_service.transport import worker_address
 
 
@@ -241,6 +242,7 @@ class OperatorSettings(Group):
     node: Node
     chain: Chain = Chain()
     api: Api = Api()
+    telemetry: Telemetry = Telemetry()
 
     @property
     def worker_url(self) -> str:

@@ -12,6 +12,7 @@ from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import Subject
 from aos_protocol.messages import JobSpec, ModelOffer
 from aos_protocol.typed_data import Domain
+from aos_service.tracing import span
 from aos_service.transport import WorkerTransport
 
 _QUICK_S = 10.0
@@ -96,8 +97,9 @@ class HttpWorker:
         body = {"model": job.model, **_asked(job), "seed": seed, "prover": prover, "stream": False}
         if execution is not None:
             body["execution"] = execution.to_json()
-        async with _translated():
-            response = await self._client.post("/v1/generate", json=body)
+        with span("worker", kind="client", asked="generate") as asking:
+            async with _translated():
+                response = await self._client.post("/v1/generate", json=body, headers=asking.headers)
         return _good(response)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
@@ -109,8 +111,10 @@ class HttpWorker:
                 "finish_reason": subject.transcript.finish_reason,
                 "prompt_tokens": subject.transcript.prompt_tokens,
             }
-        async with _translated():
-            response = await self._client.post("/v1/score", json={"model": job.model, "items": [item]})
+        body = {"model": job.model, "items": [item]}
+        with span("worker", kind="client", asked="score") as asking:
+            async with _translated():
+                response = await self._client.post("/v1/score", json=body, headers=asking.headers)
         return _good(response)
 
     async def attestation(self, nonce: str) -> dict[str, Any]:

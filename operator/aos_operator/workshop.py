@@ -35,7 +35,7 @@ class Workshop:
 
     def __init__(self, worker: Worker, operator: str, domain: Callable[[], Awaitable[Domain]]) -> None:
         self._worker = worker
-        self._operator = operator
+        self.operator = operator
         self._domain = domain
 
     async def work(self, request: Request) -> Product:
@@ -54,12 +54,12 @@ class Workshop:
             execution, again = Execution(dispatch.job_id, await self._domain()), WorkerBusy
         try:
             answer = await until_available(
-                lambda: self._worker.generate(dispatch.job, dispatch.seed, self._operator, execution),
+                lambda: self._worker.generate(dispatch.job, dispatch.seed, self.operator, execution),
                 "running the job on the worker",
                 again,
             )
             return await _aside(
-                lambda: accept_answer(answer, dispatch, self._operator, execution),
+                lambda: accept_answer(answer, dispatch, self.operator, execution),
                 short=_tokens(answer) <= _SHORT_TOKENS,
             )
         except (WorkerUnavailable, WorkerRefused, AnswerRejected) as error:

@@ -30,6 +30,7 @@ from aos_service.errors import TelemetryError
 Kind: TypeAlias = Literal["internal", "server", "client", "producer", "consumer"]
 Attribute: TypeAlias = str | int | float | bool
 
+_NO_ENDPOINT: Final = "must be http://host:port or https://host, without /v1/traces"
 _HEADER: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 
@@ -43,8 +44,8 @@ class Telemetry(BaseModel):
     @field_validator("otlp_endpoint")
     @classmethod
     def _is_http(cls, url: str | None) -> str | None:
-        if url is not None and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
-            raise ValueError("must be http://host:port or https://host, without /v1/traces")
+        if url is not None and not _is_endpoint(url):
+            raise ValueError(_NO_ENDPOINT)
         return url
 
 
@@ -73,8 +74,10 @@ class Where:
         return {"traceparent": f"00-{self.trace:032x}-{self.span:016x}-01"}
 
 
-def where(job_id: str, *path: object) -> Where:
-    """Return the place in a job's trace (id: 64 hex digits) that this path names, in every process the same."""
+def where(job_id: str, *path: object) -> Where | None:
+    """Return the place in a job's trace (id: 64 hex digits) that this path names, in every process the same; None while nothing is traced."""
+    if _sink is None:
+        return None
     named = "/".join(["aos/span/1", job_id, *map(str, path)])
     return Where(int(job_id[:32], 16), int.from_bytes(hashlib.sha256(named.encode()).digest()[:8]))
 
@@ -115,11 +118,13 @@ def exporting(program: str, endpoint: str | None) -> Iterator[None]:
     """Send the spans of this process to `endpoint` while the block runs, and at its end what is left, for a few seconds at most.
 
     Raises:
-        TelemetryError: when there is an endpoint, and the extra `otel` is not installed.
+        TelemetryError: when there is an endpoint, and it is no URL, or the extra `otel` is not installed.
     """
     if endpoint is None:
         yield
         return
+    if not _is_endpoint(endpoint):
+        raise TelemetryError(f"the endpoint of an OTLP receiver {_NO_ENDPOINT}")
     try:
         from aos_service.tracing_otlp import otlp_sink
     except ImportError as error:
@@ -161,10 +166,15 @@ def span(
     return _NOTHING if at is None else _traced(Span(name, at, above, kind, attributes))
 
 
-def ended(name: str, at: Where, started: int, **attributes: Attribute) -> None:
+def ended(name: str, at: Where | None, started: int, **attributes: Attribute) -> None:
     """Trace what has no parent and got its place only at its end; `started` is of `time.time_ns()`."""
     if _sink is not None:
         _sink(Span(name, at, None, "server", attributes, started), time.time_ns())
+
+
+def _is_endpoint(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 @contextmanager

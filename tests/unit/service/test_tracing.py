@@ -31,12 +31,14 @@ def spans() -> Iterator[list[Span]]:
         yield kept
 
 
-def test_a_place_follows_from_the_job_and_its_name_alone() -> None:
+def test_a_place_follows_from_the_job_and_its_name_alone(spans: list[Span]) -> None:
     place = where(JOB, "task", "", 0, "0xAb")
+    assert place is not None
     assert place == where(JOB, "task", "", "0", "0xAb")
     assert f"{place.trace:032x}" == JOB[:32]
     others = [where(JOB, "task", "", 1, "0xAb"), where(JOB), where(OTHER, "task", "", 0, "0xAb")]
-    assert len({place.span, *(other.span for other in others)}) == 4
+    assert len({place.span, *(other.span for other in others if other)}) == 4
+    assert spans == []
 
 
 @given(places)
@@ -70,6 +72,7 @@ def test_a_span_is_below_the_one_that_it_runs_in(spans: list[Span]) -> None:
             pass
     assert [one.name for one in spans] == ["draw", "dispatch_job", "round"]
     draw, dispatch, round_ = spans
+    assert root is not None
     assert (round_.parent, round_.attributes) == (root, {"tag": ""})
     assert draw.parent == dispatch.parent == outer.at == round_.at
     assert draw.attributes == {"model": "tiny.gguf", "members": 3}
@@ -101,7 +104,8 @@ def test_what_got_its_place_at_the_end_has_no_parent(spans: list[Span]) -> None:
 
 
 def test_without_a_receiver_nothing_is_kept_and_no_header_is_sent() -> None:
-    with span("work", at=where(JOB), parent=where(JOB)) as one:
+    assert where(JOB) is None
+    with span("work", at=Where(1, 2), parent=Where(1, 3)) as one:
         one.note(members=1)
     ended("submit", where(JOB), time.time_ns())
     assert (one.headers, one.attributes) == ({}, {})
@@ -111,6 +115,12 @@ def test_a_header_is_sent_from_within_a_span_only(spans: list[Span]) -> None:
     with span("worker", at=where(JOB), kind="client") as one:
         assert Where.from_header(one.headers["traceparent"]) == where(JOB)
     assert len(spans) == 1
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:4318", "grpc://127.0.0.1:4317"])
+def test_nothing_starts_with_an_endpoint_that_is_no_url(url: str) -> None:
+    with pytest.raises(TelemetryError, match="must be http://host:port"), exporting("test", url):
+        pytest.fail("it must not start")
 
 
 def test_nothing_of_opentelemetry_is_imported_unless_there_is_an_endpoint() -> None:
