@@ -73,14 +73,15 @@ def test_an_operator_challenges_by_its_signature(dispatcher: FakeDispatcher, key
     }  # fmt: skip
 
 
-def test_a_password_that_others_can_read_is_warned_about_beside_the_data(
+def test_a_password_that_others_can_read_is_refused_and_nothing_is_sent(
     dispatcher: FakeDispatcher, keystore: list[str]
 ) -> None:
     Path(keystore[3]).chmod(0o644)
     said = aos("challenge", JOB, MAKER, "--json", *keystore)
     Path(keystore[3]).chmod(0o600)
-    assert json.loads(said.stdout)["status"] == "open"
-    assert "can be read by other users" in said.stderr
+    assert said.exit_code == 1
+    assert "is open to other users (mode 0644)" in said.stderr
+    assert dispatcher.asked == []
 
 
 def test_what_is_open_is_printed_as_json(dispatcher: FakeDispatcher) -> None:
