@@ -34,6 +34,7 @@ CONNECTS = {
     "operator/aos_operator/queue.py": "queue.queue_url",
     "operator/aos_operator/store.py": "the errors of asyncpg only",
     "service/aos_service/transport.py": "net.worker_url",
+    "service/aos_service/tracing.py": "telemetry.otlp_endpoint",
     "service/aos_service/postgres.py": "database.url, db.pg_db_url",
     "service/aos_service/database.py": "database.url, db.pg_db_url",
     "chain/aos_chain/endpoint.py": "chain.rpc_url, chain.chain_rpc_url",
@@ -46,7 +47,7 @@ CONNECTS = {
 
 _CLIENTS = re.compile(
     r"socket|ssl|http\.client|urllib\.request|ftplib|smtplib|httpx|httpcore|aiohttp|requests|urllib3|asyncpg|psycopg|redis(\.asyncio)?"
-    r"|websockets(\.asyncio\.client|\.sync\.client|\.client)?|websocket|grpc|boto3|paramiko"
+    r"|websockets(\.asyncio\.client|\.sync\.client|\.client)?|websocket|grpc|boto3|paramiko|opentelemetry\.exporter\..*"
 )
 
 
