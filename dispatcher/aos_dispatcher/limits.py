@@ -38,7 +38,7 @@ _FULL_RETRY_S = 5
 _LOAD = text(
     "select project_id, rate, burst, daily, waiting, full_at, day, used, accepted, "
     "cast(extract(epoch from clock_timestamp()) * 1000000000 as bigint) as now "
-    "from project_limits where project_id = any(:projects) order by project_id for update"
+    "from project_limits where project_id = any(:projects) order by project_id"
 )
 _STORE = text(
     """

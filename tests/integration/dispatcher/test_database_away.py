@@ -19,6 +19,8 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from aos_cli.embedded import EmbeddedPostgres
+from aos_dispatcher.console import open_database
+from aos_dispatcher.errors import Unavailable
 from aos_dispatcher.settings import Database
 from aos_service.database import database_url, ensure_database, migrate
 from support.stopping import stopped
@@ -186,6 +188,23 @@ async def test_a_server_that_takes_no_connections_is_away_too(
     await run(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
     await assert_whole(network, list(rest))
+
+
+async def test_a_process_that_stands_still_holds_up_the_others_for_a_while_only(network: Network) -> None:
+    """As a dispatcher does that is stopped, or whose machine sleeps, in the middle of storing jobs."""
+    stored = [await ordered(network, 100)]
+    still = open_database(network.settings)
+
+    async def stand_still() -> None:
+        async with still.begin() as connection:
+            await connection.execute(text("select * from counters where name = 'jobs' for update"))
+            assert_away([await order(network, 0)])
+            stored.extend(await asyncio.gather(*(ordered(network, n) for n in range(ORDERS))))
+
+    with pytest.raises(Unavailable):
+        await stand_still()
+    await still.close()
+    await assert_whole(network, stored)
 
 
 @contextmanager

@@ -88,6 +88,24 @@ async def test_busy_connections_are_not_pinged(url: URL) -> None:
     await engine.dispose()
 
 
+async def test_a_statement_without_an_answer_in_time_costs_its_connection_at_once(url: URL) -> None:
+    """No rollback is sent after it: the server that did not answer would not answer that either."""
+    engine = create_engine(
+        url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5, statement_timeout=0.2
+    )
+    async with engine.connect() as connection:
+        await connection.execute(text("SET statement_timeout = 0"))  # the server is silent, then
+        driver = (await connection.get_raw_connection()).driver_connection
+        with pytest.raises(TimeoutError):
+            await connection.execute(text("SELECT pg_sleep(30)"))
+        assert connection.invalidated
+        assert driver is not None
+        assert driver.is_closed()
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    await engine.dispose()
+
+
 async def test_errors_do_not_show_parameters(url: URL) -> None:
     engine = engine_of(url)
     async with engine.connect() as connection:
