@@ -16,9 +16,12 @@ from aos_protocol.errors import NotCanonical
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
-
 _PLAIN = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
 _MOST_INT = 2**53 - 1
+
+
+class _Beyond(Exception):
+    """A value that only the library of record writes, or refuses, as RFC 8785 says."""
 
 
 def canonical(value: JsonValue) -> bytes:
@@ -28,34 +31,66 @@ def canonical(value: JsonValue) -> bytes:
     lone surrogates, keys that are not strings, nesting too deep, and types that are not JSON.
     """
     try:
-        return _PLAIN.encode(value).encode() if _is_plain(value) else rfc8785.dumps(value)
-    except rfc8785.CanonicalizationError as error:
-        raise NotCanonical(f"no RFC 8785 form: {error}; change the value or send it as a string") from error
+        return _PLAIN.encode(_plain(value)).encode()
+    except _Beyond:
+        return _by_the_library(value)
     except UnicodeEncodeError as error:
         raise NotCanonical("no RFC 8785 form: a text holds a lone surrogate; send valid Unicode") from error
     except RecursionError as error:
         raise NotCanonical("no RFC 8785 form: the value is nested too deeply; flatten it") from error
 
 
-def _is_plain(value: JsonValue) -> bool:
-    """Return whether the standard library's encoder writes a value as RFC 8785 does, some three times faster than `rfc8785`.
+def _by_the_library(value: JsonValue) -> bytes:
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise NotCanonical(f"no RFC 8785 form: {error}; change the value or send it as a string") from error
+    except UnicodeEncodeError as error:
+        raise NotCanonical("no RFC 8785 form: a key holds a lone surrogate; send valid Unicode") from error
+    except RecursionError as error:
+        raise NotCanonical("no RFC 8785 form: the value is nested too deeply; flatten it") from error
 
-    It differs in how it writes floats, in its order of keys beyond ASCII, and in what it takes without complaint.
+
+def _plain(value: JsonValue) -> JsonValue:
+    """Return what the standard library's encoder writes as RFC 8785 wants `value`, some three times faster than `rfc8785`.
+
+    It differs in how it writes whole, small and large floats, in its order of keys beyond ASCII, and in what it takes without
+    complaint. Raises `_Beyond` where that cannot be mended.
     """
     kind = type(value)
     if kind is str or kind is bool or value is None:
-        return True
+        return value
     if kind is int:
-        return -_MOST_INT <= cast("int", value) <= _MOST_INT
+        return _in_range(cast("int", value))
+    if kind is float:
+        return _as_ecmascript(cast("float", value))
     if kind is dict:
-        members = cast("JsonObject", value).items()
-        return all(type(key) is str and key.isascii() and _is_plain(member) for key, member in members)
-    if kind is not list:
-        return False
-    items = cast("list[Any]", value)
-    if set(map(type, items)) == {int}:
-        return bool(min(items) >= -_MOST_INT and max(items) <= _MOST_INT)
-    return all(map(_is_plain, items))
+        members = cast("JsonObject", value)
+        if set(map(type, members)) <= {str} and "".join(members).isascii():
+            return dict(zip(members, map(_plain, members.values()), strict=True))
+    elif kind is list:
+        items = cast("list[Any]", value)
+        if set(map(type, items)) == {int}:  # token ids, by the thousand
+            _in_range(min(items))
+            _in_range(max(items))
+            return items
+        return [*map(_plain, items)]
+    raise _Beyond
+
+
+def _in_range(number: int) -> int:
+    if -_MOST_INT <= number <= _MOST_INT:
+        return number
+    raise _Beyond
+
+
+def _as_ecmascript(number: float) -> int | float:
+    """A number that Python prints as ECMAScript prints `number`: neither a whole one with a fraction of 0, nor one with an exponent."""
+    if number.is_integer() and abs(number) <= _MOST_INT:
+        return int(number)
+    if 1e-4 <= abs(number) < 2**52:
+        return number
+    raise _Beyond
 
 
 def digest(value: JsonValue) -> str:

@@ -270,6 +270,22 @@ ANYTHING = st.recursive(
 )
 
 
+FLOATS = (
+    st.floats(-1e-3, 1e-3)
+    | st.floats(-1e18, 1e18)
+    | st.integers(-(2**54), 2**54).map(float)
+    | st.integers(-(10**9), 10**9).map(lambda number: number / 1000)
+    | st.sampled_from(
+        [1e-4, 0.0001 - 1e-19, 0.1, -0.0, 2.0**52, 2.0**52 - 0.5, 2.0**53 - 1, 2.0**53, 1e16, 1e21]
+    )
+)
+
+
+@given(st.lists(FLOATS) | st.dictionaries(st.sampled_from("abc"), FLOATS))
+def test_floats_of_every_size_are_written_as_the_library_of_record_does(value: object) -> None:
+    assert canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
 @given(ANYTHING)
 def test_the_quick_way_writes_what_the_library_of_record_does(value: object) -> None:
     """Texts and keys of all planes, integers around 2^53, floats: what the standard library writes otherwise goes the other way."""
