@@ -34,7 +34,7 @@ CONNECTS = {
     "operator/aos_operator/queue.py": "queue.queue_url",
     "operator/aos_operator/store.py": "the errors of asyncpg only",
     "service/aos_service/transport.py": "net.worker_url",
-    "service/aos_service/tracing.py": "telemetry.otlp_endpoint",
+    "service/aos_service/tracing_otlp.py": "telemetry.otlp_endpoint",
     "service/aos_service/postgres.py": "database.url, db.pg_db_url",
     "service/aos_service/database.py": "database.url, db.pg_db_url",
     "chain/aos_chain/endpoint.py": "chain.rpc_url, chain.chain_rpc_url",
