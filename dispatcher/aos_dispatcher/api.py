@@ -1,5 +1,6 @@
 """The project-facing HTTP API, with AOS's published paths, fields and formats."""
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -24,6 +25,7 @@ from aos_dispatcher.tables import JsonObject
 from aos_protocol.errors import InvalidMessage, NotCanonical
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.messages import M, SubmitRequest, parse_message
+from aos_service.tracing import ended, where
 
 router = APIRouter(responses=ERRORS)
 
@@ -60,7 +62,7 @@ async def submit(
     service: Service, body: Body, response: Response, idempotency_key: IdempotencyKey = None
 ) -> JsonObject:
     """Submit a job. It is stored durably, and its place in the sequence is signed, before the answer."""
-    token = body.pop("verify", None)
+    started, token = time.time_ns(), body.pop("verify", None)
     request = _parse(SubmitRequest, body)
     await service.projects.authorise(token if isinstance(token, str) else None, request.project, "submit")
     if request.tag and request.job.sealed is not None:
@@ -77,6 +79,7 @@ async def submit(
     if request.tag:
         service.loop.wake()  # the user's earlier jobs are looked at again
     response.headers.update(accepted.headers)
+    ended("submit", where(accepted.receipt.job_id, "submit"), started, model=request.job.model)
     return {"code": 200, "result": accepted.receipt.job_id, "receipt": accepted.receipt.to_json()}
 
 

@@ -21,6 +21,7 @@ from aos_dispatcher.settings import Dispatch
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.messages import Reply, parse_message
+from aos_service.tracing import span, where
 
 log = structlog.get_logger()
 
@@ -107,7 +108,9 @@ class RoundDriver:
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
         asked = electorate(peers, facts, snapshot, barred)
         draw_clock = await self._clock.tick(facts.clock)
-        draw = await hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout)
+        with span("draw") as drawing:
+            draw = await hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout)
+            drawing.note(asked=len(draw.answers), members=len(draw.members))
         if not draw.members:
             why = "; ".join(answer.reason for answer in draw.answers) or "nobody serves the model"
             log.warning("draw without a committee, held again soon", job_id=facts.job_id, why=why)
@@ -203,7 +206,9 @@ class RoundDriver:
         try:
             peer = self._hub.require(seat.operator)
             parameter = await self._call(round_, seat, task)
-            frame = await peer.request(task, parameter, self._settings.draw_timeout)
+            place = where(*round_.facts.key, task, seat.operator)
+            with span(str(task), at=place, kind="producer", operator=seat.operator, role=seat.role):
+                frame = await peer.request(task, parameter, self._settings.draw_timeout)
             reply = parse_message(Reply, frame.result)
         except (PeerGone, ReplyTimeout) as error:
             log.info("call not acknowledged", job_id=round_.facts.job_id, task=str(task), why=str(error))
@@ -242,7 +247,8 @@ class RoundDriver:
             JOBS_ENDED.labels("cancelled").inc()
 
     async def _end(self, facts: RoundFacts, end: End) -> None:
-        verdict = await self._closing.close(facts, end)
+        with span("end", status=end.status):
+            verdict = await self._closing.close(facts, end)
         if verdict is not None:
             VERDICTS.labels(verdict.outcome).inc()
         if facts.own:

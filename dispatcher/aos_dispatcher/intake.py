@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Generic, TypeVar
 
-from aos_dispatcher.committee import Seat
+from aos_dispatcher.committee import Seat, Task
 from aos_dispatcher.desk import NEVER, NOT_NOW, Desk
 from aos_dispatcher.errors import LeaseLost, Refused, Unavailable
 from aos_dispatcher.facts import RoundKey
@@ -16,6 +16,7 @@ from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobResult, JobScore, Message, parse_message
 from aos_protocol.typed_data import Domain
+from aos_service.tracing import span, where
 
 Said = TypeVar("Said", bound=JobResult | JobScore)
 
@@ -25,6 +26,9 @@ class Intake(ABC, Generic[Said]):
 
     what: ClassVar[str]
     """The kind, as operators are told of it."""
+
+    answers: ClassVar[Task]
+    """What a member was asked to do that says this."""
 
     def __init__(self, store: RoundsStore, desk: Desk, domain: Domain, kind: type[Said]) -> None:
         self._store = store
@@ -49,8 +53,10 @@ class Intake(ABC, Generic[Said]):
         if not open_here and await self._is_repetition(said):
             return
         round_ = await self._desk.round_of(key)
+        made = where(*key, self.answers, peer.address, "task")
         try:
-            await self._verify_and_store(round_, peer, frame, said)
+            with span(self.what, parent=made, kind="consumer", operator=peer.address):
+                await self._verify_and_store(round_, peer, frame, said)
         except ProtocolError as error:
             self._desk.give_up(round_, peer, error)
             raise

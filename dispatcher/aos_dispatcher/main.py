@@ -1,7 +1,7 @@
 """The `dispatcher` command: run the service, and manage its projects, operators and models."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,7 @@ from aos_service.keys import load_signer
 from aos_service.logs import configure_logs
 from aos_service.revisions import migrate
 from aos_service.settings import load_settings
+from aos_service.tracing import exporting
 
 log = structlog.get_logger()
 
@@ -100,7 +101,10 @@ def run(
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn raises it once more when all is done
+    with ExitStack() as stack:
+        with said_plainly():
+            stack.enter_context(exporting("dispatcher", settings.telemetry.otlp_endpoint))
+        stack.enter_context(suppress(KeyboardInterrupt))  # uvicorn raises it once more when all is done
         Server(served, Draining(dispatcher), drain=settings.listen.drain).run()
 
 

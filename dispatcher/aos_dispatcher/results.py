@@ -25,6 +25,7 @@ class ResultIntake(Intake[JobResult]):
     """Accepts verified results; those of `tee` jobs from enclaves that the dispatcher's policy trusts."""
 
     what = "result"
+    answers = Task.EXECUTE
 
     def __init__(self, store: RoundsStore, desk: Desk, domain: Domain, enclaves: Enclaves) -> None:
         super().__init__(store, desk, domain, JobResult)

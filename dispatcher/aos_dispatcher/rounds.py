@@ -14,6 +14,7 @@ from aos_dispatcher.mesh import Mesh
 from aos_dispatcher.metrics import ROUND_SECONDS, ROUNDS_ACTIVE
 from aos_dispatcher.rounds_store import Claimed, RoundsStore
 from aos_dispatcher.settings import Dispatch
+from aos_service.tracing import span, where
 
 log = structlog.get_logger()
 
@@ -169,7 +170,10 @@ class RoundLoop:
     async def _drive(self, claimed: Claimed) -> None:
         log_round = log.bind(job_id=claimed.row.job_id, tag=claimed.row.tag)
         try:
-            with ROUND_SECONDS.time():
+            with (
+                ROUND_SECONDS.time(),
+                span("round", parent=where(claimed.row.job_id, "submit"), tag=claimed.row.tag),
+            ):
                 await self._driver.run(claimed)
         except LeaseLost as error:
             log_round.info("round left to another", why=str(error))

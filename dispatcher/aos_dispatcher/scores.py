@@ -24,6 +24,7 @@ class ScoreIntake(Intake[JobScore]):
     """Accepts verified scores."""
 
     what = "score"
+    answers = Task.SCORE
 
     async def _stored(self, said: JobScore) -> JobScore | None:
         frame = await self._store.score_frame(said.job_id, said.tag, said.challenge, said.operator)

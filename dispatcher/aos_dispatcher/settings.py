@@ -11,6 +11,7 @@ from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
 from aos_protocol.typed_data import Domain
 from aos_service.settings import load_settings
+from aos_service.tracing import Telemetry
 
 NO_REGISTRY = "0x0000000000000000000000000000000000000000"
 
@@ -187,6 +188,7 @@ class DispatcherSettings(Group):
     chain: Chain = Chain()
     attestation: Attestation = Attestation()
     cluster: Cluster = Cluster()
+    telemetry: Telemetry = Telemetry()
 
 
 def load_policy(settings: DispatcherSettings, file: Path) -> AttestationPolicy | None:
