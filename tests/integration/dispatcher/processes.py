@@ -36,7 +36,7 @@ class OneDispatcher:
     """Its processes by number, from 0 on."""
 
     def __init__(
-        self, folder: Path, database: str, redis_url: str, ports_: Sequence[int], drain: float
+        self, folder: Path, database: str, redis_url: str | None, ports_: Sequence[int], drain: float
     ) -> None:
         self.signer = Signer.generate()
         self.urls = [f"http://{ports.LOOPBACK}:{port}" for port in ports_]
@@ -134,7 +134,7 @@ class OneDispatcher:
 
 @asynccontextmanager
 async def one_dispatcher(
-    folder: Path, database: str, redis_url: str, *, count: int = 2, drain: float = 0
+    folder: Path, database: str, redis_url: str | None, *, count: int = 2, drain: float = 0
 ) -> AsyncIterator[OneDispatcher]:
     """Run a dispatcher as so many processes, with a project and a calibrated model; stop them on leaving."""
     async with AsyncExitStack() as stack:
@@ -180,13 +180,14 @@ async def operator(
             stop.set()
 
 
-def _settings(database: str, redis_url: str, port: int, drain: float) -> dict[str, Any]:
+def _settings(database: str, redis_url: str | None, port: int, drain: float) -> dict[str, Any]:
     patience = {"draw_timeout": 2, "reassign_after": 1, "member_timeout": 10, "job_timeout": 60}
+    cluster = {} if redis_url is None else {"redis_url": redis_url, "heartbeat": HEARTBEAT_S}
     return {
         "database": {"url": database, "min_connect_pool": 1, "max_connect_pool": 6},
         "identity": {"signer_key": "${AOS_DISPATCHER_KEY}"},
         "listen": {"port": port, "drain": drain},
         "dispatch": patience | {"lease": LEASE_S},
         "verification": {"audit_share": 1},
-        "cluster": {"redis_url": redis_url, "heartbeat": HEARTBEAT_S},
+        "cluster": cluster,
     }
