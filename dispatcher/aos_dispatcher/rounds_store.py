@@ -28,7 +28,8 @@ from aos_protocol.messages import JobResult, JobScore
 from aos_service.coalesce import Coalescer
 
 _FREE: Final = "(lease_until is null or lease_until < now()) and (not_before is null or not_before <= now())"
-# Each part goes down an index of its own, so that rounds whose operators are away cost nothing, however many wait.
+# Each part goes down an index of its own, so that rounds whose operators are away cost nothing, however many wait. For `=` in place of the
+# comparisons of rows, PostgreSQL may read along the primary key, past all of those, where most rounds of the table wait.
 _CLAIM = text(
     f"""
     with served as (
@@ -36,8 +37,9 @@ _CLAIM = text(
     ), waiting as (
         select first.id from served cross join lateral (
             select id from rounds
-            where status = 'created' and job_type = served.job_type and model = served.model and {_FREE}
-            order by id limit :count
+            where status = 'created' and (job_type, model, id) > (served.job_type, served.model, 0)
+              and (job_type, model) <= (served.job_type, served.model) and {_FREE}
+            order by job_type, model, id limit :count
         ) first
     ), late as (
         select id from rounds where status = 'created' and deadline <= now() and {_FREE} order by deadline limit :count
