@@ -108,6 +108,10 @@ def _threads(path: Path) -> int:
 
 
 def _context_length(asked: int | None, trained: int) -> int:
+    if trained < 1:  # llama.cpp would take it for four thousand million
+        raise ModelUnreadable(
+            f"the file says that its model was trained for {trained:,} tokens: it is damaged. Download it again."
+        )
     if asked is None:
         return min(trained, _DEFAULT_CONTEXT)
     if asked > trained:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _KEPT: Final = 1 << 16
 _PR_SET_PDEATHSIG: Final = 1
+_POSITIONS: Final = 2  # the smallest context has room for them
 _NO_MEMORY: Final = ("bad_alloc", "MemoryError", "mem_buffer != NULL", "failed to allocate")
 _FOLDERS: Final = re.compile(r"\S*/(?=\S)")
 
@@ -92,8 +93,9 @@ def _perform(load: Callable[[], tuple["llama.Model", "llama.Context"]], output: 
 
 def _use(model: "llama.Model", context: "llama.Context") -> None:
     model.special_tokens()
-    tokens = [model.bos, *model.tokenize("Hello, world!\n")]
-    known = [token for token in tokens if 0 <= token < model.vocabulary][: context.outputs]
+    known = [
+        token for token in (model.bos, *model.tokenize("Hello, world!\n")) if 0 <= token < model.vocabulary
+    ]
     for token in known:
         model.piece(token)
-    context.decode([(0, token, place, True) for place, token in enumerate(known)])
+    context.decode([(0, token, place, True) for place, token in enumerate(known[:_POSITIONS])])

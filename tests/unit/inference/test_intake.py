@@ -67,3 +67,17 @@ async def test_a_client_that_exceeds_the_limit_by_far_is_not_heard_out() -> None
         async with Intake().body(endless.request, 10):
             pass
     assert not endless.pieces.empty()
+
+
+async def test_a_piece_that_finds_no_memory_does_not_stay_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(bytearray):
+        def __iadd__(self, _other: object) -> "Full":
+            raise MemoryError
+
+    intake = Intake(most=15)
+    with monkeypatch.context() as patch:
+        patch.setattr("aos_inference.intake.bytearray", Full, raising=False)
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                await read(intake, b"1234567890")
+    assert await read(intake, b"1234567890") == b"1234567890"

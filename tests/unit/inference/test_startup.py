@@ -10,7 +10,7 @@ import structlog
 from typer.testing import CliRunner
 
 from aos_inference import loading, main, memory
-from aos_inference.errors import ContextTooLarge
+from aos_inference.errors import ContextTooLarge, ModelUnreadable
 from aos_inference.progress import Progress
 
 
@@ -40,6 +40,9 @@ def test_the_context_is_the_models_within_reason() -> None:
     assert loading._context_length(100_000, trained=131_072) == 100_000
     with pytest.raises(ContextTooLarge, match="1,025 exceeds the 1,024"):
         loading._context_length(1025, trained=1024)
+    for damaged in (0, -(2**31)):
+        with pytest.raises(ModelUnreadable, match=rf"trained for {damaged:,} tokens: it is damaged"):
+            loading._context_length(None, trained=damaged)
 
 
 @pytest.mark.parametrize(("mebibytes", "threads"), [(1, 1), (300, 2), (100_000, 4)])
