@@ -1,13 +1,24 @@
 """Two dispatchers over one PostgreSQL and one Valkey: whoever is asked, and whoever an operator is connected to, it is one dispatcher."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest_asyncio
+from structlog.testing import capture_logs
 
+from aos_dispatcher.leases import Leases
+from aos_dispatcher.operators import pin_model, register_operator
+from aos_protocol.attestation.appraisal import appraise
+from aos_protocol.attestation.statement import Attestation
+from aos_protocol.identity import Signer
+from aos_protocol.messages import parse_message
 from integration.dispatcher.several import Several, several
-from support.operators import ScriptedOperator
+from support.calibration import calibration
+from support.enclaves import policy
+from support.operators import MODEL, ScriptedOperator
+from support.tee_operators import TeeOperator, enclave
 
 
 @pytest_asyncio.fixture
@@ -18,7 +29,7 @@ async def two(new_database: Any, redis_url: str) -> AsyncIterator[Several]:
 
 async def test_an_operator_elsewhere_draws_executes_and_is_scored_for_a_job_led_here(two: Several) -> None:
     operators = [await two.operator(two.b), await two.operator(two.b), await two.operator(two.a)]
-    jobs = [await two.a.submit(user=f"user {number}") for number in range(6)]
+    jobs = [await two.a.submit(user=f"user {number}") for number in range(3)]
     for job_id in jobs:
         assert (await two.a.finished(job_id))["status"] == "completed"
         assert await two.b.unpassed(job_id) == []
@@ -69,8 +80,46 @@ async def test_a_newer_connection_elsewhere_closes_the_older(two: Several) -> No
 
 async def test_the_sequence_has_no_gap_over_both(two: Several) -> None:
     await two.operator(two.b)
-    jobs = await asyncio.gather(*((two.a, two.b)[number % 2].submit() for number in range(12)))
+    jobs = await asyncio.gather(*((two.a, two.b)[number % 2].submit() for number in range(6)))
     for job_id in jobs:
         await two.a.finished(job_id)
     numbers = [(await two.a.evidence(job_id))["job"]["sequence"] for job_id in jobs]
-    assert sorted(numbers) == list(range(1, 13))
+    assert sorted(numbers) == list(range(1, 7))
+
+
+async def test_enclaves_elsewhere_attest_on_the_callers_nonce(new_database: Any, redis_url: str) -> None:
+    database = await new_database("dispatcher")
+    async with several(database, redis_url, policy=policy(MODEL.name)) as running:
+        await pin_model(running.a.dispatcher.database, "tee", MODEL, calibration(MODEL.sha256))
+        operator = TeeOperator(Signer.generate(), running.b.ws, enclave(1))
+        await register_operator(running.a.dispatcher.database, operator.signer.address)
+        running.operators.append(operator)
+        await running.connect(operator, running.b)
+        asked = {"model": MODEL.name, "nonce": "5e" * 32}
+        [row] = (await running.a.client.get("/api/attestation", params=asked)).json()["result"]
+    assert row["operator"] == operator.signer.address
+    said = appraise(
+        parse_message(Attestation, row["attestation"]),
+        policy(MODEL.name),
+        model=MODEL.name,
+        nonce="5e" * 32,
+        now=int(time.time()),
+    )
+    assert said.kind == "simulated"
+
+
+async def test_rounds_of_one_that_is_stopped_are_led_by_the_other_at_once(two: Several) -> None:
+    """Its lease would last for three seconds more."""
+    operator = await two.operator(two.b)
+    operator.answer = None
+    job_id = await two.a.submit()
+    await operator.wait(lambda: bool(operator.dispatched))
+    key = job_id, "", 0
+    leases = Leases(two.b.dispatcher.database)
+    led_by = await leases.leader(key)
+    assert led_by == two.a.dispatcher.store.owner
+    with capture_logs() as logs:
+        await two.a.stop()
+        await operator.send_result(operator.dispatched[0])
+        assert (await two.b.finished(job_id))["status"] == "completed"
+    assert not [entry for entry in logs if "leases had run out" in entry["event"]]
