@@ -20,7 +20,7 @@ def folder() -> Iterator[Path]:
 @pytest.mark.timeout(240)  # 40 s where nothing else runs; what is to be shown is no speed
 async def test_nothing_accepted_is_lost(folder: Path) -> None:
     options = Options(
-        jobs=120, seed=11, operators=3, real_operators=0, faults=17, clients=8, waiting=40, pace=0.5
+        jobs=100, seed=11, operators=3, real_operators=0, faults=17, clients=8, waiting=40, pace=0.4
     )
     report = await run(options, folder)
     assert report.good, report.table()
