@@ -35,7 +35,7 @@ class Group(BaseModel):
 class Database(Group):
     """PostgreSQL: where, how many connections, and how long anything waits for it, in seconds.
 
-    While it does not answer, a request waits for the longer of `statement_timeout` and the sum of the other two, and gets 503.
+    While it does not answer, a request waits for `acquire_timeout` and the longer of the two others at most, and gets 503.
     """
 
     url: SecretStr
