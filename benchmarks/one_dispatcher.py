@@ -32,6 +32,7 @@ from aos_service.postgres import connect, database_url
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PROMPT = "What is AI?"
+ACCEPTED, AWAY = 200, 503
 
 
 def signer_of(index: int) -> Signer:
@@ -203,19 +204,25 @@ class Client:
 
 
 async def burst(here: OneDispatcher, jobs: int, clients: int = 32, **more: object) -> int:
-    """Submit jobs as fast as so many clients can; returns how many were accepted."""
-    todo, accepted = iter(range(jobs)), 0
+    """Submit jobs as fast as so many clients can, each until it is accepted; returns how many 503 that took.
+
+    Raises `RuntimeError` for any other answer than 200 and 503.
+    """
+    todo, again = iter(range(jobs)), 0
 
     async def submit() -> None:
-        nonlocal accepted
+        nonlocal again
         client = await Client.to(here.url)
         for index in todo:
-            status = await client.post("/api/job/submit", here.body(index, **more))
-            accepted += status == 200
+            while (status := await client.post("/api/job/submit", here.body(index, **more))) != ACCEPTED:
+                if status != AWAY:
+                    raise RuntimeError(f"a submission was answered {status}")
+                again += 1
+                await asyncio.sleep(0.1)
         client.close()
 
     await asyncio.gather(*(submit() for _ in range(clients)))
-    return accepted
+    return again
 
 
 async def _ready(client: httpx.AsyncClient, operators: int) -> None:

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import statistics
 import sys
 import time
@@ -21,7 +20,10 @@ from typing import Any
 
 from one_dispatcher import OneDispatcher, burst, one_dispatcher, own_postgres, signer_of
 
+from aos_operator.backoff import Backoff
+
 BOUND_S = 1500.0
+RETRY_LIMIT_S = 8.0  # as aos_operator.link
 
 
 class Crowd:
@@ -66,9 +68,10 @@ class Crowd:
             await self._changed.wait()
 
     async def _keep(self, operator: Any) -> None:  # noqa: ANN401 - a ScriptedOperator
-        """Keep one operator connected: at once after a connection that held, after a pause else."""
+        """Keep one operator connected: at once after a connection that held, else after the pauses of a real one."""
         from websockets.exceptions import WebSocketException
 
+        backoff = Backoff(limit=RETRY_LIMIT_S)
         while True:
             self._tries += 1
             try:
@@ -77,8 +80,9 @@ class Crowd:
             except (OSError, TimeoutError, WebSocketException):
                 came = False
             if not came:
-                await asyncio.sleep(random.uniform(0.1, 1.0))
+                await backoff.wait()
                 continue
+            backoff.reset()
             self._here += 1
             self._changed.set()
             await asyncio.gather(operator._reader, return_exceptions=True)
@@ -174,7 +178,9 @@ async def measure_growth(options: argparse.Namespace, everybody: bool) -> dict[s
             jobs = options.jobs if not everybody else max(3, options.jobs * 16 // max(step, 16))
             runs = [await cost(here, jobs) for _ in range(options.rounds)]
             found["cost"][step] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-            said_so_far(step, "everybody" if everybody else "electorate", found["cost"][step])
+            said_so_far(
+                step, "everybody" if everybody else "electorate", found["cost"][step], found["idle"][step]
+            )
         if not everybody:
             found["storm"] = await measure_storm(here, crowd, options)
             said_so_far("storm", found["storm"])
@@ -194,7 +200,7 @@ async def measure_storm(
     said = await crowd.do("storm")
     await here.until_connected(options.operators)
     ended_at_return = (await here.query("select count(*) from jobs where finished_at is not null"))[0][0]
-    accepted = await working
+    again = await working
     await here.until_ended()
     used = here.cpu() - before
     [[total, failed]] = await here.query(
@@ -204,9 +210,10 @@ async def measure_storm(
         **said,
         "dispatcher_cpu": used.dispatcher,
         "postgres_cpu": used.postgres,
-        "accepted": accepted,
+        "accepted": jobs,
+        "answered_503": again,
         "ended_during_the_storm": ended_at_return - ended_before,
-        "lost": known + accepted - total,
+        "lost": known + jobs - total,
         "not_completed": failed,
         "seconds_until_all_ended": time.perf_counter() - began,
         "rss": here.rss(),
