@@ -25,7 +25,7 @@ OPEN: Final = ("created", "dispatched")
 
 _LOCK_JOBS = text("select id from jobs where id = any(:ids) order by id for no key update")
 _HOLD = text(
-    "select id from rounds where id = any(:ids) and lease_owner = :owner and status in ('created', 'dispatched') "
+    "select id, status from rounds where id = any(:ids) and lease_owner = :owner and status in ('created', 'dispatched') "
     "order by id for no key update"
 )
 _BY_ID = {table: update(table).where(table.id == bindparam("row_id")) for table in (Job, Round)}
@@ -66,17 +66,25 @@ class Change:
 async def write(
     connection: AsyncConnection, changes: Sequence[Change], *, owner: str
 ) -> list[Exception | None]:
-    """Write those changes whose rounds this owner holds; returns `LeaseLost` for each of the others."""
+    """Write those changes whose rounds this owner holds; returns `LeaseLost` for each of the others.
+
+    A round is drawn once: a second draw of it, by whatever mistake, is of a round that somebody else has led meanwhile.
+    """
     await lock_jobs(connection, {change.job_id for change in changes if change.job})
     held = await hold(connection, owner, {change.round_id for change in changes})
-    kept = [change for change in changes if change.round_id in held]
+    kept = []
+    for change in changes:
+        if change.round_id in held and not (change.round and held[change.round_id] != "created"):
+            kept.append(change)
+            held[change.round_id] = str(change.round.get("status", held[change.round_id]))
     if kept:
         await _write_draws(connection, kept)
         await _write_statements(connection, kept)
     for change in kept:
         for entry in change.entries:
             record(connection, entry, change.job_id)
-    return [None if change.round_id in held else lost(change.round_id) for change in changes]
+    written = set(map(id, kept))
+    return [None if id(change) in written else lost(change.round_id) for change in changes]
 
 
 def lost(round_id: int) -> LeaseLost:
@@ -90,10 +98,10 @@ async def lock_jobs(connection: AsyncConnection, job_ids: Collection[str]) -> No
         await connection.execute(_LOCK_JOBS, {"ids": list(job_ids)})
 
 
-async def hold(connection: AsyncConnection, owner: str, round_ids: Collection[int]) -> set[int]:
-    """Lock those of these open rounds that the owner has the lease of, until the transaction ends, and return them."""
+async def hold(connection: AsyncConnection, owner: str, round_ids: Collection[int]) -> dict[int, str]:
+    """Lock those of these open rounds that the owner has the lease of, until the transaction ends, and return their states."""
     locked = await connection.execute(_HOLD, {"ids": list(round_ids), "owner": owner})
-    return set(locked.scalars())
+    return {row.id: row.status for row in locked}
 
 
 async def update_rows(

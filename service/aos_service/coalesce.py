@@ -34,12 +34,24 @@ class Coalescer(Generic[T, R]):
         self._writer: asyncio.Task[None] | None = None
 
     async def submit(self, item: T) -> R:
-        """Return the outcome of writing this item."""
+        """Return the outcome of writing this item.
+
+        A caller that is cancelled takes its item back; one that is being written already is waited for. So nothing of a
+        cancelled caller is written once it has ended.
+        """
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, done))
+        entry = item, done
+        self._waiting.append(entry)
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain())
-        return await done
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            if any(waiting is entry for waiting in self._waiting):
+                self._waiting = [waiting for waiting in self._waiting if waiting is not entry]
+            else:
+                await asyncio.wait([done])
+            raise
 
     async def _drain(self) -> None:
         try:

@@ -299,6 +299,10 @@ async def test_an_executor_lost_across_a_restart_is_replaced_and_the_evidence_sa
     operators = [await network.operator() for _ in range(4)]
     job_id, (leaver, *_others) = await committee_of_three(network, operators)
     await network.stop()
+    patient = network.settings.dispatch.model_copy(
+        update={"reassign_after": 3}
+    )  # the others need time to come back
+    network.settings = network.settings.model_copy(update={"dispatch": patient})
     await network.start()
     for operator in set(operators) - {leaver}:
         back = ScriptedOperator(operator.signer, network.ws)

@@ -54,22 +54,48 @@ async def test_a_failed_write_reaches_everybody_and_the_next_batch_is_fresh() ->
     assert await coalescer.submit(3) == 3
 
 
-async def test_a_caller_that_gave_up_does_not_disturb_the_others() -> None:
+async def test_what_waits_of_a_cancelled_caller_is_not_written() -> None:
+    written: list[list[int]] = []
     gate = asyncio.Event()
 
     async def write(items: Sequence[int]) -> list[int | Exception]:
+        written.append(list(items))
         await gate.wait()
         return list(items)
 
     coalescer: Coalescer[int, int] = Coalescer(write, limit=8)
-    gone = asyncio.create_task(coalescer.submit(1))
-    stays = asyncio.create_task(coalescer.submit(2))
+    first = asyncio.create_task(coalescer.submit(1))
+    while not written:
+        await asyncio.sleep(0)
+    gone, stays = (asyncio.create_task(coalescer.submit(n)) for n in (2, 3))
     await asyncio.sleep(0)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
     gate.set()
-    assert await stays == 2
+    assert await asyncio.gather(first, stays) == [1, 3]
+    assert written == [[1], [3]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancelled_caller_ends_when_what_it_wrote_is_written(fails: bool) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def write(items: Sequence[int]) -> list[int | Exception]:
+        begun.set()
+        await gate.wait()
+        return [ValueError() if fails else item for item in items]
+
+    coalescer: Coalescer[int, int] = Coalescer(write, limit=8)
+    caller = asyncio.create_task(coalescer.submit(1))
+    await begun.wait()
+    caller.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not caller.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
 
 
 async def test_what_is_hopeless_reaches_those_who_wait_behind_it_too() -> None:
