@@ -89,7 +89,8 @@ _CLOSE = text(
     """
 )
 
-_End: TypeAlias = tuple[TaskKey, TaskState, str]
+_Row: TypeAlias = tuple[TaskKey, tuple[str, ...]]
+"""A task's key, and what a statement writes of the task."""
 
 
 class PostgresStore:
@@ -133,8 +134,8 @@ class PostgresStore:
 
     async def _take_all(self, requests: Sequence[Request]) -> list[bool | Exception]:
         """Which of these requests are tasks that were not known."""
-        keys = [TaskKey.of(request) for request in requests]
-        return await self._write(_TAKE, keys, requests=[request_text(request) for request in requests])
+        rows = [(TaskKey.of(request), (request_text(request),)) for request in requests]
+        return await self._write(_TAKE, rows, "requests")
 
     async def _take_again(self, request: Request, key: TaskKey) -> Task:
         async with translated(), self._engine.begin() as connection:
@@ -171,8 +172,8 @@ class PostgresStore:
 
     async def _finish_all(self, finished: Sequence[tuple[TaskKey, Product]]) -> list[bool | Exception]:
         """Which of these tasks are known, and had no outcome before."""
-        outcomes = [json.dumps(outcome.to_json()) for _, outcome in finished]
-        return await self._write(_FINISH, [key for key, _ in finished], outcomes=outcomes)
+        rows = [(key, (json.dumps(outcome.to_json()),)) for key, outcome in finished]
+        return await self._write(_FINISH, rows, "outcomes")
 
     async def _finish_again(self, request: Request, outcome: Product) -> Product:
         """Bring a lost task back with its outcome, or find the one that was kept first."""
@@ -196,30 +197,27 @@ class PostgresStore:
 
     async def close(self, key: TaskKey, state: TaskState, verdict: str) -> None:
         """See `Store.close`."""
-        await self._closing.submit((key, state, verdict))
+        await self._closing.submit((key, (state, verdict)))
 
-    async def _close_all(self, ended: Sequence[_End]) -> list[bool | Exception]:
+    async def _close_all(self, ended: Sequence[_Row]) -> list[bool | Exception]:
         """Which of these tasks were open."""
-        first: dict[TaskKey, _End] = {}
-        for end in ended:
-            first.setdefault(end[0], end)
-        states: list[str] = [state for _, state, _ in first.values()]
-        verdicts = [verdict for *_, verdict in first.values()]
-        written = await self._write(_CLOSE, list(first), states=states, verdicts=verdicts)
-        closed = dict(zip(first, written, strict=True))
-        return [closed[key] for key, *_ in ended]
+        return await self._write(_CLOSE, ended, "states", "verdicts")
 
     async def _write(
-        self, statement: TextClause, keys: Sequence[TaskKey], **values: list[str]
+        self, statement: TextClause, rows: Sequence[_Row], *columns: str
     ) -> list[bool | Exception]:
-        """Write one row a task; which of them the statement has returned, each only once."""
-        named = zip(("job_ids", "tags", "challenges", "methods"), zip(*keys, strict=True), strict=True)
-        columns = {name: list(column) for name, column in named}
+        """Write the first row that came for each task; which of all rows the statement has written."""
+        first: dict[TaskKey, tuple[str, ...]] = {}
+        for key, values in rows:
+            first.setdefault(key, values)
+        names = ("job_ids", "tags", "challenges", "methods", *columns)
+        cells = zip(*((*key, *values) for key, values in first.items()), strict=True)
+        parameters = {name: list(column) for name, column in zip(names, cells, strict=True)}
         async with self._statement() as connection:
-            rows = await connection.execute(statement, {"operator": self._operator, **columns, **values})
-            written = {tuple(row) for row in rows}
+            returned = await connection.execute(statement, {"operator": self._operator, **parameters})
+            written = {tuple(row) for row in returned}
         done: list[bool | Exception] = []
-        for key in keys:
+        for key, _ in rows:
             done.append(key in written)
             written.discard(key)
         return done
