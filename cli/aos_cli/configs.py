@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,18 @@ def make_keystore(data: DataFolder, name: str, password: str) -> None:
 
 
 def write_dispatcher(
-    data: DataFolder, database: str, port: int, *, policy: Path | None = None, chain: ChainPlace | None = None
+    data: DataFolder,
+    database: str,
+    port: int,
+    *,
+    name: str = "dispatcher",
+    redis: str | None = None,
+    policy: Path | None = None,
+    chain: ChainPlace | None = None,
 ) -> Path:
     """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file; without a policy it takes no `tee` jobs.
 
-    Without a `chain`, its own table is the registry.
+    Without a `chain`, its own table is the registry. It may be several processes, each with a `name` and a port, which meet over `redis`.
     """
     settings: dict[str, Any] = {
         "database": {"url": database},
@@ -81,7 +89,9 @@ def write_dispatcher(
             "poll_interval": 0.5,
             "anchor_interval": ANCHOR_INTERVAL_S,
         }
-    return _write(data.config / "dispatcher.yaml", settings)
+    if redis is not None:
+        settings["cluster"] = {"redis_url": redis}
+    return _write(data.config / f"{name}.yaml", settings)
 
 
 def write_policy(data: DataFolder, model: ModelOffer, *, root: str, measurements: dict[str, str]) -> Path:
@@ -101,18 +111,18 @@ def write_operator(
     *,
     database: str,
     queue: str,
-    dispatcher_port: int,
+    dispatcher_ports: Sequence[int],
     worker: Path,
     model: str,
     node_type: WorkerType = "opml",
     chain: ChainPlace | None = None,
 ) -> Path:
-    """Write one operator's settings (`aos_operator.settings`) and return their file."""
+    """Write one operator's settings (`aos_operator.settings`) and return their file; it tries the dispatcher's ports in this order."""
     settings: dict[str, Any] = {
         "db": {"pg_db_url": database, "min_connect_pool": 1, "max_connect_pool": 5},
         "queue": {"queue_url": queue},
         "net": {
-            "dispatcher_url": f"ws://127.0.0.1:{dispatcher_port}/ws",
+            "dispatcher_url": [f"ws://127.0.0.1:{port}/ws" for port in dispatcher_ports],
             "worker_url": f"unix://{worker}",
             "worker_concurrency": MODEL_LIMIT,
         },

@@ -10,6 +10,8 @@
 
 With a chain, anvil is among the first, and once there are keys, the contracts are deployed and every operator registered there.
 
+Several dispatchers are processes of one, which meet over Valkey; operators know all of them, and begin with different ones.
+
 Operators `operator-N` share one worker; `enclave-N` have a simulated enclave of their own, and the dispatcher then a policy that lets
 simulated ones in.
 
@@ -21,7 +23,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,7 @@ class Plan:
     port: int = 0
     durable: bool = True
     chain: bool = False
+    dispatchers: int = 1
 
 
 @asynccontextmanager
@@ -85,7 +88,8 @@ async def running_stack(data: DataFolder, plan: Plan, progress: Progress) -> Asy
     """
     with data.locked(), ExitStack() as held:
         port = held.enter_context(ports.reserve(plan.port))
-        stack = Stack(data, plan, progress, ports.number(port), held)
+        others = [held.enter_context(ports.reserve(0)) for _ in range(1, plan.dispatchers)]
+        stack = Stack(data, plan, progress, [ports.number(holder) for holder in (port, *others)], held)
         try:
             async with AsyncExitStack() as started:
                 stack.will_stop(started)
@@ -102,11 +106,13 @@ async def running_stack(data: DataFolder, plan: Plan, progress: Progress) -> Asy
 class Stack:
     """The parts of a stack; `running_stack` makes one."""
 
-    def __init__(self, data: DataFolder, plan: Plan, progress: Progress, port: int, held: ExitStack) -> None:
+    def __init__(
+        self, data: DataFolder, plan: Plan, progress: Progress, ports_: Sequence[int], held: ExitStack
+    ) -> None:
         self.data = data
         self.plan = plan
-        self.port = port
-        self.url = f"http://{ports.LOOPBACK}:{port}"
+        self.urls = [f"http://{ports.LOOPBACK}:{port}" for port in ports_]
+        self.url = self.urls[0]
         self.new_token: str | None = None
         self.warning: str | None = None
         self._progress = progress
@@ -120,7 +126,8 @@ class Stack:
         self._watched: list[Child] = []
         self._workers = self._make_workers()
         self._config = data.config / "dispatcher.yaml"
-        self._dispatcher = self._child("dispatcher", "dispatcher", "run", "-c", str(self._config))
+        self._ports = dict(zip(_dispatchers(plan), ports_, strict=True))
+        self._dispatchers = {name: self._make_dispatcher(name) for name in self._ports}
 
     @property
     def names(self) -> list[str]:
@@ -144,7 +151,7 @@ class Stack:
             self._valkey.stop,
             self._chain.stop,
             self._stop_workers,
-            self._dispatcher.stop,
+            self._stop_dispatchers,
             self._stop_operators,
         ):
             started.push_async_callback(stop)
@@ -258,11 +265,16 @@ class Stack:
         with self._progress.step("dispatcher") as said:
             policy = await self._write_policy()
             database = self._postgres.url("dispatcher")
-            write_dispatcher(self.data, database, self.port, policy=policy, chain=self._place)
-            self._start(self._dispatcher)
-            async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-                await self._dispatcher.until_ready(_answers(client, "/readyz"), timeout_s=_START_TIMEOUT_S)
-            said.append(f"{self.url}  {self.data.address('dispatcher')}")
+            redis = self._valkey.url() if self.plan.dispatchers > 1 else None
+            for name, port in self._ports.items():
+                write_dispatcher(
+                    self.data, database, port, name=name, redis=redis, policy=policy, chain=self._place
+                )
+                self._start(self._dispatchers[name])
+            for child, url in zip(self._dispatchers.values(), self.urls, strict=True):
+                async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+                    await child.until_ready(_answers(client, "/readyz"), timeout_s=_START_TIMEOUT_S)
+            said.append(f"{', '.join(self.urls)}  {self.data.address('dispatcher')}")
 
     async def _ensure_project(self) -> None:
         if self.data.token() is not None:
@@ -322,12 +334,14 @@ class Stack:
             address = self.data.address(name)
             await run_command("dispatcher", "operator", "add", address, "-c", str(self._config))
         enclave = name.startswith("enclave-")
+        first = self.names.index(name) % len(self._ports)
+        taken = list(self._ports.values())
         config = write_operator(
             self.data,
             name,
             database=self._postgres.url("operators"),
             queue=self._valkey.url(),
-            dispatcher_port=self.port,
+            dispatcher_ports=taken[first:] + taken[:first],
             worker=self._socket(name.replace("enclave-", "tee-worker-") if enclave else "worker"),
             model=self.plan.model.name,
             node_type="tee" if enclave else "opml",
@@ -352,6 +366,9 @@ class Stack:
     async def _stop_operators(self) -> None:
         await asyncio.gather(*(operator.stop() for operator in self._operators))
 
+    async def _stop_dispatchers(self) -> None:
+        await asyncio.gather(*(dispatcher.stop() for dispatcher in self._dispatchers.values()))
+
     async def _stop_workers(self) -> None:
         await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
 
@@ -362,6 +379,9 @@ class Stack:
             simulated = ("--enclave", "simulated", "--simulator", str(self.data.simulator))
             workers[name] = self._worker(name, "tee-worker", *simulated)
         return workers
+
+    def _make_dispatcher(self, name: str) -> Child:
+        return self._child(name, "dispatcher", "run", "-c", str(self.data.config / f"{name}.yaml"))
 
     def _worker(self, name: str, command: str, *arguments: str) -> Child:
         where = ("--model", str(self.plan.model.absolute()), "--uds", str(self._socket(name)))
@@ -399,6 +419,11 @@ def _answers(client: httpx.AsyncClient, path: str) -> Callable[[], Awaitable[boo
             return False
 
     return ask
+
+
+def _dispatchers(plan: Plan) -> list[str]:
+    """The names of the dispatcher's processes: `dispatcher`, `dispatcher-2` and so on."""
+    return ["dispatcher", *(f"dispatcher-{number}" for number in range(2, plan.dispatchers + 1))]
 
 
 def _numbered(name: str, count: int) -> list[str]:

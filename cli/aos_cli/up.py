@@ -35,6 +35,12 @@ def up(
             help="Run a local test chain (anvil) besides, with operators registered and the log anchored there.",
         ),
     ] = False,
+    dispatchers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4, help="As how many processes to run the dispatcher, on ports of their own."
+        ),
+    ] = 1,
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The dispatcher's port on 127.0.0.1; 0 takes a free one.")
     ] = 8000,
@@ -58,14 +64,18 @@ def up(
     larger network, a dispatcher has a share of the answers scored (its setting verification.audit_share, 0.1 by default), and
     `aos challenge` any other.
 
+    With --dispatchers 2, the dispatcher is two processes that share everything: an operator connects to either, and a job that is
+    submitted to one may be led by the other.
+
     Ctrl-C or SIGTERM stops all parts. If one of them ends by itself, the others are stopped and the exit status is 1.
     """
-    console, chosen = make_console(), Plan(model_file(model), operators, enclaves, port, chain=chain)
+    plan = Plan(model_file(model), operators, enclaves, port, chain=chain, dispatchers=dispatchers)
+    console = make_console()
     ready = False
 
     async def main() -> None:
         nonlocal ready
-        async with running_stack(data_folder(data), chosen, Progress(console)) as stack:
+        async with running_stack(data_folder(data), plan, Progress(console)) as stack:
             _tell(console, stack)
             ready = True
             await asyncio.Event().wait()
@@ -85,6 +95,7 @@ def _tell(console: Console, stack: Stack) -> None:
     lines = [
         "",
         f"ready: {stack.url}   API description at {stack.url}/docs",
+        *(f"also at  {url}" for url in stack.urls[1:]),
         f"model    {model}",
         f"project  {stack.running().project}, its token is in {stack.data.token_file}",
     ]

@@ -186,13 +186,34 @@ def test_the_dispatcher_s_settings_are_ones_it_reads(data: DataFolder) -> None:
     assert mode(file) == 0o600
 
 
+def test_several_processes_of_the_dispatcher_meet_over_redis(data: DataFolder) -> None:
+    file = write_dispatcher(
+        data, "postgresql://postgres@/d?host=/run", 8124, name="dispatcher-2", redis="unix:///run/v.sock"
+    )
+    settings = load_settings(file, DispatcherSettings)
+    assert (file.name, settings.listen.port) == ("dispatcher-2.yaml", 8124)
+    assert settings.cluster.redis_url is not None
+    assert settings.cluster.redis_url.get_secret_value() == "unix:///run/v.sock"
+    operator = write_operator(
+        data,
+        "operator-1",
+        database="postgresql://postgres@/operators?host=/run",
+        queue="unix:///run/valkey.sock?db=0",
+        dispatcher_ports=[8124, 8123],
+        worker=data.root / "worker.sock",
+        model="tiny.gguf",
+    )
+    known = load_settings(operator, OperatorSettings).net.dispatcher_url
+    assert known == ("ws://127.0.0.1:8124/ws", "ws://127.0.0.1:8123/ws")
+
+
 def test_the_operator_s_settings_are_ones_it_reads(data: DataFolder) -> None:
     file = write_operator(
         data,
         "operator-1",
         database="postgresql://postgres@/operators?host=/run",
         queue="unix:///run/valkey.sock?db=0",
-        dispatcher_port=8123,
+        dispatcher_ports=[8123],
         worker=data.root / "worker.sock",
         model="tiny.gguf",
     )
@@ -217,7 +238,7 @@ def test_with_a_chain_everybody_is_told_where_it_is(data: DataFolder) -> None:
         "operator-1",
         database="postgresql://postgres@/operators?host=/run",
         queue="unix:///run/valkey.sock?db=0",
-        dispatcher_port=8123,
+        dispatcher_ports=[8123],
         worker=data.root / "worker.sock",
         model="tiny.gguf",
         chain=PLACE,
@@ -410,7 +431,7 @@ def test_a_terminal_sees_what_is_waited_for() -> None:
 async def test_a_part_that_ended_is_named_with_its_log(data: DataFolder, tmp_path: Path) -> None:
     out = Progress(Console(file=io.StringIO()))
     with ExitStack() as held:
-        stack = Stack(data, Plan(tmp_path / "tiny.gguf"), out, 8000, held)
+        stack = Stack(data, Plan(tmp_path / "tiny.gguf"), out, [8000], held)
 
     class Ended:
         name, returncode = "operator-2", -9
@@ -445,7 +466,7 @@ async def test_the_model_is_pinned_with_the_calibration_beside_it(
         made = calibration(digest if calibrated == "its own" else "a" * 64)
         file.write_text(json.dumps(made.to_json()))
     with ExitStack() as held:
-        stack = Stack(data, Plan(model), Progress(Console(file=said)), 8000, held)
+        stack = Stack(data, Plan(model), Progress(Console(file=said)), [8000], held)
     await stack._pin_model()
     judged = ("--calibration", str(file)) if calibrated == "its own" else ()
     config = str(data.config / "dispatcher.yaml")
@@ -467,14 +488,14 @@ async def test_a_calibration_that_cannot_be_read_stops_the_start(data: DataFolde
     model.write_bytes(b"tiny")
     (tmp_path / "tiny.calibration.json").write_text("{}")
     with ExitStack() as held:
-        stack = Stack(data, Plan(model), Progress(Console(file=io.StringIO())), 8000, held)
+        stack = Stack(data, Plan(model), Progress(Console(file=io.StringIO())), [8000], held)
     with pytest.raises(CliError, match=r"tiny.calibration.json cannot be used: .*; move it away"):
         await stack._pin_model()
 
 
 def stack_of(data: DataFolder, plan: Plan) -> Stack:
     with ExitStack() as held:
-        return Stack(data, plan, Progress(Console(file=io.StringIO())), 8000, held)
+        return Stack(data, plan, Progress(Console(file=io.StringIO())), [8000], held)
 
 
 def test_enclaves_are_simulated_and_each_has_an_operator_of_its_own(data: DataFolder, tmp_path: Path) -> None:
