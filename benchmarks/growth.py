@@ -147,6 +147,7 @@ async def plans(here: OneDispatcher) -> dict[str, list[str]]:
         "tags of earlier jobs": "select id from jobs where project_id = 'bench' and user_id = 'user 7' and sequence < 1000000000 order by sequence desc limit 10",
         "idempotency": "select id from jobs where project_id = 'bench' and idempotency_key = any(array['a', 'b'])",
         "result page": f"select * from results where job_id = '{'ab' * 32}'",
+        "results of a round": "select frame from results where round_id = 1",
         "round by name": f"select status from rounds where job_id = '{'ab' * 32}' and tag = '' and challenge = 0",
     }
     said = {}

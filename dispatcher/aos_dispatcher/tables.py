@@ -286,7 +286,7 @@ class Result(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"))
+    round_id: Mapped[int] = mapped_column(ForeignKey("rounds.id"), index=True)
     operator: Mapped[str]
     frame: Mapped[str]
     attestation: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
