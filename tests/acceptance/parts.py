@@ -52,7 +52,8 @@ PATIENT_S = 40.0
 class Parts:
     """The parts of a network: its processes by name, and its operators' numbers by address.
 
-    `tee`: its workers are simulated enclaves. With a `recorder`, operators find dispatcher and workers through its relays.
+    `tee`: its workers are simulated enclaves. With a `recorder`, operators find dispatcher and workers through its relays. With
+    `telemetry`, a receiver's URL, every process sends its part of jobs' traces there.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Parts:
     tee: bool = False
     recorder: Recorder | None = None
     reached: int = 0
+    telemetry: str | None = None
     operators_database: str = ""
     queue: str = ""
     token: str = ""
@@ -100,6 +102,7 @@ class Parts:
             "listen": {"port": httpx.URL(self.url).port},
             "dispatch": {"reassign_after": reassign_after, "lease": 2},
             "verification": {"audit_share": 1},
+            "telemetry": {"otlp_endpoint": self.telemetry},
         } | ({"attestation": {"policy": self.policy.name}} if self.tee else {})
         self.config.write_text(yaml.safe_dump(settings))
 
@@ -247,7 +250,13 @@ async def run(*arguments: str, **environment: str) -> str:
 
 @asynccontextmanager
 async def started(
-    folder: Path, port: int, model: Path, *, tee: bool = False, recorder: Recorder | None = None
+    folder: Path,
+    port: int,
+    model: Path,
+    *,
+    tee: bool = False,
+    recorder: Recorder | None = None,
+    telemetry: str | None = None,
 ) -> AsyncIterator[Parts]:
     """Databases, dispatcher, and three operators with their workers, all connected; nothing of it is left afterwards."""
     async with (
@@ -258,6 +267,7 @@ async def started(
         parts = Parts(
             folder, Signer.generate(), url, with_password(postgres.url("dispatcher")), tee, recorder, port
         )
+        parts.telemetry = telemetry
         parts.operators_database, parts.queue = with_password(postgres.url("operators")), valkey.url()
         try:
             await _start(parts, model)
@@ -298,7 +308,8 @@ def _start_worker(parts: Parts, number: int, model: Path, name: str) -> None:
     enclave = ("--enclave", "simulated", "--simulator", str(parts.folder / "simulator"))
     program = ("tee-worker", *enclave) if parts.tee else ("inference-worker",)
     options = ("--model", str(model), "--name", name, "--threads", "1", "--uds", str(_socket(parts, number)))
-    parts.start(f"worker-{number}", *program, *options)
+    traced = ("--otlp-endpoint", parts.telemetry) if parts.telemetry else ()
+    parts.start(f"worker-{number}", *program, *options, *traced)
 
 
 def _write_policy(parts: Parts, name: str, digest: str) -> None:
@@ -323,6 +334,7 @@ async def _start_operator(parts: Parts, number: int) -> None:
             "dispatcher_address": parts.dispatcher_key.address,
             "node_type": parts.job["tag"],
         },
+        "telemetry": {"otlp_endpoint": parts.telemetry},
     }
     file = parts.folder / f"operator-{number}.yaml"
     file.write_text(yaml.safe_dump(settings))

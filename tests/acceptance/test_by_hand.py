@@ -2,7 +2,7 @@
 
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -10,18 +10,43 @@ import pytest
 import pytest_asyncio
 
 from acceptance.parts import IMPATIENT_S, PUBLISHED, Parts, started
+from support.otlp import Received, Receiver, receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+_D, _O, _W = "aos-dispatcher", "aos-operator-runner", "aos-inference-worker"
+TRACED = {
+    (_D, "submit"): [None],
+    (_D, "round"): [(_D, "submit")],
+    (_D, "draw"): [(_D, "round")],
+    (_D, "dispatch_job"): [(_D, "round")],
+    (_D, "score_job"): [(_D, "round")],
+    (_D, "end"): [(_D, "round")],
+    (_O, "task"): [(_D, "dispatch_job"), (_D, "score_job")],
+    (_O, "worker"): [(_O, "task")],
+    (_O, "send"): [(_O, "task")],
+    (_W, "generate"): [(_O, "worker")],
+    (_W, "score"): [(_O, "worker")],
+    (_D, "result"): [(_O, "task")],
+    (_D, "score"): [(_O, "task")],
+}
+"""What a job's trace is made of, by service and name, and what each may be below."""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def parts(demo_model: Path) -> AsyncIterator[Parts]:
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def parts(demo_model: Path, receiver: Receiver) -> AsyncIterator[Parts]:
     with tempfile.TemporaryDirectory(prefix="aos-test-") as place, closing(socket.socket()) as holder:
         folder = Path(place)
         folder.chmod(0o711)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))  # kept, so that a restarted dispatcher finds its port free
-        async with started(folder, holder.getsockname()[1], demo_model) as network:
+        async with started(folder, holder.getsockname()[1], demo_model, telemetry=receiver.url) as network:
             yield network
 
 
@@ -67,6 +92,39 @@ async def test_the_published_bodies(parts: Parts) -> None:
     assert {"job_type", "tag", "clock", "created_at"} <= set(detail)
     (verified,) = (await parts.post("/api/job/verify", {"user": PUBLISHED["user"]})).json()["result"]
     assert (verified["job_id"], verified["purpose"], verified["verdict"]) == (job_id, "audit", "match")
+
+
+async def test_one_job_is_one_trace_over_all_processes(parts: Parts, receiver: Receiver) -> None:
+    job_id = await parts.submit()
+    await parts.completed(job_id)
+    members = set(await parts.seats(job_id))
+
+    def whole() -> bool:
+        spans = receiver.of(job_id)
+        parents = {one.parent for one in spans} - {one.id for one in spans}
+        tasks = {one.attributes["aos.operator"] for one in spans if one.name == "task"}
+        return parents == {""} and tasks == members and names(spans) >= TRACED.keys()
+
+    await receiver.until(whole)
+    spans = {one.id: one for one in receiver.of(job_id)}
+    assert names(spans.values()) == TRACED.keys()
+    for one in spans.values():
+        above = spans.get(one.parent)
+        assert (above and (above.service, above.name)) in TRACED[one.service, one.name], one
+        assert not one.failed
+
+
+def names(spans: Iterable[Received]) -> set[tuple[str, str]]:
+    return {(one.service, one.name) for one in spans}
+
+
+async def test_no_trace_holds_what_was_asked_or_by_whom(parts: Parts, receiver: Receiver) -> None:
+    prompt, user = "What does the fox say to the postman?", "somebody nobody knows"
+    job_id = await parts.submit(job=parts.job | {"prompt": prompt}, user=user)
+    await parts.completed(job_id)
+    await receiver.until(lambda: "end" in {one.name for one in receiver.of(job_id)})
+    for secret in (prompt, user, parts.token, job_id):
+        assert secret.encode() not in receiver.raw
 
 
 async def test_a_killed_executor_is_replaced(parts: Parts) -> None:
