@@ -182,6 +182,7 @@ UNSHOWN = {
         "verdict": "follows from the rounds' verdicts, which are; AOS-DETAIL-1 compares what the API shows",
     },
     "rounds": {
+        "project_id": "the request in the evidence has it as 'from'; waiting jobs are counted by it",
         "purpose": "follows from tag, position, challenge and plea, which are in the log",
         "job_type": "the request in the evidence has it",
         "reason": "the own round's is the job's, which is in the log; that of others is told in the API only",
@@ -228,6 +229,7 @@ OF_NO_EVIDENCE = {
     "log_pending": "what waits is in the log before anybody is shown its event; see below",
     "projects": "who may submit and read; evidence names the project in the request, which the id binds",
     "api_tokens": "secrets' digests: who may submit and read",
+    "project_limits": "how much a project may submit, which is between it and its dispatcher",
 }
 
 
