@@ -10,7 +10,7 @@ from support.tcp_proxy import Harm
 
 STUB_MODEL = "stub.gguf"
 REAL_MODEL = "aos-demo-5m.F16.gguf"
-_LONGEST = {"kill": 1.5, "stop": 6.0}
+_LONGEST = {"kill": 1.5, "stop": 9.0}
 """Seconds, other harms take up to 2.5: some stops last longer than a lease, and than a dispatcher waits for a member that is away."""
 
 _WORDS = ("What", "is", "a", "verifiable", "answer", "when", "the", "power", "fails", "now")
