@@ -39,7 +39,7 @@ _STARTED_S = 30.0
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried: examples for each operation, or seconds in all."""
+    """How much is tried: some examples for each operation, or for some seconds, then with every combination of bounds before."""
 
     seed: int
     examples: int | None = None
@@ -48,6 +48,7 @@ class Effort:
     def options(self) -> list[str]:
         """As schemathesis is told."""
         said = ["--seed", str(self.seed)]
+        said += ["--phases", "examples,fuzzing" if self.seconds is None else "examples,coverage,fuzzing"]
         said += [] if self.examples is None else ["--max-examples", str(self.examples)]
         return said + ([] if self.seconds is None else ["--max-time", str(self.seconds)])
 
@@ -101,7 +102,6 @@ async def attack(dispatcher: DispatcherProcess, known: dict[str, list[Any]], eff
         f"{dispatcher.url}/openapi.json",
         *effort.options(),
         *("--checks", ",".join(CHECKS)),
-        *("--phases", "examples,coverage,fuzzing"),
         *("--generation-database", "none", "--warnings", "off", "--no-color", "--continue-on-failure"),
         env=os.environ
         | {KNOWN: json.dumps(known), "SCHEMATHESIS_HOOKS": "fuzz.api_hooks", "PYTHONPATH": str(TESTS)},

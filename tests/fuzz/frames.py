@@ -30,7 +30,6 @@ from support.process_facts import open_files, resident
 MEMORY_BOUND = 96 << 20
 """Bytes by which a process may grow while it is attacked: caches and the allocator's slack, nothing that grows with the frames."""
 FILES_BOUND = 24
-_STAGES = 10
 _ATTACKERS = 3
 _BREAKS = 2
 
@@ -90,8 +89,9 @@ async def attack_dispatcher(dispatcher: DispatcherProcess, frames: int, seed: in
     attackers = [Attacker(dispatcher, each, f"{seed}/{number}") for number, each in enumerate(signers)]
     outcome.look(dispatcher.child.pid)
     working = asyncio.create_task(honest.work(stop))
-    for stage in range(1, _STAGES + 1):
-        share = frames * stage // _STAGES // _ATTACKERS
+    stages = _stages(frames)
+    for stage in range(1, stages + 1):
+        share = frames * stage // stages // _ATTACKERS
         await asyncio.gather(*(each.run(share) for each in attackers))
         outcome.look(dispatcher.child.pid)
     stop.set()
@@ -113,14 +113,20 @@ async def attack_operator(attack: OperatorAttack, frames: int, seed: int) -> Out
     """Have a hostile dispatcher send this many messages in all, with honest jobs between them."""
     outcome, began = Outcome("operator"), time.monotonic()
     outcome.look(attack.pid)
-    for stage in range(_STAGES):
+    stages = _stages(frames)
+    for stage in range(stages):
         # The operator takes its time to come back after each break, longer every time.
-        await attack.run(frames // _STAGES, f"{seed}/{stage}", wire_too=stage < _BREAKS)
+        await attack.run(frames // stages, f"{seed}/{stage}", wire_too=stage < _BREAKS)
         outcome.look(attack.pid)
     outcome.sent, outcome.told, outcome.connections = attack.sent, attack.told, attack.connections
     outcome.honest, outcome.seconds = attack.ends, time.monotonic() - began
     outcome.judge(attack.returncode, attack.log())
     return outcome
+
+
+def _stages(frames: int) -> int:
+    """After how many parts of an attack memory is looked at."""
+    return 10 if frames >= 5000 else 3
 
 
 @asynccontextmanager
