@@ -6,7 +6,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -27,12 +27,15 @@ log = structlog.get_logger()
 
 POLICY_VIOLATION = 1008
 SERVICE_RESTART = 1012
+TRY_AGAIN_LATER = 1013
 REPLACED = 4001
 """WebSocket close codes (RFC 6455, section 7.4, and IANA's registry); 4001 is ours: another connection of the same operator took over."""
 
 _HANDSHAKE_S = 10.0
 _HANDSHAKE_BYTES = 1 << 17  # 256 models with their digests; whoever is not admitted yet shall cost little
 _MOST_REFUSALS = 100
+_MOST_AT_THE_DOOR = 256  # who shake hands at once: so many are through in time even where the machine is busy, and of more nobody would be
+_CROWDED = "too many operators come at once; come again in a while"
 _LEAVING = "this dispatcher is being stopped; connect to another, or again"
 _AWAY = 503, "the database does not answer; send this again"
 _MOST_AT_ONCE = 64  # frames of one operator that are verified and stored at once
@@ -101,18 +104,14 @@ class OperatorLink:
     methods: Mapping[str, _Take]
     keep: Callable[[Frame, str], Awaitable[None]]
     leaving: asyncio.Event
+    door: set[object] = field(default_factory=set, init=False, repr=False)
 
     async def serve(self, socket: Socket) -> None:
         """Run one connection from its challenge to its end."""
         if self.leaving.is_set():
             await socket.close(_LEAVING, SERVICE_RESTART)
             return
-        try:
-            async with asyncio.timeout(_HANDSHAKE_S):
-                peer = await self._welcome(socket)
-        except TimeoutError:
-            await socket.close("no 'connect' within 10 seconds")
-            return
+        peer = await self._admit(socket)
         if peer is None:
             return
         if self.leaving.is_set():  # it began while they shook hands
@@ -136,6 +135,23 @@ class OperatorLink:
             log.info("operator left", operator=peer.address)
         if isinstance(ended[0], Exception):
             raise ended[0]
+
+    async def _admit(self, socket: Socket) -> Connection | None:
+        """Shake hands in time, if not too many do so already; None for a connection that was closed instead."""
+        if len(self.door) >= _MOST_AT_THE_DOOR:
+            FRAMES_REFUSED.labels("crowded").inc()
+            await socket.close(_CROWDED, TRY_AGAIN_LATER)
+            return None
+        place = object()
+        self.door.add(place)
+        try:
+            async with asyncio.timeout(_HANDSHAKE_S):
+                return await self._welcome(socket)
+        except TimeoutError:
+            await socket.close("no 'connect' within 10 seconds")
+            return None
+        finally:
+            self.door.discard(place)
 
     async def _welcome(self, socket: Socket) -> Connection | None:
         greeting = Greeting(self.signer, self.domain)
