@@ -30,10 +30,10 @@ Network: TypeAlias = Any  # of conftest.py, which is no module to import
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATIENCE_S = 20
-"""A request that has no answer by then hangs: the settings below bound every wait by 0.6 s."""
-WAITS = {"connect_timeout": 0.3, "acquire_timeout": 0.3, "statement_timeout": 0.5}
+"""A request that has no answer by then hangs: the settings below bound every wait by 2 s."""
+WAITS = {"connect_timeout": 1, "acquire_timeout": 0.5, "statement_timeout": 1}
 POOL = {"min_connect_pool": 1, "max_connect_pool": 2}
-ORDERS = 12
+ORDERS = 6
 """More than connections, fewer than would take long."""
 JOB_ID = "ab" * 32
 READS = [
@@ -122,11 +122,22 @@ def assert_away(answers: list[httpx.Response]) -> None:
         assert int(answer.headers["retry-after"]) >= 1
 
 
+async def ended(network: Network, job_id: str) -> str:
+    """The status that a job ends with; a slow machine may take the database for away now and then."""
+    while True:
+        answer = await network.post("/api/job/detail", {"job_id": job_id})
+        if answer.status_code == 200 and answer.json()["result"]["finished_at"]:
+            status: str = answer.json()["result"]["status"]
+            return status
+        assert answer.status_code in {200, 503}, answer.text
+        await asyncio.sleep(0.02)
+
+
 async def assert_whole(network: Network, job_ids: list[str]) -> None:
     """Exactly these jobs are stored, gapless, each with its round and its entries in the log, and each comes to its end."""
     assert len(set(job_ids)) == len(job_ids)
     for job_id in job_ids:
-        assert (await network.finished(job_id))["status"] == "completed"
+        assert await ended(network, job_id) == "completed"
     async with network.dispatcher.database.connect() as connection:
         jobs = (await connection.execute(text("select id from jobs order by sequence"))).scalars().all()
         numbers = (await connection.execute(text("select sequence from jobs order by 1"))).scalars().all()
@@ -142,7 +153,7 @@ async def assert_whole(network: Network, job_ids: list[str]) -> None:
 
 async def test_a_server_that_is_stopped_costs_503_in_time(network: Network, server: EmbeddedPostgres) -> None:
     first = await ordered(network, 100)
-    await network.finished(first)
+    assert await ended(network, first) == "completed"
     assert server.child.pid is not None
     with stopped(server.child.pid):
         assert_away(await everything(network))
@@ -157,15 +168,23 @@ async def test_a_server_that_is_stopped_costs_503_in_time(network: Network, serv
 async def test_a_server_that_is_killed_and_started_again_loses_nothing(
     network: Network, server: EmbeddedPostgres
 ) -> None:
-    storm = [asyncio.create_task(ordered(network, n)) for n in range(20)]
-    while not any(task.done() for task in storm):
+    accepted: list[str] = []
+
+    async def client(first: int) -> None:
+        for n in range(first, first + 4):
+            job_id = await ordered(network, n)
+            accepted.append(job_id)
+
+    clients = [asyncio.create_task(client(n)) for n in (0, 4, 8)]
+    while not accepted:
         await asyncio.sleep(0.01)
     assert server.child.pid is not None
     os.kill(server.child.pid, signal.SIGKILL)
     await server.stop()
-    assert_away([await network.client.get("/readyz"), await order(network, 21)])
+    assert_away([await network.client.get("/readyz"), await order(network, 0)])
     await server.start()
-    await assert_whole(network, await asyncio.gather(*storm))
+    await asyncio.gather(*clients)
+    await assert_whole(network, accepted)
 
 
 async def test_when_all_connections_are_taken_others_are_told_to_come_again(network: Network) -> None:
@@ -209,10 +228,10 @@ async def test_a_process_that_stands_still_holds_up_the_others_for_a_while_only(
 
 @contextmanager
 def tight(folder: Path) -> Iterator[Path]:
-    """A file system of half a MiB for the server, in memory."""
+    """A file system of 384 KiB for the server, in memory."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=384k", "none", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
         folder.rmdir()
@@ -230,7 +249,7 @@ async def test_a_disk_that_is_full_stores_a_job_wholly_or_not_at_all(
     network: Network, server: EmbeddedPostgres, server_data: Path
 ) -> None:
     """The jobs lie on a disk of their own, since a full one under the write-ahead log would stop the server."""
-    prompts = [secrets.token_hex(12_000) for _ in range(24)]
+    prompts = [secrets.token_hex(14_000) for _ in range(16)]
     with tight(server_data / "tight") as folder:
         await run(server, f"CREATE TABLESPACE tight LOCATION '{folder}'")
         await move(network, "tight")

@@ -78,8 +78,8 @@ async def test_two_dispatchers_let_in_exactly_what_is_allowed(
 ) -> None:
     await limit(pair[0], **quota)
     refused = REGISTRY.get_sample_value("aos_submissions_refused_total", {"limit": named}) or 0
-    answers = await storm(pair, 40)
-    assert statuses(answers) == {200: 7, 429: 33}
+    answers = await storm(pair, 24)
+    assert statuses(answers) == {200: 7, 429: 17}
     assert await stored(pair[0]) == list(range(1, 8))
     accepted = [answer.json()["receipt"]["sequence"] for answer in answers if answer.status_code == 200]
     assert sorted(accepted) == list(range(1, 8))
@@ -87,14 +87,14 @@ async def test_two_dispatchers_let_in_exactly_what_is_allowed(
         if answer.status_code == 429:
             assert (answer.json()["code"], answer.json()["limit"]) == (429, named)
             assert int(answer.headers["retry-after"]) >= 1
-    assert REGISTRY.get_sample_value("aos_submissions_refused_total", {"limit": named}) == refused + 33
+    assert REGISTRY.get_sample_value("aos_submissions_refused_total", {"limit": named}) == refused + 17
 
 
 async def test_the_whole_dispatchers_queue_is_full_for_everybody(pair: tuple[Network, Network]) -> None:
     for network in pair:
         network.dispatcher.jobs._limits._most_waiting = 9
     other = await create_project(pair[0].dispatcher.database, "other", private=False)
-    assert statuses(await storm(pair, 30)) == {200: 9, 429: 21}
+    assert statuses(await storm(pair, 20)) == {200: 9, 429: 11}
     refused = await pair[1].post("/api/job/submit", pair[1].body(**{"from": "other"}, verify=other))
     assert refused.json()["limit"] == "dispatcher"
     assert refused.json()["position"] == 9
@@ -214,13 +214,13 @@ async def test_waiting_jobs_are_counted_when_they_might_be_too_many_only(
 
 
 async def test_counting_reads_an_index_of_what_waits(network: Network) -> None:
-    """However many rounds have ended: they are not in it."""
+    """However many rounds have ended: they are in none of those that fit."""
     query = select(func.count()).where(Round.status == "created", Round.project_id == "shop")
     statement = str(query.compile(compile_kwargs={"literal_binds": True}))
     async with network.dispatcher.database.begin() as connection:
         await connection.execute(text("set local enable_seqscan = off"))
         plan = (await connection.execute(text(f"explain (format json) {statement}"))).scalar_one()
-    assert "waiting_rounds" in json.dumps(plan)
+    assert '"Index Name": "waiting_' in json.dumps(plan)
 
 
 async def test_a_failed_transaction_counts_nothing(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
