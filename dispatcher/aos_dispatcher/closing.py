@@ -69,7 +69,7 @@ class Closing:
         # Whoever cancels or challenges a job locks it before its rounds: none waits for another in a circle.
         await lock_jobs(connection, {facts.job_id for facts, _ in ends})
         held = await hold(connection, self._owner, {facts.round_id for facts, _ in ends})
-        kept = [(facts, end) for facts, end in ends if facts.round_id in held]
+        kept = [(facts, end) for facts, end in ends if held.get(facts.round_id) == facts.fencing_token]
         judged = {
             facts.round_id: await judgement(connection, facts.round_id)
             for facts, end in kept
@@ -84,7 +84,9 @@ class Closing:
             facts = followed[answer.round_id]
             await self._follow(connection, facts, answer, judged[facts.round_id])
         return [
-            _verdict_of(judged.get(facts.round_id)) if facts.round_id in held else lost(facts.round_id)
+            _verdict_of(judged.get(facts.round_id))
+            if held.get(facts.round_id) == facts.fencing_token
+            else lost(facts.round_id)
             for facts, _ in ends
         ]
 

@@ -21,10 +21,11 @@ RoundKey = tuple[str, str, int]
 class RoundFacts:
     """A round and its job. `seed` draws its committee; only a challenge's is another than `job_seed`, from which answers are sampled.
 
-    `subject` is the id of the challenged result, `subject_frame` that result as its operator signed it.
+    `fencing_token` is that of the lease under which it was read. `subject` is the id of the challenged result, `subject_frame` that result as its operator signed it.
     """
 
     round_id: int
+    fencing_token: int
     job_id: str
     tag: Tag
     position: Position
@@ -53,6 +54,7 @@ class RoundFacts:
         left = (row.deadline - datetime.now(UTC)).total_seconds()
         return cls(
             round_id=row.id,
+            fencing_token=row.fencing_token,
             job_id=row.job_id,
             tag=row.tag,
             position=row.position,

@@ -223,6 +223,7 @@ class Jobs:
         for round_ in placed.rounds:
             mine = takes(round_["job_type"], round_["model"])
             round_["lease_owner"] = self._lease.owner if mine else None
+            round_["fencing_token"] = int(mine)
             round_["lease_until"] = now + timedelta(seconds=self._lease.seconds) if mine else None
         ids = (await connection.execute(_ROUND_IDS, {"count": len(placed.rounds)})).scalars()
         for job, round_, id_ in zip(placed.rows, placed.rounds, ids, strict=True):

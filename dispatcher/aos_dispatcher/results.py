@@ -73,7 +73,7 @@ class ResultIntake(Intake[JobResult]):
     ) -> None:
         done = seat is round_.committee.executor
         await self._store.executed(
-            round_.facts.round_id, result, frame.text, counter, done=done, appraisal=appraisal
+            round_.facts, result, frame.text, counter, done=done, appraisal=appraisal
         )
         if done:
             seat.stored = SeatState.ANSWERED, seat.role

@@ -1,6 +1,7 @@
 """What is written about rounds, many of them in one transaction: group commit for the dispatch loop.
 
-A `Change` is all that one step of one round writes. Rounds are independent, so a batch of changes is written table by table, each
+A `Change` is all that one step of one round writes, under the lease that it was begun with: one with a later fencing token (M. Kleppmann, 2016)
+may be the same process's, which took the round up afresh. Rounds are independent, so a batch of changes is written table by table, each
 with one statement for all. Whoever has lost a lease is left out and told so; the others' changes count.
 
 Rows are locked in one order everywhere, jobs before rounds before operators, each by their keys: no two transactions wait in a circle.
@@ -25,7 +26,7 @@ OPEN: Final = ("created", "dispatched")
 
 _LOCK_JOBS = text("select id from jobs where id = any(:ids) order by id for no key update")
 _HOLD = text(
-    "select id, status from rounds where id = any(:ids) and lease_owner = :owner and status in ('created', 'dispatched') "
+    "select id, fencing_token from rounds where id = any(:ids) and lease_owner = :owner and status in ('created', 'dispatched') "
     "order by id for no key update"
 )
 _BY_ID = {table: update(table).where(table.id == bindparam("row_id")) for table in (Job, Round)}
@@ -44,13 +45,14 @@ _ANSWERED = (
 
 @dataclass(frozen=True)
 class Change:
-    """What one step of a round writes, under the round's lease.
+    """What one step of a round writes, under the lease with this fencing token.
 
     `round` and `job` are columns of the two rows; `seats` whole rows of its committee, new ones or those that have changed, and `answered`
     the operators whose seats are done. `heard` are operators' clock counters, `entries` what the log is told.
     """
 
     round_id: int
+    fencing_token: int
     job_id: str
     round: JsonObject = field(default_factory=dict)
     job: JsonObject = field(default_factory=dict)
@@ -66,25 +68,20 @@ class Change:
 async def write(
     connection: AsyncConnection, changes: Sequence[Change], *, owner: str
 ) -> list[Exception | None]:
-    """Write those changes whose rounds this owner holds; returns `LeaseLost` for each of the others.
-
-    A round is drawn once: a second draw of it, by whatever mistake, is of a round that somebody else has led meanwhile.
-    """
+    """Write those changes whose rounds this owner holds under the same lease; returns `LeaseLost` for each of the others."""
     await lock_jobs(connection, {change.job_id for change in changes if change.job})
     held = await hold(connection, owner, {change.round_id for change in changes})
-    kept = []
-    for change in changes:
-        if change.round_id in held and not (change.round and held[change.round_id] != "created"):
-            kept.append(change)
-            held[change.round_id] = str(change.round.get("status", held[change.round_id]))
+    kept = [change for change in changes if held.get(change.round_id) == change.fencing_token]
     if kept:
         await _write_draws(connection, kept)
         await _write_statements(connection, kept)
     for change in kept:
         for entry in change.entries:
             record(connection, entry, change.job_id)
-    written = set(map(id, kept))
-    return [None if id(change) in written else lost(change.round_id) for change in changes]
+    return [
+        None if held.get(change.round_id) == change.fencing_token else lost(change.round_id)
+        for change in changes
+    ]
 
 
 def lost(round_id: int) -> LeaseLost:
@@ -98,10 +95,10 @@ async def lock_jobs(connection: AsyncConnection, job_ids: Collection[str]) -> No
         await connection.execute(_LOCK_JOBS, {"ids": list(job_ids)})
 
 
-async def hold(connection: AsyncConnection, owner: str, round_ids: Collection[int]) -> dict[int, str]:
-    """Lock those of these open rounds that the owner has the lease of, until the transaction ends, and return their states."""
+async def hold(connection: AsyncConnection, owner: str, round_ids: Collection[int]) -> dict[int, int]:
+    """Lock those of these open rounds that the owner has the lease of, until the transaction ends; returns their fencing tokens."""
     locked = await connection.execute(_HOLD, {"ids": list(round_ids), "owner": owner})
-    return {row.id: row.status for row in locked}
+    return {row.id: row.fencing_token for row in locked}
 
 
 async def update_rows(

@@ -53,7 +53,7 @@ _CLAIM = text(
         limit :count
         for update skip locked
     )
-    update rounds set lease_owner = :owner, lease_until = now() + make_interval(secs => :lease)
+    update rounds set lease_owner = :owner, lease_until = now() + make_interval(secs => :lease), fencing_token = fencing_token + 1
     from picked where rounds.id = picked.id
     returning rounds.id
     """  # noqa: S608 - constants of this file
@@ -184,6 +184,7 @@ class RoundsStore:
         await self._changes.submit(
             Change(
                 facts.round_id,
+                facts.fencing_token,
                 facts.job_id,
                 round=round_,
                 job={"status": "dispatched", "clock": drawn.dispatch_clock} if facts.own else {},
@@ -197,11 +198,11 @@ class RoundsStore:
     async def settle(self, facts: RoundFacts, seats: Sequence[tuple[int, Seat]]) -> None:
         """Store where seats stand now, each with its rank: reserves that were seated, and members that were given up. Raises `LeaseLost`."""
         rows = [_assignment(facts.round_id, rank, seat) for rank, seat in seats]
-        await self._changes.submit(Change(facts.round_id, facts.job_id, seats=rows))
+        await self._changes.submit(Change(facts.round_id, facts.fencing_token, facts.job_id, seats=rows))
 
     async def executed(
         self,
-        round_id: int,
+        facts: RoundFacts,
         result: JobResult,
         frame: str,
         counter: int,
@@ -213,34 +214,36 @@ class RoundsStore:
 
         Raises `LeaseLost`.
         """
-        row: JsonObject = {"id": result_id(result), "job_id": result.job_id, "round_id": round_id}
+        row: JsonObject = {"id": result_id(result), "job_id": result.job_id, "round_id": facts.round_id}
         row |= {"operator": result.operator, "frame": frame}
         row["attestation"] = None if appraisal is None else appraisal.to_json()
         await self._changes.submit(
             Change(
-                round_id,
-                result.job_id,
+                facts.round_id,
+                facts.fencing_token,
+                facts.job_id,
                 results=[row],
                 answered=[result.operator] if done else [],
                 heard=[(result.operator, counter)],
-                entries=[result_entry(result.job_id, str(round_id), result.operator, frame)],
+                entries=[result_entry(facts.job_id, str(facts.round_id), result.operator, frame)],
             )
         )
 
     async def scored(
-        self, round_id: int, score: JobScore, verdict: JsonObject, frame: str, counter: int
+        self, facts: RoundFacts, score: JobScore, verdict: JsonObject, frame: str, counter: int
     ) -> None:
         """Store a verified score, that its verifier has answered, and the clock seen. Raises `LeaseLost`."""
-        row = {"round_id": round_id, "job_id": score.job_id, "operator": score.operator}
+        row = {"round_id": facts.round_id, "job_id": score.job_id, "operator": score.operator}
         row |= {"subject": score.subject, "frame": frame, "verdict": verdict}
         await self._changes.submit(
             Change(
-                round_id,
-                score.job_id,
+                facts.round_id,
+                facts.fencing_token,
+                facts.job_id,
                 scores=[row],
                 answered=[score.operator],
                 heard=[(score.operator, counter)],
-                entries=[score_entry(score.job_id, str(round_id), score.operator, frame)],
+                entries=[score_entry(facts.job_id, str(facts.round_id), score.operator, frame)],
             )
         )
 

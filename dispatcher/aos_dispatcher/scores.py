@@ -55,7 +55,7 @@ class ScoreIntake(Intake[JobScore]):
         verdict, seat = judge(score, round_.calibration), self._desk.open_seat(round_, peer)
         with receiving(seat):
             await self._store.scored(
-                round_.facts.round_id, said, verdict_json(verdict), frame.text, peer.seen
+                round_.facts, said, verdict_json(verdict), frame.text, peer.seen
             )
         seat.stored = SeatState.ANSWERED, seat.role
         round_.heard.append(said.clock)

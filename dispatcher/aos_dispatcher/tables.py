@@ -206,6 +206,7 @@ class Round(Base):
 
     A job's own round has the purpose `job`, or `audit` when its seed chose it for verification. Later ones are `before`, `challenge`
     and `appeal`; the last two are numbered by `challenge`, drawn on a seed of their own, and score the result named by `subject`.
+    `fencing_token` is how often it was leased: what was begun under an earlier lease is not written, be it the same process's.
     `project_id` is that of the job, on a job's own round only: those that wait are counted by it.
     `cause` is the tagged job that this round is held for, where that is another one. `registry_chain` is where on the chain the registry
     was read, null for the dispatcher's own.
@@ -251,6 +252,7 @@ class Round(Base):
     deadline: Mapped[datetime]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    fencing_token: Mapped[int] = mapped_column(server_default=text("0"))
     not_before: Mapped[datetime | None]
     registry_digest: Mapped[str | None] = mapped_column(ForeignKey("registries.digest"))
     registry_chain: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))

@@ -51,6 +51,8 @@ class Coalescer(Generic[T, R]):
                 self._waiting = [waiting for waiting in self._waiting if waiting is not entry]
             else:
                 await asyncio.wait([done])
+                if not done.cancelled():
+                    done.exception()  # looked at: nobody is left to be told of it
             raise
 
     async def _drain(self) -> None:

@@ -17,6 +17,7 @@ def facts(claim: dict[str, Any] | None = None, **changes: Any) -> RoundFacts:
     )
     row = {
         "id": 1,
+        "fencing_token": 1,
         "job_id": "ab" * 32,
         "tag": "",
         "position": "",

@@ -27,6 +27,7 @@ def facts(job: dict[str, Any] | None = None, **changes: Any) -> RoundFacts:
     request = parse_message(SubmitRequest, body)
     known: dict[str, Any] = {
         "round_id": 7,
+        "fencing_token": 1,
         "job_id": "ab" * 32,
         "tag": "suspicion",
         "position": "after",
