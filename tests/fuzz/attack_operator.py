@@ -106,7 +106,7 @@ class OperatorAttack:
         )
 
     async def run(self, messages: int, seed: str, *, wire_too: bool = True) -> None:
-        """Send messages, with an honest job after every few hundred of them, and one at the end; break the WebSocket if `wire_too`."""
+        """Send messages, with an honest job after every few hundred of them and one after the last; then break the WebSocket, if `wire_too`."""
         rng = random.Random(seed)
         bases = [self._base(rng) for _ in range(_BASES)]
         for number in range(messages):
@@ -115,10 +115,10 @@ class OperatorAttack:
             await self._send(message)
             if number % _BETWEEN_HONEST == 0:
                 await self._honest(number)
+        await self._honest(messages)  # by then, all before it was answered
         if wire_too:
             self.sent["wire"] += 1
             await self._dispatcher.bytes(wire(rng, '{"id":"1"}' * rng.choice((1, 20, 1000)), masked=False))
-        await self._honest(messages)
 
     def _base(self, rng: random.Random) -> tuple[str, dict[str, Any]]:
         """A request that holds in every respect, and that nobody made in earnest."""
