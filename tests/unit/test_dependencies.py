@@ -78,6 +78,17 @@ def test_what_is_not_on_the_list_is_refused(expression: str, bad: list[str]) -> 
     assert licences.refused(expression) == bad
 
 
+def test_a_tool_of_the_tests_may_have_another_licence_and_what_runs_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stated = {"yamllint": "GPL-3.0-or-later", "x": "GPL-3.0-or-later", "y": "MIT"}
+    monkeypatch.setattr(licences, "licence", stated.__getitem__)
+    assert licences.wrong(["y"], ["yamllint", "y"]) == []
+    assert licences.wrong(["y"], ["x"]) == ["x: GPL-3.0-or-later"]
+    assert licences.wrong(["yamllint"], []) == ["yamllint: GPL-3.0-or-later"]
+    assert "| yamllint | GPL-3.0-or-later | a linter" in licences.page(["y"], ["yamllint"])
+
+
 def report(*dependencies: dict[str, Any]) -> dict[str, Any]:
     return {"dependencies": list(dependencies)}
 
