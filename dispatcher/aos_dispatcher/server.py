@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ _LOOK_S: Final = 0.1
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or Ctrl-C, then hands over, serves for `drain` seconds more, and ends.
+    """Serves until SIGTERM or Ctrl-C, then hands over, serves for `drain` seconds more (or until the signal comes again), and ends.
 
     A connection whose peer has taken nothing of what waits for it for `stalled` seconds is cut off, be it an operator's or a project's.
     """
@@ -32,6 +33,12 @@ class Server(uvicorn.Server):
         self._drain_s = drain
         self._stalled_s = stalled
         self._unread: dict[int, _Unread] = {}
+        self._hurried = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; the second time, stop draining."""
+        self._hurried = self.should_exit
+        super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
         """Look after the connections once a second, and do not stop before draining is over, unless Ctrl-C comes twice."""
@@ -48,7 +55,7 @@ class Server(uvicorn.Server):
         ends = time.monotonic() + self._drain_s
         await self._draining.hand_over()
         told = float("inf")
-        while (left := ends - time.monotonic()) > 0 and not self.force_exit:
+        while (left := ends - time.monotonic()) > 0 and not self._hurried:
             if told - left >= _STEP_S:
                 told = left
                 self._tell(f"draining: requests are served for {left:.0f} s more")

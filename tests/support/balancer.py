@@ -17,6 +17,7 @@ class Balancer:
     def __init__(self, servers: Sequence[str]) -> None:
         self.url = ""
         self.passed = dict.fromkeys(servers, 0)
+        self.open = dict.fromkeys(servers, 0)
         self._ready: list[str] = []
         self._turn = 0
 
@@ -30,13 +31,20 @@ class Balancer:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join one connection with a server's."""
+        server, theirs, ours = await self._connect()
+        self.open[server] += 1
         try:
-            theirs, ours = await self._connect()
             await asyncio.gather(_pipe(reader, ours), _pipe(theirs, writer))
         finally:
+            self.open[server] -= 1
             writer.close()
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def left(self, server: str) -> None:
+        """Wait until nobody is passed to a server any more, and all that were are done with it."""
+        while server in self._ready or self.open[server]:
+            await asyncio.sleep(_CHECK_S)
+
+    async def _connect(self) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
         while True:
             for _ in self._ready:
                 self._turn += 1
@@ -45,7 +53,7 @@ class Balancer:
                 with suppress(ConnectionRefusedError):
                     joined = await asyncio.open_connection(parts.hostname, parts.port)
                     self.passed[server] += 1
-                    return joined
+                    return server, *joined
             await asyncio.sleep(_CHECK_S)
 
 

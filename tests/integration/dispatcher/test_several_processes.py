@@ -18,7 +18,8 @@ from integration.dispatcher.processes import OneDispatcher, one_dispatcher, oper
 from support.balancer import balancing
 from support.operators import MODEL
 
-DRAIN_S = 0.5
+DRAIN_S = 600
+"""As long as a test is patient; it ends that time itself."""
 
 
 class HeldWorker(StubWorker):
@@ -81,6 +82,9 @@ async def network(tmp_path: Path, new_database: Any, redis_url: str) -> AsyncIte
         made = Network(dispatcher, await new_database("operator"), redis_url, stack)
         yield made
         made.worker.go.set()
+        for number in (0, 1):
+            if dispatcher.children[number].returncode is None:
+                dispatcher.signal(number, signal.SIGTERM)  # the first; the second ends the draining
 
 
 async def test_a_killed_process_leaves_its_rounds_and_operators_to_the_other(network: Network) -> None:
@@ -143,6 +147,8 @@ async def test_both_are_restarted_under_load_and_no_request_fails(network: Netwo
             served = len(jobs)
             while len(jobs) < served + 4:
                 await asyncio.sleep(0.01)
+            dispatcher.signal(number, signal.SIGTERM)
+            await balancer.left(dispatcher.urls[number])
             dispatcher.signal(number, signal.SIGTERM)
             await dispatcher.children[number].until_ended()
             assert "draining: requests are served" in dispatcher.log(number)
