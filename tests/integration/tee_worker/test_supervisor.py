@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from aos_tee_worker.supervisor import Pulse, Restarts, Supervisor, Timing
 
@@ -119,6 +120,17 @@ async def test_one_that_cannot_start_ends_it_all(lives: Lives, end: str, status:
     assert await supervisor(lives, f'tell("born"); {end}').run() == status
     await lives.next()
     assert lives._text == ""
+
+
+async def test_one_that_is_killed_at_its_start_could_not_say_why_and_its_supervisor_does(
+    lives: Lives,
+) -> None:
+    with capture_logs() as logs:
+        assert await supervisor(lives, "os.abort()").run() == 134
+        assert await supervisor(lives, "sys.exit(7)").run() == 7
+    assert [(entry["event"], entry["status"]) for entry in logs] == [
+        ("the enclave cannot start", "killed by SIGABRT")
+    ]
 
 
 async def test_one_that_gives_up_at_a_later_start_ends_it_too(lives: Lives) -> None:
