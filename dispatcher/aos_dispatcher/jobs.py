@@ -44,7 +44,7 @@ _KNOWN = text(
     "select id, sequence, request_digest, receipt, project_id, idempotency_key from jobs where (project_id, idempotency_key) in "
     "(select * from unnest(cast(:projects as text[]), cast(:keys as text[])))"
 )
-_LAST = select(Counter.value, func.now()).where(Counter.name == _SEQUENCE).with_for_update()
+_LAST = select(Counter.value, func.clock_timestamp()).where(Counter.name == _SEQUENCE).with_for_update()
 _COUNT = text("update counters set value = :value where name = 'jobs'")
 _INSERT_JOBS, _INSERT_ROUNDS = insert(Job), insert(Round)
 _ROUND_IDS = text("select nextval('rounds_id_seq') from generate_series(1, :count)")
