@@ -61,7 +61,7 @@ class Process:
         await child.until_ended()
 
     async def finish(self) -> None:
-        """End it by SIGTERM, which must give it the status 0, and within its time."""
+        """End it by SIGTERM, which it must obey in time; a server says by its status that it was that signal, as supervisors expect."""
         child, self._child = self.child, None
         if child.pid is not None and child.returncode is None:
             os.kill(child.pid, signal.SIGTERM)
@@ -69,7 +69,7 @@ class Process:
                 status = await asyncio.wait_for(child.until_ended(), _FINISH_S)
             except TimeoutError:
                 status = None
-            if status != 0:
+            if status not in {0, -signal.SIGTERM}:
                 self.ended.append(Ended(self.name, status, f"after SIGTERM; {_last_line(child)}"))
         await child.stop()
 
