@@ -1,5 +1,8 @@
 """What taking in an operator's message has in common: finding its round, giving up a seat, keeping what was refused."""
 
+from time import monotonic
+from typing import Final
+
 import structlog
 
 from aos_dispatcher.committee import Seat, SeatState
@@ -15,6 +18,11 @@ from aos_protocol.frames import Frame
 
 log = structlog.get_logger()
 
+MOST_KEPT: Final = 1000
+"""Refused frames of one operator that each process stores within an hour: evidence of the first ones is enough."""
+
+_HOUR_S: Final = 3600.0
+
 NOT_NOW = 503
 NEVER = 400
 """Codes of `Refused`: whether the operator shall send its message again."""
@@ -26,6 +34,7 @@ class Desk:
     def __init__(self, store: RoundsStore, active: Active) -> None:
         self._store = store
         self._active = active
+        self._kept: dict[str, tuple[float, int]] = {}
 
     def at_work(self, key: RoundKey) -> ActiveRound | None:
         """Return the round of this key, if this process works on it."""
@@ -62,9 +71,24 @@ class Desk:
             round_.poke.set()
 
     async def keep(self, frame: Frame, reason: str) -> None:
-        """Store what an operator signed and was refused."""
+        """Store what an operator signed and was refused, unless that was enough of it for this hour."""
         RESULTS_REJECTED.inc()
+        if self._is_enough(frame.address):
+            return
         await self._store.reject(_job_of(frame), frame.address, reason, frame.text)
+
+    def _is_enough(self, operator: str) -> bool:
+        """Count what is kept of an operator, so that none fills the disk with what it knows to be refused."""
+        until, kept = self._kept.get(operator, (0.0, 0))
+        now = monotonic()
+        if until <= now:
+            until, kept = now + _HOUR_S, 0
+        self._kept[operator] = until, kept + 1
+        if kept == MOST_KEPT:
+            log.warning(
+                "what this operator has refused is not kept for the rest of the hour", operator=operator
+            )
+        return kept >= MOST_KEPT
 
 
 def _job_of(frame: Frame) -> str | None:
