@@ -32,8 +32,8 @@ class StubApp:
         self._card = {"name": name, "sha256": sha256, "size": 1, "engine": ENGINE}
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        if scope["type"] == "http":
-            status, said = await self._answer(scope["path"], await _body(receive))
+        if scope["type"] == "http" and (body := await _body(receive)) is not None:
+            status, said = await self._answer(scope["path"], body)
             head = [(b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": status, "headers": head})
             await send({"type": "http.response.body", "body": json.dumps(said).encode()})
@@ -57,10 +57,13 @@ class StubApp:
         return stub_score(_job(item, request), self._sha256, Subject(item["subject"], claim))
 
 
-async def _body(receive: _Receive) -> bytes:
+async def _body(receive: _Receive) -> bytes | None:
+    """The whole body, None of a client that has left before it was there."""
     body = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += bytes(message.get("body", b""))
         if not message.get("more_body"):
             return body
