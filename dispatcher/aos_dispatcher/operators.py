@@ -185,7 +185,7 @@ class _Reading:
     suspended: frozenset[str]
 
     @classmethod
-    def of(cls, version: int, rows: Sequence[Row[Any]]) -> "_Reading":
+    def of(cls, version: int, rows: Sequence[Row[*tuple[Any, ...]]]) -> "_Reading":
         ranges = equal_shares([row.address for row in rows])
         entries = tuple(
             RegistryEntry(address, row.number, start, end)
