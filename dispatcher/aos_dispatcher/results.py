@@ -72,9 +72,7 @@ class ResultIntake(Intake[JobResult]):
         appraisal: Appraisal | None,
     ) -> None:
         done = seat is round_.committee.executor
-        await self._store.executed(
-            round_.facts, result, frame.text, counter, done=done, appraisal=appraisal
-        )
+        await self._store.executed(round_.facts, result, frame.text, counter, done=done, appraisal=appraisal)
         if done:
             seat.stored = SeatState.ANSWERED, seat.role
         round_.answers[result.operator] = Answer(frame.text, result)

@@ -54,9 +54,7 @@ class ScoreIntake(Intake[JobScore]):
     ) -> None:
         verdict, seat = judge(score, round_.calibration), self._desk.open_seat(round_, peer)
         with receiving(seat):
-            await self._store.scored(
-                round_.facts, said, verdict_json(verdict), frame.text, peer.seen
-            )
+            await self._store.scored(round_.facts, said, verdict_json(verdict), frame.text, peer.seen)
         seat.stored = SeatState.ANSWERED, seat.role
         round_.heard.append(said.clock)
         round_.committee.scored(said.operator)
