@@ -68,7 +68,7 @@ class OneDispatcher:
 
     def cpu(self) -> Cpu:
         """What was used so far."""
-        return Cpu(_seconds(self.process.pid), sum(map(_seconds, _tree(self.postgres.child.pid or 0))))
+        return Cpu(seconds(self.process.pid), sum(map(seconds, tree(self.postgres.child.pid or 0))))
 
     def rss(self) -> int:
         """The dispatcher's resident memory in bytes."""
@@ -257,12 +257,13 @@ async def _register(database: Database, count: int) -> None:
             record(connection, operator_entry(row["address"], row["number"]))
 
 
-def _tree(root: int) -> list[int]:
+def tree(root: int) -> list[int]:
+    """A process and all below it."""
     children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
-    return [root, *(pid for direct in children for pid in _tree(int(direct)))]
+    return [root, *(pid for direct in children for pid in tree(int(direct)))]
 
 
-def _seconds(pid: int) -> float:
+def seconds(pid: int) -> float:
     """Of a process and its children that ended: user and system time."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) * TICK_S

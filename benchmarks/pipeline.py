@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import procrastinate
 import yaml
-from one_dispatcher import Client
+from one_dispatcher import Client, seconds, tree
 from sqlalchemy import text
 
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -48,7 +48,6 @@ from aos_service.settings import load_settings
 MODEL, DIGEST = "stub.gguf", "ab" * 32
 CLIENTS = 32
 BOUND_S = 300.0
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 async def operator_process(config: Path) -> None:
@@ -107,7 +106,9 @@ class Network:
         """Seconds of processor time so far of each kind of process."""
         servers = {"postgres": self._postgres, "valkey": self._valkey}
         pids = self._pids | {name: tree(server.child.pid or 0) for name, server in servers.items()}
-        return {"client": time.process_time()} | {name: sum(map(used, some)) for name, some in pids.items()}
+        return {"client": time.process_time()} | {
+            name: sum(map(seconds, some)) for name, some in pids.items()
+        }
 
     async def lost(self) -> int:
         """How many jobs did not complete."""
@@ -186,18 +187,6 @@ class Network:
         path.touch(0o600)
         path.write_text(yaml.safe_dump(settings))
         return path
-
-
-def tree(root: int) -> list[int]:
-    """A process and all below it."""
-    children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
-    return [root, *(pid for direct in children for pid in tree(int(direct)))]
-
-
-def used(pid: int) -> float:
-    """Seconds of processor time of a process and of its children that ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) * TICK_S
 
 
 def proofs_and_signatures(operators: int) -> float:
