@@ -11,7 +11,6 @@ the machine move less than the clock. A *ticket* is a draw that leads to nothing
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from one_dispatcher import seconds, tree
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -39,7 +39,6 @@ from aos_service.settings import load_settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 BOUND_S = 300.0
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 async def operator_process(config: Path, profile: Path | None) -> None:
@@ -126,17 +125,7 @@ class Usage:
 
     def read(self) -> dict[str, float]:
         """Seconds by name, so far."""
-        return {name: sum(map(_seconds, _tree(root))) for name, root in self._roots.items()}
-
-
-def _tree(root: int) -> list[int]:
-    children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
-    return [root, *(pid for child in children for pid in _tree(int(child)))]
-
-
-def _seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) * TICK_S
+        return {name: sum(map(seconds, tree(root))) for name, root in self._roots.items()}
 
 
 async def play(
