@@ -21,7 +21,10 @@ def job_id(network: Network) -> str:
     head, answer = submitted.stdout.split("\n\n", 1)
     job_id, _, *rows = head.split("\n")
     assert re.fullmatch("[0-9a-f]{64}", job_id)
-    parsed = [re.fullmatch(r"(0x\w{40})  (\w+) +match +(?:\d of \d verifiers: )?\d+ fingerprints are .*", row) for row in rows]
+    parsed = [
+        re.fullmatch(r"(0x\w{40})  (\w+) +match +(?:\d of \d verifiers: )?\d+ fingerprints are .*", row)
+        for row in rows
+    ]
     (executor, *verifiers) = [(row[1], row[2]) for row in parsed if row]
     assert executor[1] == "executor"
     assert {role for _, role in verifiers} == {"verifier"}
