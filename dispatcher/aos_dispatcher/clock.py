@@ -18,6 +18,11 @@ _LATER = 4  # ticks that a job needs after its first: draw, dispatch, end, and a
 _TICKS = text("select nextval('clock_ticks') from generate_series(1, :count)")
 
 
+async def take_ticks(connection: AsyncConnection, count: int) -> list[int]:
+    """Take values of the counter, in order, each above all that any process has taken so far."""
+    return list((await connection.execute(_TICKS, {"count": count})).scalars())
+
+
 class DispatcherClock:
     """Ticks for events of the dispatcher, from one counter for all its processes, used in their order by each.
 
@@ -42,18 +47,15 @@ class DispatcherClock:
 
     async def first_ticks(self, connection: AsyncConnection, jobs: int) -> list[int]:
         """Return a tick for each new job, in order, and have those in stock that the jobs will need next."""
-        taken = await self._take(connection, jobs * (1 + _LATER))
+        taken = await take_ticks(connection, jobs * (1 + _LATER))
         self._stock = deque(taken[jobs:])
         return taken[:jobs]
 
     async def _restock(self, waiting: Sequence[int]) -> list[Exception | None]:
         if not self._stock or self._stock[-1] <= max(waiting):
             async with self._database.connect() as connection:
-                self._stock = deque(await self._take(connection, _BLOCK))
+                self._stock = deque(await take_ticks(connection, _BLOCK))
         return [None] * len(waiting)
-
-    async def _take(self, connection: AsyncConnection, count: int) -> list[int]:
-        return list((await connection.execute(_TICKS, {"count": count})).scalars())
 
 
 def stamped(tick: int, *known: Mapping[str, str]) -> dict[str, str]:

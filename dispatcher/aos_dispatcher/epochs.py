@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import text
-
+from aos_dispatcher.clock import take_ticks
 from aos_dispatcher.database import Database
 from aos_service.coalesce import Coalescer
 
-_NEXT = text("select nextval('clock_ticks') from generate_series(1, :count)")
 _MANY = 512
 
 
@@ -24,4 +22,4 @@ class Epochs:
 
     async def _take(self, waiting: Sequence[None]) -> list[int]:
         async with self._database.connect() as connection:
-            return list((await connection.execute(_NEXT, {"count": len(waiting)})).scalars())
+            return await take_ticks(connection, len(waiting))
