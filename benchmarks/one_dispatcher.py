@@ -114,7 +114,7 @@ class OneDispatcher:
     async def until_connected(self, operators: int) -> None:
         """Return when so many operators are connected."""
         async with httpx.AsyncClient(base_url=self.url) as client:
-            await _ready(client, operators)
+            await ready(client, operators)
 
 
 @asynccontextmanager
@@ -225,7 +225,8 @@ async def burst(here: OneDispatcher, jobs: int, clients: int = 32, **more: objec
     return again
 
 
-async def _ready(client: httpx.AsyncClient, operators: int) -> None:
+async def ready(client: httpx.AsyncClient, operators: int) -> None:
+    """Return when the dispatcher says that so many operators are connected."""
     async with asyncio.timeout(120):
         while True:
             try:

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import procrastinate
 import yaml
-from one_dispatcher import Client, seconds, tree
+from one_dispatcher import Client, ready, seconds, tree
 from sqlalchemy import text
 
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -77,7 +77,7 @@ class Network:
                 children, "dispatcher", _command("dispatcher"), "run", "-c", str(self._dispatcher(url))
             )
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self._port}") as client:
-                await self._ready(client, 0)
+                await ready(client, 0)
                 engine = create_engine(
                     database_url(url), pool_min=1, pool_max=2, connect_timeout=5, acquire_timeout=5
                 )
@@ -88,7 +88,7 @@ class Network:
                     await self._child(
                         children, f"operator-{index}", sys.executable, __file__, "--operator", str(config)
                     )
-                await self._ready(client, operators)
+                await ready(client, operators)
             yield
             await self.database.close()
 
@@ -135,16 +135,6 @@ class Network:
             if status != 200:
                 raise RuntimeError(f"a job was answered with {status}")
         client.close()
-
-    async def _ready(self, client: httpx.AsyncClient, operators: int) -> None:
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    if (await client.get("/readyz")).json().get("operators") == operators:
-                        return
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.1)
 
     async def _child(self, stack: AsyncExitStack, name: str, *arguments: str) -> None:
         log = stack.enter_context((self._folder / f"{name}.log").open("wb"))
