@@ -39,7 +39,8 @@ from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import check_statement, execution_claim, statement_digest
 from aos_protocol.identity import Signer
-from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ModelOffer
 from aos_protocol.typed_data import Domain
 from aos_service.child import Child
 from aos_service.database import create_engine, database_url

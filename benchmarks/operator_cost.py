@@ -30,8 +30,9 @@ from aos_operator.database import prepare_database
 from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_operator.stub import StubWorker
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame, open_frame
-from aos_protocol.messages import Dispatch, Ticket, parse_message
+from aos_protocol.messages import Dispatch, Ticket
 from aos_protocol.verification import check_ticket
 from aos_service.database import database_url
 from aos_service.logs import configure_logs

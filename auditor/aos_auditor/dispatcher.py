@@ -9,8 +9,8 @@ import httpx
 from aos_auditor.errors import BadAnswer, NotAuditable, Refused
 from aos_auditor.http import JsonObject, ask
 from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.log import TreeHead
-from aos_protocol.messages import parse_message
 
 ENTRIES_AT_ONCE = 1000
 """Entries of a log in one request: what dispatchers grant."""

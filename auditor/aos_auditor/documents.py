@@ -23,7 +23,7 @@ from aos_protocol.canonical import parse
 from aos_protocol.errors import NotCanonical, ProtocolError
 from aos_protocol.evidence import Check, check_evidence
 from aos_protocol.evidence_document import Evidence
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 
 JOB_ID = re.compile(r"[0-9a-f]{64}")
 _DOCUMENT = "AOS-DOCUMENT-1"

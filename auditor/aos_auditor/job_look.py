@@ -10,8 +10,8 @@ from aos_protocol.evidence import Check, round_views
 from aos_protocol.evidence_clocks import Statement, statements_of
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_view import RoundView, clock_of, open_any
+from aos_protocol.fields import parse_message
 from aos_protocol.log import check_head
-from aos_protocol.messages import parse_message
 
 _AUDITED = "AOS-EVIDENCE-1"
 

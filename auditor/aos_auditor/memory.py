@@ -17,9 +17,9 @@ from aos_auditor.frontier import Frontier
 from aos_auditor.tags import Tags
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence import Check
+from aos_protocol.fields import parse_message
 from aos_protocol.log import TreeHead
 from aos_protocol.log_state import LogState
-from aos_protocol.messages import parse_message
 from aos_protocol.typed_data import Domain
 
 VERSION = "aos-monitor/1"

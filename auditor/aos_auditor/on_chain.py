@@ -19,8 +19,8 @@ from aos_chain.registry import RegistryState
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.evidence import Check
 from aos_protocol.evidence_document import Evidence, RegistryDocument
+from aos_protocol.fields import parse_message
 from aos_protocol.log import AnchorDocument
-from aos_protocol.messages import parse_message
 
 
 async def check_on_chain(rpc_url: str, document: JsonObject, known: Contracts | None) -> list[Check]:

@@ -15,8 +15,8 @@ from aos_protocol.errors import InvalidEvidence, ProtocolError
 from aos_protocol.evidence import Check, round_views
 from aos_protocol.evidence_document import Evidence, VerdictDocument
 from aos_protocol.evidence_view import RoundView, domain_of, open_result
+from aos_protocol.fields import parse_message
 from aos_protocol.log import TreeHead, check_growth, check_head
-from aos_protocol.messages import parse_message
 
 
 async def check_online(api: DispatcherApi, document: JsonObject) -> list[Check]:

@@ -16,7 +16,7 @@ from aos_protocol.evidence import Check, round_views
 from aos_protocol.evidence_verdict import verdict_of
 from aos_protocol.evidence_view import RoundView, Subject
 from aos_protocol.evidence_work import check_extent
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_protocol.score_document import Score
 from aos_protocol.verdict import Verdict, judge
 from aos_service.transport import WorkerTransport

@@ -10,7 +10,8 @@ import typer
 from aos_cli.client import JsonObject
 from aos_cli.errors import CliError
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import Claim, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Claim
 
 Prompt = Annotated[
     str, typer.Argument(help="What to ask; - reads it from standard input.", show_default=False)

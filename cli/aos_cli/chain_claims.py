@@ -17,7 +17,9 @@ from aos_protocol.errors import InvalidMessage, InvalidSignature, ProtocolError
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_document import Evidence
 from aos_protocol.evidence_view import domain_of, open_any
-from aos_protocol.messages import JobResult, SubmitRequest, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import SubmitRequest
+from aos_protocol.messages import JobResult
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ResultClaim, recover_typed
 from aos_protocol.verification import result_claim

@@ -7,14 +7,15 @@ from aos_cli.client import JsonObject
 from aos_cli.errors import CliError
 from aos_cli.failures import BadAnswer, Unreachable
 from aos_cli.models import read_calibration
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import Subject
-from aos_operator.worker import HttpWorker
 from aos_protocol.calibration import Calibration
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_work import check_extent
-from aos_protocol.messages import Claim, JobSpec, SubmitRequest, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Claim, JobSpec, SubmitRequest
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.verdict import Verdict, judge

@@ -13,7 +13,8 @@ from aos_operator.settings import OperatorSettings
 from aos_operator.store import PostgresStore
 from aos_operator.tasks import TaskKey
 from aos_protocol.errors import InvalidSignature
-from aos_protocol.messages import Dispatch, Tag
+from aos_protocol.fields import Tag
+from aos_protocol.messages import Dispatch
 from aos_protocol.typed_data import Domain, SeatClaim, recover_typed, struct_hash
 from aos_service.database import create_engine, describe
 from aos_service.settings import load_settings

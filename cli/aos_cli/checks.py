@@ -30,7 +30,8 @@ from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.errors import InvalidEvidence, ProtocolError
 from aos_protocol.evidence import Check, answers, check_evidence, round_views, scores
 from aos_protocol.evidence_document import Evidence
-from aos_protocol.messages import Receipt, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Receipt
 from aos_protocol.sealing import SealingKey
 from aos_protocol.typed_data import Domain
 

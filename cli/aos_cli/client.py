@@ -25,8 +25,9 @@ import httpx
 
 from aos_cli.failures import ApiError, BadAnswer, Unreachable
 from aos_protocol.errors import InvalidMessage
+from aos_protocol.fields import parse_message
 from aos_protocol.log import TreeHead
-from aos_protocol.messages import Receipt, parse_message
+from aos_protocol.messages import Receipt
 from aos_service.tls import client_context, handshake_problem
 
 JsonObject: TypeAlias = dict[str, Any]

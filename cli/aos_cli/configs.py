@@ -12,8 +12,9 @@ import yaml
 from aos_chain.deployment import Deployment
 from aos_cli.data import DataFolder, write_private
 from aos_protocol.attestation.policy import VERSION
+from aos_protocol.fields import WorkerType
 from aos_protocol.identity import Signer, recursion_limit_kept
-from aos_protocol.messages import ModelOffer, WorkerType
+from aos_protocol.messages import ModelOffer
 
 MODEL_LIMIT = 4
 """Jobs that one local operator hands to its worker at a time."""

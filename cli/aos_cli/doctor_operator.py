@@ -12,11 +12,11 @@ from aos_cli.doctor_chain import registered
 from aos_cli.errors import CliError
 from aos_cli.findings import Finding, Findings, find
 from aos_cli.workers import fetch_attestation
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.database import check_tables
 from aos_operator.offer import select_models
 from aos_operator.queue import connect_redis
 from aos_operator.settings import OperatorSettings
-from aos_operator.worker import HttpWorker
 from aos_protocol.frames import open_frame
 from aos_protocol.identity import Signer
 from aos_service.database import describe

@@ -13,7 +13,7 @@ from aos_protocol.attestation.appraisal import Appraisal, appraise
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.errors import ProtocolError
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 
 _MEASURED: dict[Kind, str] = {
     "nitro": "pcr0",

@@ -14,7 +14,7 @@ from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_verdict import verdict_of, verdicts_of
 from aos_protocol.evidence_view import RoundView
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_protocol.verdict import Verdict
 
 

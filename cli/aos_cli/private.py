@@ -25,7 +25,9 @@ from aos_protocol.canonical import digest
 from aos_protocol.errors import InvalidMessage, InvalidTranscript, NotSealed, ProtocolError
 from aos_protocol.evidence import Check, round_views
 from aos_protocol.evidence_view import RoundView
-from aos_protocol.messages import MAX_BOXES, Hex32, JobResult, Message, Params, parse_message
+from aos_protocol.fields import Hex32, Message, parse_message
+from aos_protocol.job import MAX_BOXES, Params
+from aos_protocol.messages import JobResult
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 from aos_protocol.transcript import FinishReason, Transcript
 

@@ -5,7 +5,7 @@ import httpx
 from aos_cli.failures import BadAnswer, Unreachable
 from aos_protocol.attestation.statement import Attestation
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_service.transport import WorkerTransport
 
 _TIMEOUT_S = 30.0

@@ -24,7 +24,8 @@ from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.errors import InvalidMessage, NotCanonical
 from aos_protocol.evidence_document import Evidence
-from aos_protocol.messages import M, SubmitRequest, parse_message
+from aos_protocol.fields import M, parse_message
+from aos_protocol.job import SubmitRequest
 from aos_service.tracing import ended, where
 
 router = APIRouter(responses=ERRORS)

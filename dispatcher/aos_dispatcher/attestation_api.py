@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from aos_dispatcher.api import Service
 from aos_dispatcher.openapi import ERRORS, AttestationAnswer
 from aos_dispatcher.tables import JsonObject
-from aos_protocol.messages import Hex32, ShortText
+from aos_protocol.fields import Hex32, ShortText
 
 router = APIRouter(responses=ERRORS)
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from aos_protocol.messages import Role
+from aos_protocol.fields import Role
 from aos_protocol.sortition import Candidate, Member
 
 

@@ -15,18 +15,8 @@ from aos_dispatcher.openapi import ERRORS, Answer, LoggedAnswer
 from aos_dispatcher.projects import Projects
 from aos_dispatcher.tables import Job, JsonObject, Project, Round
 from aos_protocol.errors import InvalidAddress, InvalidMessage
+from aos_protocol.fields import Address, Hex32, M, Message, ShortText, Signature, Tag, Text, parse_message
 from aos_protocol.identity import checksum_address
-from aos_protocol.messages import (
-    Address,
-    Hex32,
-    M,
-    Message,
-    ShortText,
-    Signature,
-    Tag,
-    Text,
-    parse_message,
-)
 
 router = APIRouter(responses=ERRORS)
 

@@ -12,8 +12,9 @@ from aos_dispatcher.operators import RegistrySnapshot
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
 from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame
-from aos_protocol.messages import Draw, Reply, Ticket, parse_message
+from aos_protocol.messages import Draw, Reply, Ticket
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.verification import check_ticket
 

@@ -20,7 +20,8 @@ from aos_dispatcher.rounds_store import Claimed, Drawn, RoundsStore
 from aos_dispatcher.settings import Dispatch
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import Reply, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Reply
 from aos_service.tracing import span, where
 
 log = structlog.get_logger()

@@ -14,7 +14,8 @@ from aos_protocol.attestation.appraisal import Appraisal, appraise
 from aos_protocol.attestation.policy import AttestationPolicy, ModelPolicy
 from aos_protocol.attestation.statement import EnclaveStatement, Kind
 from aos_protocol.errors import InvalidAttestation
-from aos_protocol.messages import JobResult, JobSpec
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import JobResult
 
 log = structlog.get_logger()
 

@@ -11,7 +11,9 @@ from sqlalchemy import Row
 from aos_dispatcher.committee import Plan
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
-from aos_protocol.messages import ModelOffer, Position, SubmitRequest, Tag, parse_message
+from aos_protocol.fields import Position, Tag, parse_message
+from aos_protocol.job import SubmitRequest
+from aos_protocol.messages import ModelOffer
 
 RoundKey = tuple[str, str, int]
 """What a message names a round by: job id, tag, and the challenge's number."""

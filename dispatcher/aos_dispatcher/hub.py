@@ -13,27 +13,36 @@ from aos_dispatcher.errors import PeerGone, Refused, ReplyTimeout
 from aos_protocol.canonical import JsonObject
 from aos_protocol.frames import Frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import DirectOffer, ModelOffer, ServedModel
 
 Send: TypeAlias = Callable[[Frame], Awaitable[None]]
 
 OVERTAKEN = 409
 """The code of `Refused` for a counter that is not above the last one: a replay, or a frame that another one has overtaken on its way."""
 
-Serves: TypeAlias = Mapping[tuple[str, str], str]
-"""The SHA-256 of each model file that an operator serves, by job type and name."""
+Serves: TypeAlias = Mapping[tuple[str, str], ServedModel]
+"""Each model that an operator serves, by job type and name."""
 
 
 class Peer:
     """One operator that can be asked. Of two with the same address, the greater `epoch` is the newer connection."""
 
     def __init__(
-        self, address: str, number: int, *, epoch: int, serves: Serves, signer: Signer, send: Send
+        self,
+        address: str,
+        number: int,
+        *,
+        epoch: int,
+        serves: Serves,
+        signer: Signer,
+        send: Send,
+        direct: DirectOffer | None = None,
     ) -> None:
         self.address = address
         self.number = number
         self.epoch = epoch
         self.serves = serves
+        self.direct = direct
         self.seen = 0
         """The highest counter seen from this operator."""
         self.replaced = False
@@ -97,12 +106,13 @@ class Connection(Peer):
         epoch: int,
         seen: int,
         workers: Iterable[str],
-        models: Iterable[ModelOffer],
+        models: Iterable[ServedModel],
+        direct: DirectOffer | None = None,
         signer: Signer,
         send: Send,
     ) -> None:
-        serves = {(worker, offer.name): offer.sha256 for offer in models for worker in workers}
-        super().__init__(address, number, epoch=epoch, serves=serves, signer=signer, send=send)
+        serves = {(worker, offer.name): offer for offer in models for worker in workers}
+        super().__init__(address, number, epoch=epoch, serves=serves, direct=direct, signer=signer, send=send)
         self.seen = seen
         self._seen_in = ""
 
@@ -193,7 +203,11 @@ class Hub:
         """Return the operators that serve exactly this model file, by address."""
         key = job_type, model.name, model.sha256
         if key not in self._serving:
-            named = [p for p in self._peers.values() if p.serves.get((job_type, model.name)) == model.sha256]
+            named = [
+                peer
+                for peer in self._peers.values()
+                if (offer := peer.serves.get((job_type, model.name))) and offer.sha256 == model.sha256
+            ]
             self._serving[key] = sorted(named, key=lambda peer: peer.address)
         return list(self._serving[key])
 
@@ -202,6 +216,10 @@ class Hub:
         if self._served is None:
             self._served = {pair for peer in self._peers.values() for pair in peer.serves}
         return self._served
+
+    def peers(self) -> list[Peer]:
+        """Return all operators that can be asked, here or by way of another process."""
+        return list(self._peers.values())
 
     def close(self) -> None:
         """Close every connection of this process."""

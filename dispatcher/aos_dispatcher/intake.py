@@ -13,8 +13,9 @@ from aos_dispatcher.hub import Peer
 from aos_dispatcher.round import ActiveRound
 from aos_dispatcher.rounds_store import RoundsStore
 from aos_protocol.errors import InvalidMessage, ProtocolError
+from aos_protocol.fields import Message, parse_message
 from aos_protocol.frames import Frame
-from aos_protocol.messages import JobResult, JobScore, Message, parse_message
+from aos_protocol.messages import JobResult, JobScore
 from aos_protocol.typed_data import Domain
 from aos_service.tracing import span, where
 

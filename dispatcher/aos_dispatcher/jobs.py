@@ -32,8 +32,9 @@ from aos_dispatcher.tags import Tagging, User, active_tags, open_before, store_t
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.identity import Signer
+from aos_protocol.job import SubmitRequest
 from aos_protocol.log_entries import job_entry, round_entry, verdict_entry
-from aos_protocol.messages import Receipt, SubmitRequest
+from aos_protocol.messages import Receipt
 from aos_protocol.tagging import ActiveTag, Placement, place
 from aos_protocol.typed_data import Domain, ReceiptClaim, sign_typed
 from aos_service.coalesce import Coalescer

@@ -18,9 +18,10 @@ from aos_dispatcher.metrics import FRAMES_REFUSED
 from aos_dispatcher.operators import Operators
 from aos_protocol.canonical import JsonObject
 from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame, open_frame, open_object, param_text, seal_reply, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Challenge, Connect, Welcome, parse_message
+from aos_protocol.messages import Challenge, Connect, Welcome
 from aos_protocol.typed_data import Domain
 
 log = structlog.get_logger()
@@ -185,6 +186,7 @@ class OperatorLink:
             seen=seen,
             workers=connect.workers,
             models=connect.models,
+            direct=connect.direct,
             signer=self.signer,
             send=lambda frame: socket.send(frame.text),
         )

@@ -26,8 +26,9 @@ from aos_dispatcher.tls import server_options
 from aos_dispatcher.websocket import OperatorProtocol
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import parse
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import checksum_address
-from aos_protocol.messages import ModelOffer, parse_message
+from aos_protocol.messages import ModelOffer
 from aos_service.database import database_url, ensure_database
 from aos_service.hardening import keep_memory_private
 from aos_service.keys import load_signer

@@ -258,7 +258,8 @@ class Mesh:
             presence.address,
             presence.number,
             epoch=presence.epoch,
-            serves={(job_type, name): sha256 for job_type, name, sha256 in presence.serves},
+            serves={(job_type, model.name): model for job_type, model in presence.serves},
+            direct=presence.direct,
             signer=self._signer,
             send=partial(self._call, origin, presence.address),
         )
@@ -334,5 +335,7 @@ class Mesh:
 
 
 def _presence(peer: Peer) -> Presence:
-    serves = [(job_type, name, sha256) for (job_type, name), sha256 in peer.serves.items()]
-    return Presence(address=peer.address, number=peer.number, epoch=peer.epoch, serves=serves)
+    serves = [(job_type, model) for (job_type, _), model in peer.serves.items()]
+    return Presence(
+        address=peer.address, number=peer.number, epoch=peer.epoch, serves=serves, direct=peer.direct
+    )

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aos_protocol.identity import Signer
+from aos_protocol.messages import DirectOffer, ServedModel
 
 ALL: Final = "*"
 """Whom a message is for that is for everybody."""
@@ -27,12 +28,13 @@ class _Part(BaseModel):
 
 
 class Presence(_Part):
-    """An operator that is connected to the sender: since which epoch, and the model files that it serves (job type, name, SHA-256)."""
+    """An operator that is connected to the sender: since which epoch, the models that it serves, each with its job type, and how clients reach it."""
 
     address: str
     number: int
     epoch: int
-    serves: list[tuple[str, str, str]]
+    serves: list[tuple[str, ServedModel]]
+    direct: DirectOffer | None = None
 
 
 class State(_Part):

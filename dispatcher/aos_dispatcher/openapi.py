@@ -10,8 +10,10 @@ from pydantic.json_schema import models_json_schema
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.evidence_document import DomainDocument, VerdictDocument
+from aos_protocol.fields import Address, Hex32, Message, Role
+from aos_protocol.job import SubmitRequest
 from aos_protocol.log import LogEntry, TreeHead
-from aos_protocol.messages import Address, Hex32, Message, Receipt, Role, SubmitRequest, Vrf
+from aos_protocol.messages import Receipt, Vrf
 
 
 class Answer(BaseModel):

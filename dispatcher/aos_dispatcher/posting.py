@@ -11,8 +11,8 @@ from aos_dispatcher.facts import RoundKey
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.leases import Leases
 from aos_dispatcher.mesh import Mesh
+from aos_protocol.fields import Challenged, Hex32, Tag
 from aos_protocol.frames import Frame
-from aos_protocol.messages import Challenged, Hex32, Tag
 
 Intake: TypeAlias = Callable[[Peer, Frame], Awaitable[None]]
 

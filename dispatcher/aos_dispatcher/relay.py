@@ -13,7 +13,9 @@ from aos_dispatcher.operators import Operators
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.attestation.statement import Attestation
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import MAX_BOXES, Attest, ModelOffer, Reply, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import MAX_BOXES
+from aos_protocol.messages import Attest, ModelOffer, Reply
 
 _MOST_AT_ONCE: Final = 4  # anybody may call, and each call has enclaves sign
 _MOST_BYTES: Final = (

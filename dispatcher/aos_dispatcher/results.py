@@ -13,8 +13,9 @@ from aos_dispatcher.round import ActiveRound, Answer, stored_result
 from aos_dispatcher.rounds_store import RoundsStore, result_id
 from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.attestation.statement import EnclaveStatement
+from aos_protocol.fields import Role
 from aos_protocol.frames import Frame
-from aos_protocol.messages import JobResult, Role
+from aos_protocol.messages import JobResult
 from aos_protocol.typed_data import Domain
 from aos_protocol.verification import check_counter, check_result
 

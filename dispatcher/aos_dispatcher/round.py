@@ -12,9 +12,10 @@ from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
 from aos_protocol.calibration import Calibration
 from aos_protocol.clock import VectorClock
+from aos_protocol.fields import Role, parse_message
 from aos_protocol.frames import open_frame
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch, JobResult, JobScore, Role, ScoreCall, Ticket, parse_message
+from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall, Ticket
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, SeatClaim, sign_typed

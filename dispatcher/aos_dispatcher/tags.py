@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher.documents import place_document
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import UserTag
+from aos_protocol.fields import Tag
 from aos_protocol.log_entries import round_entry
-from aos_protocol.messages import Tag
 from aos_protocol.tagging import ActiveTag
 
 BEFORE_JOBS = 10

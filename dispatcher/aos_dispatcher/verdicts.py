@@ -10,7 +10,7 @@ from aos_dispatcher.round import stored_score
 from aos_dispatcher.tables import JsonObject, Round
 from aos_dispatcher.tables import Score as Row
 from aos_protocol.calibration import Calibration
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_protocol.score_document import Score
 from aos_protocol.verdict import Verdict, judge, overall
 

@@ -5,15 +5,16 @@ from typing import Annotated, Any, Final
 
 from pydantic import StringConstraints
 
+from aos_operator.backends.protocol import Execution
 from aos_operator.errors import AnswerRejected
 from aos_operator.subjects import Subject
 from aos_operator.tasks import Outcome, Scored
-from aos_operator.worker import Execution
 from aos_protocol.attestation.statement import check_statement
 from aos_protocol.canonical import digest
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence_work import check_extent
-from aos_protocol.messages import Base64, Dispatch, Message, ModelOffer, ScoreCall, parse_message
+from aos_protocol.fields import Base64, Message, parse_message
+from aos_protocol.messages import Dispatch, ModelOffer, ScoreCall
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 

@@ -5,12 +5,13 @@ from typing import Any, Final
 
 import structlog
 
+from aos_operator.backends.protocol import Backend
 from aos_operator.errors import Refused, WorkerRefused
-from aos_operator.worker import Worker
 from aos_protocol.attestation.statement import Attestation
 from aos_protocol.canonical import JsonObject
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import Attest, ModelOffer, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Attest, ModelOffer
 
 AT_ONCE: Final = 8
 """How many attestations the enclave is asked for at the same time; who comes then is told to come again."""
@@ -23,7 +24,7 @@ _log = structlog.get_logger(__name__)
 class Attesting:
     """Asks one worker for attestations; the whole wait is `patience` seconds at most."""
 
-    def __init__(self, worker: Worker, patience: float = PATIENCE_S) -> None:
+    def __init__(self, worker: Backend, patience: float = PATIENCE_S) -> None:
         self._worker = worker
         self._patience = patience
         self._asking = 0

@@ -4,19 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import JobSpec, ModelOffer, WorkerType
+from aos_protocol.fields import WorkerType
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ModelOffer, ServedModel
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A worker type, and the models that the worker serves: name to SHA-256 of the GGUF."""
+    """A worker type, and the models that are served, by name."""
 
     worker_type: WorkerType
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
 
-    def announced(self) -> list[ModelOffer]:
+    def announced(self) -> list[ServedModel]:
         """Return the models as `connect` lists them, by name."""
-        return [ModelOffer(name=name, sha256=digest) for name, digest in sorted(self.models.items())]
+        return [model for _, model in sorted(self.models.items())]
 
     def check(self, job_type: WorkerType, model: ModelOffer) -> None:
         """Raise `InvalidMessage`, in AOS's own words where it has some, unless this job fits the offer."""
@@ -25,9 +27,9 @@ class Offer:
         served = self.models.get(model.name)
         if served is None:
             raise InvalidMessage(f"this operator does not serve model {model.name}")
-        if served != model.sha256:
+        if served.sha256 != model.sha256:
             raise InvalidMessage(
-                f"this operator serves model {model.name} as {served}, not as {model.sha256}"
+                f"this operator serves model {model.name} as {served.sha256}, not as {model.sha256}"
             )
 
     def enclave_model(self, name: str) -> ModelOffer:
@@ -36,7 +38,7 @@ class Offer:
             raise InvalidMessage(f"this operator has no enclave to attest: its type is {self.worker_type}")
         if name not in self.models:
             raise InvalidMessage(f"this operator does not serve model {name}")
-        return ModelOffer(name=name, sha256=self.models[name])
+        return ModelOffer(name=name, sha256=self.models[name].sha256)
 
     def check_job(self, job: JobSpec, model: ModelOffer) -> None:
         """Like `check`, for a whole job, whose model must be the one that the dispatch names."""
@@ -45,9 +47,11 @@ class Offer:
             raise InvalidMessage(f"the job asks for model {job.model}, its dispatch names {model.name}")
 
 
-def select_models(served: Iterable[ModelOffer], wanted: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def select_models(
+    served: Iterable[ServedModel], wanted: Sequence[str]
+) -> tuple[dict[str, ServedModel], list[str]]:
     """Return the served models that are wanted (all, when `wanted` is empty), and the wanted ones that are missing."""
-    available = {model.name: model.sha256 for model in served}
+    available = {model.name: model for model in served}
     if not wanted:
         return available, []
     chosen = {name: available[name] for name in wanted if name in available}

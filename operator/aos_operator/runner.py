@@ -8,6 +8,8 @@ from pathlib import Path
 import structlog
 
 from aos_operator.attesting import Attesting
+from aos_operator.backends.protocol import Backend
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.counter import Counter
 from aos_operator.database import check_tables
 from aos_operator.errors import Refused, StartError
@@ -21,7 +23,6 @@ from aos_operator.settings import OperatorSettings
 from aos_operator.store import PostgresStore, Store
 from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
-from aos_operator.worker import HttpWorker, Worker
 from aos_operator.workshop import Workshop
 from aos_protocol.canonical import JsonObject
 from aos_protocol.identity import Signer
@@ -41,7 +42,11 @@ _log = structlog.get_logger(__name__)
 
 
 async def run_operator(
-    settings: OperatorSettings, stop: asyncio.Event, *, file: Path | None = None, worker: Worker | None = None
+    settings: OperatorSettings,
+    stop: asyncio.Event,
+    *,
+    file: Path | None = None,
+    worker: Backend | None = None,
 ) -> None:
     """Run until `stop` is set, on the configured PostgreSQL, Redis and worker (or on the `worker` given).
 
@@ -71,7 +76,7 @@ class Operator:
         signer: Signer,
         store: Store,
         queue: Queue,
-        worker: Worker,
+        worker: Backend,
         *,
         registry: Registry | None,
     ) -> None:

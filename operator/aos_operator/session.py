@@ -29,23 +29,10 @@ from aos_operator.tickets import draw_ticket
 from aos_protocol.canonical import JsonObject
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import InvalidMessage, InvalidSignature, ProtocolError
+from aos_protocol.fields import Challenged, Hex32, Message, Tag, parse_message
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer, address_of
-from aos_protocol.messages import (
-    Attest,
-    Challenge,
-    Challenged,
-    Dispatch,
-    Draw,
-    Hex32,
-    Message,
-    Reply,
-    ScoreCall,
-    Tag,
-    Ticket,
-    Welcome,
-    parse_message,
-)
+from aos_protocol.messages import Attest, Challenge, Dispatch, Draw, Reply, ScoreCall, Ticket, Welcome
 from aos_protocol.sortition import ticket_threshold
 from aos_protocol.typed_data import Domain, ReceiptClaim, SeatClaim, recover_typed
 from aos_protocol.verification import check_receipt, check_seed

@@ -10,11 +10,12 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from aos_operator.backends.protocol import Execution, Hear, Piece
 from aos_operator.errors import WorkerRefused
 from aos_operator.subjects import Subject
-from aos_operator.worker import Execution
 from aos_protocol import fingerprint
-from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ServedModel
 from aos_protocol.sampling import RULE_VERSION, sampling_seed
 from aos_protocol.score_document import Contradiction
 from aos_protocol.scoring import Accumulator
@@ -31,29 +32,38 @@ _Logits: TypeAlias = NDArray[np.float32]
 
 
 class StubWorker:
-    """`Worker` that serves `models` (name to SHA-256) at once and always gives the same answer to the same job."""
+    """`Backend` that serves `models` (name to SHA-256) at once and always gives the same answer to the same job."""
 
     def __init__(self, models: Mapping[str, str]) -> None:
         self._models = dict(models)
 
-    async def models(self) -> Sequence[ModelOffer]:
-        """See `Worker.models`."""
-        return [ModelOffer(name=name, sha256=digest) for name, digest in self._models.items()]
+    async def models(self) -> Sequence[ServedModel]:
+        """See `Backend.models`."""
+        return [ServedModel(name=name, sha256=digest) for name, digest in self._models.items()]
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,
     ) -> dict[str, Any]:
-        """See `Worker.generate`. A stub is no enclave."""
+        """See `Backend.generate`. A stub is no enclave. It tells its text character by character."""
         if execution is not None:
             raise WorkerRefused("a stub signs nothing: it is no enclave")
-        return stub_answer(job, self._digest(job), seed, prover)
+        answer = stub_answer(job, self._digest(job), seed, prover)
+        if hear is not None:
+            for character in answer["text"]:
+                hear(Piece(character))
+        return answer
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
-        """See `Worker.score`."""
+        """See `Backend.score`."""
         return stub_score(job, self._digest(job), subject)
 
     async def attestation(self, nonce: str) -> dict[str, Any]:
-        """See `Worker.attestation`."""
+        """See `Backend.attestation`."""
         raise WorkerRefused(f"a stub has nothing to attest on {nonce}: it is no enclave")
 
     def _digest(self, job: JobSpec) -> str:

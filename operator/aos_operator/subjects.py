@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import InvalidClock, InvalidMessage
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import open_frame
-from aos_protocol.messages import Claim, JobResult, ScoreCall, Ticket, parse_message
+from aos_protocol.job import Claim
+from aos_protocol.messages import JobResult, ScoreCall, Ticket
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
 from aos_protocol.verification import Terms, check_result, check_ticket_proof

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from aos_operator.backends.protocol import Backend
 from aos_operator.backoff import until_available
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.offer import Offer, select_models
-from aos_operator.worker import Worker
-from aos_protocol.messages import ModelOffer, WorkerType
+from aos_protocol.fields import WorkerType
+from aos_protocol.messages import ServedModel
 
 _log = structlog.get_logger(__name__)
 
@@ -18,12 +19,12 @@ class WorkerWatch:
     """What the worker serves, of the `wanted` model names (all, if empty). `away` says why it serves nothing now."""
 
     def __init__(
-        self, worker: Worker, worker_type: WorkerType, wanted: Sequence[str], interval: float
+        self, worker: Backend, worker_type: WorkerType, wanted: Sequence[str], interval: float
     ) -> None:
         self._worker = worker
         self._wanted = wanted
         self._interval = interval
-        self._served: Sequence[ModelOffer] | None = None
+        self._served: Sequence[ServedModel] | None = None
         self.offer = Offer(worker_type)
         self.away = "the worker has not answered yet"
 

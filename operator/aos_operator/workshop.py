@@ -8,11 +8,11 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from aos_operator.answers import accept_answer, accept_score
+from aos_operator.backends.protocol import Backend, Execution
 from aos_operator.backoff import until_available
 from aos_operator.errors import AnswerRejected, Unavailable, WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import subject_of
 from aos_operator.tasks import Outcome, Product, Request, Scored
-from aos_operator.worker import Execution, Worker
 from aos_protocol.errors import ProtocolError
 from aos_protocol.messages import NO_DIGEST, Dispatch, ScoreCall
 from aos_protocol.typed_data import Domain
@@ -33,7 +33,7 @@ class Workshop:
     `domain` waits, if it must, for the EIP-712 domain in which an enclave has to sign: the dispatcher's.
     """
 
-    def __init__(self, worker: Worker, operator: str, domain: Callable[[], Awaitable[Domain]]) -> None:
+    def __init__(self, worker: Backend, operator: str, domain: Callable[[], Awaitable[Domain]]) -> None:
         self._worker = worker
         self.operator = operator
         self._domain = domain

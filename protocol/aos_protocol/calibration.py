@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from aos_protocol.canonical import JsonObject, digest
-from aos_protocol.messages import Hex32, Message, ShortText, parse_message
+from aos_protocol.fields import Hex32, Message, ShortText, parse_message
 
 VERSION: Final = "aos-calibration/1"
 

@@ -59,7 +59,9 @@ from aos_protocol.evidence_log import log_checks
 from aos_protocol.evidence_verdict import match_checks, verdict_checks
 from aos_protocol.evidence_view import Check, Planned, RoundView, domain_of, open_any
 from aos_protocol.evidence_work import work_checks
-from aos_protocol.messages import JobResult, JobScore, SubmitRequest, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import SubmitRequest
+from aos_protocol.messages import JobResult, JobScore
 from aos_protocol.typed_data import ReceiptClaim
 from aos_protocol.verification import check_job_id, check_receipt, check_seed
 

@@ -8,15 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aos_protocol.log import LogDocument
-from aos_protocol.messages import (
+from aos_protocol.fields import (
     Address,
     Block,
     Challenged,
     ClockMap,
     Hex32,
     Message,
-    ModelOffer,
     Position,
     Proof,
     PublicKey,
@@ -25,6 +23,8 @@ from aos_protocol.messages import (
     Tag,
     Text,
 )
+from aos_protocol.log import LogDocument
+from aos_protocol.messages import ModelOffer
 
 VERSION = "aos-evidence/1"
 

@@ -7,7 +7,8 @@ from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import EnclaveStatement, Kind
 from aos_protocol.errors import InvalidAttestation, ProtocolError
 from aos_protocol.evidence_view import Planned, RoundView
-from aos_protocol.messages import NO_DIGEST, JobResult, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import NO_DIGEST, JobResult
 from aos_protocol.transcript import Transcript
 from aos_protocol.verification import check_enclave
 

@@ -18,8 +18,10 @@ from aos_protocol.evidence_document import (
     SeatDocument,
     SeedDocument,
 )
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame, open_frame
-from aos_protocol.messages import Draw, JobResult, JobScore, SubmitRequest, Ticket, parse_message
+from aos_protocol.job import SubmitRequest
+from aos_protocol.messages import Draw, JobResult, JobScore, Ticket
 from aos_protocol.score_document import Score
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.transcript import Transcript

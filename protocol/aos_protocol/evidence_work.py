@@ -13,7 +13,9 @@ from aos_protocol.errors import (
 )
 from aos_protocol.evidence_document import SeatDocument
 from aos_protocol.evidence_view import Planned, RoundView, clock_of, is_given_up
-from aos_protocol.messages import JobResult, JobScore, JobSpec, Role
+from aos_protocol.fields import Role
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import JobResult, JobScore
 from aos_protocol.score_document import Level, Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import recover_typed

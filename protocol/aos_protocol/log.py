@@ -10,7 +10,7 @@ from pydantic import Field
 
 from aos_protocol import merkle
 from aos_protocol.errors import InvalidEvidence, InvalidSignature
-from aos_protocol.messages import Address, Block, Hex32, Message, Signature, Text
+from aos_protocol.fields import Address, Block, Hex32, Message, Signature, Text
 from aos_protocol.typed_data import Domain, TreeHeadClaim, recover_typed
 
 Size = Annotated[int, Field(ge=0, lt=2**53)]

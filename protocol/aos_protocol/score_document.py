@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from aos_protocol.canonical import digest
-from aos_protocol.messages import Hex32, Message, ShortText, TokenId
+from aos_protocol.fields import Hex32, Message, ShortText, TokenId
 
 FORBIDDEN: Final = 100.0
 """Stands for a margin or surprisal without bound; also the greatest that is reported."""

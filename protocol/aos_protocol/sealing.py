@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from aos_protocol.attestation.statement import Keyset
 from aos_protocol.canonical import JsonValue, canonical, digest, parse
 from aos_protocol.errors import NotCanonical, NotSealed
-from aos_protocol.messages import Params, Sealed, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Params, Sealed
 
 SUITE: Final = "0x0020-0x0001-0x0002"
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aos_protocol.errors import InvalidEvidence
+from aos_protocol.fields import Position, Tag
 from aos_protocol.log_entries import is_own
-from aos_protocol.messages import Position, Tag
 
 AFTER_JOBS = 10
 """For how many jobs after a tagging one its user stays tagged."""

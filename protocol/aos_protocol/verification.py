@@ -20,8 +20,10 @@ from aos_protocol.errors import (
     InvalidSignature,
     InvalidTranscript,
 )
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import address_of
-from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, JobSpec, Ticket, Vrf, parse_message
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, Ticket, Vrf
 from aos_protocol.score_document import Score
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from aos_inference.schemas import Answer, GenerateRequest
 from aos_protocol.attestation.statement import EnclaveStatement
-from aos_protocol.messages import Address, ChatMessage, Hex32, JobSpec, Params, Sealed, describe
+from aos_protocol.fields import Address, Hex32, describe
+from aos_protocol.job import ChatMessage, JobSpec, Params, Sealed
 
 
 class Execution(BaseModel):

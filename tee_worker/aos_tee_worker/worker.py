@@ -18,7 +18,8 @@ from aos_inference.worker import Generation, Worker
 from aos_protocol.attestation.statement import Attestation, EnclaveStatement
 from aos_protocol.canonical import JsonValue
 from aos_protocol.errors import NotSealed
-from aos_protocol.messages import NO_DIGEST, Sealed
+from aos_protocol.job import Sealed
+from aos_protocol.messages import NO_DIGEST
 from aos_protocol.sealing import open_prompt, seal_answer
 from aos_protocol.typed_data import Domain, ExecutionClaim
 from aos_tee_worker.errors import DeviceFailed, PromptUnusable, SealedWrongly, Unattested, UnknownKeyset

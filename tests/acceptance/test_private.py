@@ -28,7 +28,8 @@ from acceptance.wire import Recorder
 from aos_cli.private import read_key
 from aos_protocol.attestation.statement import Keyset
 from aos_protocol.errors import NotSealed
-from aos_protocol.messages import Params, Sealed, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Params, Sealed
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 
 from aos_protocol.errors import ProtocolError
-from aos_protocol.messages import Receipt, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Receipt
 from aos_protocol.typed_data import Domain, ReceiptClaim
 from aos_protocol.verification import check_receipt
 from chaos.plan import PlannedJob

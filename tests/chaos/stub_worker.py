@@ -15,7 +15,7 @@ import uvicorn
 from aos_operator.errors import WorkerRefused
 from aos_operator.stub import ENGINE, stub_answer, stub_score
 from aos_operator.subjects import Subject
-from aos_protocol.messages import Claim, JobSpec
+from aos_protocol.job import Claim, JobSpec
 
 _THOUGHT_S = 0.2
 

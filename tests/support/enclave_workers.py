@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.errors import WorkerRefused
 from aos_operator.stub import StubWorker, stub_answer
-from aos_operator.worker import Execution
 from aos_protocol.attestation.policy import VERSION, AttestationPolicy
 from aos_protocol.attestation.statement import execution_claim
 from aos_protocol.errors import NotSealed
-from aos_protocol.messages import NO_DIGEST, JobResult, JobSpec, ModelOffer, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import NO_DIGEST, JobResult, ModelOffer
 from aos_protocol.sealing import open_prompt, seal_answer
 from aos_tee_worker.keyring import Keyring
 from aos_tee_worker.simulator import SimulatedDevice, ensure_root, measurements
@@ -18,7 +20,7 @@ BUILD = "enclave of the tests"
 
 
 class SimulatedEnclave(StubWorker):
-    """`aos_operator.worker.Worker` that is an enclave, and says what `tee-worker` would; `folder` holds the simulator's root.
+    """`Backend` that is an enclave, and says what `tee-worker` would; `folder` holds the simulator's root.
 
     `restart` gives it new keys, as a crash would.
     """
@@ -35,9 +37,14 @@ class SimulatedEnclave(StubWorker):
         self.keyring = Keyring(self._device, self._model, BUILD)
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,
     ) -> dict[str, Any]:
-        """See `Worker.generate`."""
+        """See `Backend.generate`."""
         if execution is None:
             raise WorkerRefused("execution: Field required (HTTP 422)")
         keyset = self.keyring.current().digest
@@ -51,7 +58,7 @@ class SimulatedEnclave(StubWorker):
         return {"sealed": box, "enclave": self._signed(box, NO_DIGEST, job, seed, prover, execution)}
 
     async def attestation(self, nonce: str) -> dict[str, Any]:
-        """See `Worker.attestation`."""
+        """See `Backend.attestation`."""
         return self.keyring.attestation(nonce).to_json()
 
     def _signed(

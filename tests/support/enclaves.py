@@ -13,8 +13,9 @@ from typing import Any
 
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import Keyset
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
-from aos_protocol.messages import ModelOffer, parse_message
+from aos_protocol.messages import ModelOffer
 from aos_protocol.sealing import SealingKey
 from aos_protocol.typed_data import Domain, ExecutionClaim, sign_typed
 from aos_tee_worker.simulator import SimulatedDevice, ensure_root, measurements

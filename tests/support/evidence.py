@@ -15,16 +15,12 @@ from typing import Any
 from aos_protocol import fingerprint, merkle, sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.evidence_view import open_result
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import seal_reply
 from aos_protocol.identity import Signer
+from aos_protocol.job import Params, SubmitRequest
 from aos_protocol.log_entries import job_entries
-from aos_protocol.messages import (
-    Draw,
-    Params,
-    SubmitRequest,
-    Ticket,
-    parse_message,
-)
+from aos_protocol.messages import Draw, Ticket
 from aos_protocol.score_document import Score
 from aos_protocol.sealing import SealingKey, seal_prompt
 from aos_protocol.sortition import Candidate

@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection
 
 from aos_protocol import fingerprint, sortition, vrf
 from aos_protocol.clock import VectorClock
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import (
@@ -24,10 +25,10 @@ from aos_protocol.messages import (
     JobScore,
     ModelOffer,
     ScoreCall,
+    ServedModel,
     Ticket,
     Vrf,
     Welcome,
-    parse_message,
 )
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
@@ -35,6 +36,7 @@ from aos_protocol.typed_data import Domain, sign_typed
 from aos_protocol.verification import result_claim, score_claim
 
 MODEL = ModelOffer(name="tiny.gguf", sha256=hashlib.sha256(b"tiny").hexdigest())
+SERVED = ServedModel(name=MODEL.name, sha256=MODEL.sha256)
 TOKENS = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 2]
 Bend = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -47,10 +49,10 @@ class ScriptedOperator:
     change a message just before it is sealed or sent.
     """
 
-    def __init__(self, signer: Signer, url: str, models: list[ModelOffer] | None = None) -> None:
+    def __init__(self, signer: Signer, url: str, models: list[ServedModel] | None = None) -> None:
         self.signer = signer
         self.url = url
-        self.models = [MODEL] if models is None else models
+        self.models = [SERVED] if models is None else models
         self.worker = "opml"
         self.answer: str | None = "a sensible answer"
         self.reason = ""

@@ -3,9 +3,10 @@
 from typing import Any
 
 from aos_protocol.attestation.statement import execution_claim
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame
 from aos_protocol.identity import Signer
-from aos_protocol.messages import NO_DIGEST, Dispatch, JobResult, parse_message
+from aos_protocol.messages import NO_DIGEST, Dispatch, JobResult
 from aos_protocol.sealing import open_prompt, seal_answer
 from aos_protocol.transcript import Transcript
 from support.enclaves import Enclave

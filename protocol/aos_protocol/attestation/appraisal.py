@@ -9,7 +9,7 @@ from aos_protocol.attestation import nitro, snp, tdx
 from aos_protocol.attestation.policy import AttestationPolicy, Build, ModelPolicy
 from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.errors import InvalidAttestation
-from aos_protocol.messages import Hex32, Message, ShortText
+from aos_protocol.fields import Hex32, Message, ShortText
 
 SKEW_S: Final = 60
 """By how much the clocks of enclave and verifier may differ, in seconds."""

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from aos_protocol.attestation.statement import Kind
 from aos_protocol.canonical import digest
-from aos_protocol.messages import Hex32, Message, ShortText
+from aos_protocol.fields import Hex32, Message, ShortText
 
 VERSION: Final = "aos-attestation-policy/1"
 

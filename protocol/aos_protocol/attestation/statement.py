@@ -13,19 +13,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from aos_protocol.canonical import digest
 from aos_protocol.errors import InvalidAttestation, InvalidKey
+from aos_protocol.fields import Base64, Hex32, Message, PublicKey, ShortText, Signature, parse_message
 from aos_protocol.identity import address_of
-from aos_protocol.messages import (
-    NO_DIGEST,
-    Base64,
-    Hex32,
-    JobSpec,
-    Message,
-    ModelOffer,
-    PublicKey,
-    ShortText,
-    Signature,
-    parse_message,
-)
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import NO_DIGEST, ModelOffer
 from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed
 
 Kind = Literal["nitro", "tdx", "sev-snp", "simulated"]

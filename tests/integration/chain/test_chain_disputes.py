@@ -15,9 +15,10 @@ from aos_chain.operators import register
 from aos_cli import chain_jury
 from aos_cli.chain_amounts import ether
 from aos_operator.store import PostgresStore
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import JobResult, parse_message
+from aos_protocol.messages import JobResult
 from aos_protocol.sortition import equal_shares
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import SeatClaim, sign_typed

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from aos_operator.worker import Execution, HttpWorker
+from aos_operator.backends.protocol import Execution
+from aos_operator.backends.worker import HttpWorker
 from aos_protocol.fingerprint import pack, to_text
-from aos_protocol.messages import JobSpec
+from aos_protocol.job import JobSpec
 from aos_protocol.transcript import Transcript
 
 Answer = dict[str, Any]
@@ -42,7 +43,7 @@ class Cheat(HttpWorker):
     async def generate(
         self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
     ) -> Answer:
-        """See `Worker.generate`."""
+        """See `Backend.generate`."""
         assert execution is None, "these cheats have no enclave"
         return await self.cheat(job, seed, prover)
 

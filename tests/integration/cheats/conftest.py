@@ -14,9 +14,10 @@ import pytest
 import pytest_asyncio
 
 from aos_dispatcher.operators import pin_model, register_operator
+from aos_operator.backends.protocol import Backend
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
-from aos_operator.worker import HttpWorker, Worker
 from aos_protocol.calibration import Calibration
 from aos_protocol.identity import Signer
 from integration.cheats.cheats import TIMEOUT_S
@@ -72,7 +73,7 @@ class Members:
         self._stop = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
 
-    async def add(self, worker: Worker) -> str:
+    async def add(self, worker: Backend) -> str:
         """Register and start an operator; its address, once it is connected."""
         key = os.urandom(32)
         address = Signer(key).address

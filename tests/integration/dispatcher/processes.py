@@ -15,10 +15,10 @@ from aos_cli import ports
 from aos_dispatcher.database import Database
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
+from aos_operator.backends.protocol import Backend
 from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_operator.stub import StubWorker
-from aos_operator.worker import Worker
 from aos_protocol.identity import Signer
 from aos_service.child import Child
 from aos_service.database import create_engine, database_url
@@ -152,7 +152,7 @@ async def one_dispatcher(
 
 @asynccontextmanager
 async def operator(
-    dispatcher: OneDispatcher, database: str, redis_url: str, *, at: int = 0, worker: Worker | None = None
+    dispatcher: OneDispatcher, database: str, redis_url: str, *, at: int = 0, worker: Backend | None = None
 ) -> AsyncIterator[str]:
     """Run an operator that connects to process `at` first, and knows the others; its address."""
     signer = Signer.generate()

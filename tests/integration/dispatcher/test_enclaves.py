@@ -13,7 +13,8 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from aos_protocol.attestation.policy import AttestationPolicy
-from aos_protocol.messages import ModelOffer, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import ModelOffer
 from aos_tee_worker.simulator import SimulatedDevice, ensure_root
 from support import enclaves
 from support.operators import MODEL

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from aos_dispatcher.settings import Limits
 from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.statement import Attestation
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from support.operators import MODEL
 
 NONCE = "5e" * 32

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from aos_protocol.messages import Params
+from aos_protocol.job import Params
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 from support.operators import MODEL
 from support.tee_operators import TeeOperator

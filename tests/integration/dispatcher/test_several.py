@@ -12,8 +12,8 @@ from aos_dispatcher.leases import Leases
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.statement import Attestation
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
-from aos_protocol.messages import parse_message
 from integration.dispatcher.several import Several, several
 from support.calibration import calibration
 from support.enclaves import policy

@@ -11,10 +11,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.stub import StubWorker
-from aos_operator.worker import Execution
 from aos_protocol.evidence import check_evidence
-from aos_protocol.messages import JobSpec
+from aos_protocol.job import JobSpec
 from integration.dispatcher.processes import OneDispatcher, one_dispatcher, operator
 from support.balancer import balancing
 from support.operators import MODEL
@@ -32,11 +32,16 @@ class HeldWorker(StubWorker):
         self.asked = asyncio.Semaphore(0)
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,
     ) -> dict[str, Any]:
         self.asked.release()
         await self.go.wait()
-        return await super().generate(job, seed, prover, execution)
+        return await super().generate(job, seed, prover, execution, hear)
 
 
 class Network:

@@ -12,8 +12,9 @@ import pytest_asyncio
 import websockets
 from structlog.testing import capture_logs
 
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import open_frame, seal_object, seal_request
-from aos_protocol.messages import Challenge, parse_message
+from aos_protocol.messages import Challenge
 from integration.dispatcher.conftest import Network
 from support.operators import MODEL
 

@@ -10,7 +10,8 @@ from sqlalchemy import text
 
 from aos_dispatcher.jobs import Submission
 from aos_protocol.canonical import digest
-from aos_protocol.messages import SubmitRequest, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import SubmitRequest
 
 USER = "device 1"
 

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 import pytest
 import pytest_asyncio
 
+from aos_operator.backends.protocol import Backend
 from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_operator.stub import StubWorker
-from aos_operator.worker import Worker
 from integration.operator.fake_dispatcher import FakeDispatcher
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.world import MODEL, OPERATOR, World
@@ -56,7 +56,7 @@ def running(configuration: dict[str, Any]) -> Running:
     """Run an operator in this process while the context is open; by default on a stub worker."""
 
     @asynccontextmanager
-    async def run(worker: Worker | None = None) -> AsyncIterator[None]:
+    async def run(worker: Backend | None = None) -> AsyncIterator[None]:
         settings = OperatorSettings.model_validate(configuration)
         stop = asyncio.Event()
         chosen = worker or StubWorker({MODEL.name: MODEL.sha256})

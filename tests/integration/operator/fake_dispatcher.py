@@ -12,17 +12,9 @@ from websockets.frames import CloseCode
 from aos_operator.tasks import Method, Request, TaskKey
 from aos_protocol.clock import VectorClock
 from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame, open_frame
-from aos_protocol.messages import (
-    Connect,
-    Dispatch,
-    JobResult,
-    JobScore,
-    ScoreCall,
-    Ticket,
-    Vrf,
-    parse_message,
-)
+from aos_protocol.messages import Connect, Dispatch, JobResult, JobScore, ScoreCall, Ticket, Vrf
 from aos_protocol.verification import check_ticket
 from unit.operator.world import NUMBER, OPERATOR, World
 

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from aos_operator.backends.protocol import Execution
 from aos_operator.errors import WorkerRefused
 from aos_operator.stub import stub_answer, stub_score
 from aos_operator.subjects import Subject
-from aos_operator.worker import Execution
-from aos_protocol.messages import Claim, JobSpec, WorkerType
+from aos_protocol.fields import WorkerType
+from aos_protocol.job import Claim, JobSpec
 from aos_protocol.typed_data import Domain
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.world import MODEL

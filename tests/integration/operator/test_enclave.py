@@ -16,7 +16,8 @@ from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
 from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.statement import Attestation
-from aos_protocol.messages import Dispatch, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Dispatch
 from aos_service.database import create_engine, database_url
 from integration.operator.fake_dispatcher import FakeDispatcher
 from integration.operator.fake_worker import FakeWorker

@@ -6,18 +6,19 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
+from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.errors import DispatcherRefused, Replaced, StartError, WorkerUnavailable, WrongDispatcher
 from aos_operator.link import CLOSE_REPLACED
 from aos_operator.stub import StubWorker
 from aos_operator.subjects import Subject
 from aos_operator.tasks import TaskKey
-from aos_operator.worker import Execution
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ServedModel
 from integration.operator.conftest import Running
 from integration.operator.fake_dispatcher import FakeDispatcher
-from unit.operator.world import MODEL, World
+from unit.operator.world import MODEL, SERVED, World
 
 STRANGER = Signer(b"\x33" * 32)
 
@@ -32,7 +33,7 @@ class SlowWorker(StubWorker):
         self.away = False
         self.lost = 0
 
-    def serve(self, *models: ModelOffer) -> None:
+    def serve(self, *models: ServedModel) -> None:
         self._models = {model.name: model.sha256 for model in models}
 
     async def models(self) -> Any:
@@ -41,14 +42,19 @@ class SlowWorker(StubWorker):
         return await super().models()
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,
     ) -> dict[str, Any]:
         self.started.set()
         await self.go.wait()
         if self.lost:
             self.lost -= 1
             raise WorkerUnavailable("the connection broke off")
-        return await super().generate(job, seed, prover, execution)
+        return await super().generate(job, seed, prover, execution, hear)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         self.started.set()
@@ -259,13 +265,13 @@ class TestWorkerThatChanges:
     async def test_new_models_are_announced_on_a_new_connection(
         self, running: Running, dispatcher: FakeDispatcher
     ) -> None:
-        worker, other = SlowWorker(), ModelOffer(name="other.gguf", sha256="cd" * 32)
+        worker, other = SlowWorker(), ServedModel(name="other.gguf", sha256="cd" * 32)
         async with running(worker):
             await dispatcher.connected.wait()
             worker.serve(MODEL, other)
             while len(dispatcher.connects) < 2:
                 await asyncio.sleep(0.01)
-        assert [connect.models for connect in dispatcher.connects] == [[MODEL], [MODEL, other]]
+        assert [connect.models for connect in dispatcher.connects] == [[SERVED], [SERVED, other]]
 
     async def test_while_it_is_away_draws_are_declined(
         self, running: Running, dispatcher: FakeDispatcher

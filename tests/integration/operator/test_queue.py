@@ -13,7 +13,8 @@ from aos_operator.errors import QueueUnavailable
 from aos_operator.memory import MemoryQueue
 from aos_operator.queue import GROUP, Queue, RedisQueue, connect_redis
 from aos_operator.tasks import Request
-from aos_protocol.messages import Claim, Dispatch
+from aos_protocol.job import Claim
+from aos_protocol.messages import Dispatch
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.private import private_job
 from unit.operator.world import OPERATOR, World

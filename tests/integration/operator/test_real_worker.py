@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.statements import Author, statement
 from aos_operator.subjects import check_subject
 from aos_operator.tasks import Outcome, Scored
-from aos_operator.worker import HttpWorker
 from aos_operator.workshop import Workshop
 from aos_protocol.calibration import Calibration
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Claim, Dispatch, ModelOffer, ScoreCall, parse_message
+from aos_protocol.job import Claim
+from aos_protocol.messages import Dispatch, ScoreCall, ServedModel
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
@@ -40,7 +42,7 @@ class Network:
     """A worker that an executor and a verifier share, and the model's calibration."""
 
     worker: HttpWorker
-    model: ModelOffer
+    model: ServedModel
     calibration: Calibration
 
     def job(self, prompt: str = PROMPT, claim: Claim | None = None) -> Dispatch:

@@ -7,8 +7,10 @@ import pytest
 
 from aos_operator.tasks import Request, TaskKey
 from aos_protocol.clock import VectorClock
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Claim, JobScore, ScoreCall, parse_message
+from aos_protocol.job import Claim
+from aos_protocol.messages import JobScore, ScoreCall
 from aos_protocol.score_document import Score
 from aos_protocol.verdict import judge
 from integration.operator.conftest import Running

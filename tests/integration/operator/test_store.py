@@ -13,13 +13,13 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from aos_operator.backends.protocol import Execution
 from aos_operator.errors import Refused, StoreUnavailable
 from aos_operator.memory import MemoryStore
 from aos_operator.store import PostgresStore, Store
 from aos_operator.tables import Base
 from aos_operator.tasks import Outcome, Request, Scored, TaskKey, TaskState
-from aos_operator.worker import Execution
-from aos_protocol.messages import ChatMessage, Claim, JobSpec, Params
+from aos_protocol.job import ChatMessage, Claim, JobSpec, Params
 from aos_service.database import create_engine, database_url, migrate
 from aos_service.revisions import alembic_config
 from support.enclave_workers import SimulatedEnclave

@@ -13,13 +13,15 @@ import httpx
 import pytest_asyncio
 
 from aos_operator.attesting import Attesting
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.tasks import Outcome
-from aos_operator.worker import HttpWorker
 from aos_operator.workshop import Workshop
 from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.statement import Attestation, EnclaveStatement
-from aos_protocol.messages import Attest, Dispatch, JobSpec, ModelOffer, Params, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import JobSpec, Params
+from aos_protocol.messages import Attest, Dispatch, ServedModel
 from aos_protocol.sealing import open_answer, seal_prompt
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
@@ -45,7 +47,7 @@ class Enclave:
     child: Child
     url: str
     worker: HttpWorker
-    model: ModelOffer
+    model: ServedModel
     folder: Path
 
     def job(self, params: Params = SHORT) -> Dispatch:

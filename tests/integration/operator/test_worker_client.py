@@ -8,17 +8,18 @@ import pytest
 import pytest_asyncio
 
 from aos_inference.schemas import GenerateRequest, ScoreRequest
+from aos_operator.backends.protocol import Execution
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.stub import stub_answer, stub_score
 from aos_operator.subjects import Subject
-from aos_operator.worker import Execution, HttpWorker
-from aos_protocol.messages import Claim, JobSpec, Params
+from aos_protocol.job import Claim, JobSpec, Params
 from aos_protocol.transcript import Transcript
 from aos_tee_worker.schemas import EnclaveRequest
 from integration.operator.fake_worker import FakeWorker
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.private import private_job
-from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
+from unit.operator.world import EXECUTOR, MODEL, OPERATOR, SERVED, World
 
 JOB = JobSpec(tag="opml", prompt="What is AI?", model=MODEL.name, params=Params(temperature=0.0, top_p=0.5))
 SEED = "ab" * 32
@@ -41,7 +42,7 @@ async def client(worker: FakeWorker) -> AsyncIterator[HttpWorker]:
 
 
 async def test_it_lists_the_models(client: HttpWorker) -> None:
-    assert await client.models() == [MODEL]
+    assert await client.models() == [SERVED]
 
 
 async def test_a_job_is_sent_with_its_seed_and_all_parameters(client: HttpWorker, worker: FakeWorker) -> None:

@@ -14,8 +14,10 @@ from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import Attestation, EnclaveStatement
 from aos_protocol.errors import InvalidAttestation
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import checksum_address
-from aos_protocol.messages import NO_DIGEST, JobSpec, Params, Sealed, parse_message
+from aos_protocol.job import JobSpec, Params, Sealed
+from aos_protocol.messages import NO_DIGEST
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed

@@ -7,8 +7,8 @@ import pytest
 
 from aos_auditor.errors import BadState
 from aos_auditor.memory import Memory, Said, load, save
+from aos_protocol.fields import parse_message
 from aos_protocol.log import TreeHead
-from aos_protocol.messages import parse_message
 from support.evidence import signed_head
 
 

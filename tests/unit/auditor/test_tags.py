@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aos_auditor import tags
 from aos_auditor.tags import Tags
-from aos_protocol.messages import Tag
+from aos_protocol.fields import Tag
 from aos_protocol.tagging import ActiveTag, Placement, place
 
 Document = dict[str, Any]

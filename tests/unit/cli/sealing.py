@@ -9,7 +9,9 @@ from aos_cli.failures import ApiError
 from aos_protocol import sortition
 from aos_protocol.attestation.policy import VERSION, AttestationPolicy
 from aos_protocol.attestation.statement import execution_claim
-from aos_protocol.messages import NO_DIGEST, JobResult, Params, Receipt, Sealed, SubmitRequest, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Params, Sealed, SubmitRequest
+from aos_protocol.messages import NO_DIGEST, JobResult, Receipt
 from aos_protocol.sealing import SealingKey, seal_answer, seal_prompt
 from aos_protocol.transcript import Transcript
 from aos_tee_worker.keyring import Keyring

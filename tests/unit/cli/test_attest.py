@@ -17,7 +17,7 @@ from aos_cli.main import app
 from aos_cli.workers import fetch_attestation
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import Attestation
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_service.errors import WorkerUrlError
 from support.evidence import DISPATCHER, MODEL
 from unit.cli.sealing import NONCE, OPERATOR, Enclave, PrivateDispatcher, enclave

@@ -21,7 +21,8 @@ from aos_cli.private import (
 from aos_protocol.canonical import digest
 from aos_protocol.errors import InvalidTranscript, NotSealed
 from aos_protocol.evidence import Check
-from aos_protocol.messages import Params, Sealed, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Params, Sealed
 from aos_protocol.sealing import SealingKey, open_prompt
 from support.evidence import DISPATCHER, MODEL, REQUEST, honest_evidence, rows_of
 from unit.cli.sealing import (

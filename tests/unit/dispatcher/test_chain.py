@@ -16,7 +16,7 @@ from aos_dispatcher.main import app
 from aos_dispatcher.operators import RegistrySnapshot, Shares, chain_place
 from aos_dispatcher.settings import NO_REGISTRY, Chain
 from aos_protocol.evidence_document import RegistryDocument
-from aos_protocol.messages import describe, parse_message
+from aos_protocol.fields import describe, parse_message
 from aos_protocol.typed_data import Domain
 
 REGISTRY = "0x1563915e194D8CfBA1943570603F7606A3115508"

@@ -10,7 +10,7 @@ from aos_dispatcher.challenges import Case, decision, final_after, final_at, fou
 from aos_dispatcher.verdicts import Judgement, verdict_json
 from aos_protocol import fingerprint
 from aos_protocol.evidence_document import VerdictDocument
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import StepProof, Transcript
 from aos_protocol.verdict import Verdict, judge, overall

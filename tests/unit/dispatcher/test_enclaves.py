@@ -19,7 +19,9 @@ from aos_dispatcher.settings import DispatcherSettings, load_policy
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import EnclaveStatement
 from aos_protocol.errors import InvalidAttestation
-from aos_protocol.messages import JobResult, JobSpec, ModelOffer, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import JobResult, ModelOffer
 from aos_service.errors import SettingsError
 from aos_service.settings import load_settings
 

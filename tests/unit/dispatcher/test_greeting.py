@@ -7,9 +7,10 @@ import pytest
 from aos_dispatcher.errors import Refused
 from aos_dispatcher.link import Greeting
 from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Challenge, parse_message
+from aos_protocol.messages import Challenge
 from aos_protocol.typed_data import Domain
 
 DISPATCHER, OPERATOR, STRANGER = Signer(b"\x01" * 32), Signer(b"\x02" * 32), Signer(b"\x03" * 32)

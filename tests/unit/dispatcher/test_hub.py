@@ -9,10 +9,10 @@ from aos_dispatcher.errors import PeerGone, Refused, ReplyTimeout
 from aos_dispatcher.hub import Connection, Hub
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import ServedModel
 
 DISPATCHER, OPERATOR = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
-TINY = ModelOffer(name="tiny", sha256="ab" * 32)
+TINY = ServedModel(name="tiny", sha256="ab" * 32)
 
 
 class Wire:
@@ -92,7 +92,7 @@ def test_the_hub_knows_who_serves_which_file() -> None:
     hub.add(peer)
     assert hub.serving("opml", TINY) == [peer]
     assert hub.serving("tee", TINY) == []
-    assert hub.serving("opml", ModelOffer(name="tiny", sha256="cd" * 32)) == []
+    assert hub.serving("opml", ServedModel(name="tiny", sha256="cd" * 32)) == []
     assert (hub.served(), hub.connected(), len(hub)) == ({("opml", "tiny")}, {OPERATOR.address}, 1)
     hub.remove(peer)
     assert changes == [OPERATOR.address] * 2

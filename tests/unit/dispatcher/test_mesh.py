@@ -15,10 +15,10 @@ from aos_dispatcher.mesh_messages import ALL, Reply, Seal, State
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import ServedModel
 
 DISPATCHER, OPERATOR, STRANGER = Signer(b"\x01" * 32), Signer(b"\x02" * 32), Signer(b"\x03" * 32)
-TINY = ModelOffer(name="tiny", sha256="ab" * 32)
+TINY = ServedModel(name="tiny", sha256="ab" * 32)
 
 
 class MemoryBus:

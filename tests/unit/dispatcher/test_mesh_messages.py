@@ -14,6 +14,7 @@ from aos_dispatcher.mesh_messages import (
     Wake,
 )
 from aos_protocol.identity import Signer
+from aos_protocol.messages import ServedModel
 
 DISPATCHER, STRANGER = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
 
@@ -29,7 +30,16 @@ def other() -> Seal:
 
 
 def test_what_one_process_closes_the_other_opens(mine: Seal, other: Seal) -> None:
-    said = State(operators=[Presence(address="0xA", number=2, epoch=7, serves=[("opml", "tiny", "ab" * 32)])])
+    said = State(
+        operators=[
+            Presence(
+                address="0xA",
+                number=2,
+                epoch=7,
+                serves=[("opml", ServedModel(name="tiny", sha256="ab" * 32))],
+            )
+        ]
+    )
     opened = other.open(mine.close(ALL, said))
     assert (opened.origin, opened.to, opened.said) == ("mine", ALL, said)
     assert other.open(mine.close("other", Wake())).said == Wake()

@@ -8,9 +8,11 @@ from aos_dispatcher.committee import Committee, Patience, SeatState
 from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.round import ActiveRound, Answer, Author, stored_result
 from aos_protocol import sortition
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch, ModelOffer, ScoreCall, SubmitRequest, parse_message
+from aos_protocol.job import SubmitRequest
+from aos_protocol.messages import Dispatch, ModelOffer, ScoreCall
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aos_protocol.errors import InvalidEvidence
-from aos_protocol.messages import Tag
+from aos_protocol.fields import Tag
 from aos_protocol.sortition import ticket_threshold
 from aos_protocol.tagging import AFTER_JOBS, ActiveTag, Placement, check_placements, place
 

@@ -6,15 +6,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.events import Settled
 from aos_operator.jobs import Jobs, Limits
 from aos_operator.memory import MemoryQueue, MemoryStore
 from aos_operator.stub import StubWorker
 from aos_operator.subjects import Subject
 from aos_operator.tasks import Product, Request, Task, TaskKey, TaskState
-from aos_operator.worker import Execution
 from aos_operator.workshop import Workshop
-from aos_protocol.messages import JobSpec, ModelOffer
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ServedModel
 from aos_protocol.typed_data import Domain
 from unit.operator.world import MODEL, OPERATOR, World
 
@@ -55,14 +56,19 @@ class Worker:
         self.started = asyncio.Event()
         self.trouble: list[Exception] = []
 
-    async def models(self) -> Sequence[ModelOffer]:
+    async def models(self) -> Sequence[ServedModel]:
         return await self.inner.models()
 
     async def attestation(self, nonce: str) -> dict[str, Any]:
         return await self.inner.attestation(nonce)
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,
     ) -> dict[str, Any]:
         self.runs += 1
         self.at_once += 1
@@ -72,7 +78,7 @@ class Worker:
             await self.go.wait()
             if self.trouble:
                 raise self.trouble.pop(0)
-            return await self.inner.generate(job, seed, prover, execution)
+            return await self.inner.generate(job, seed, prover, execution, hear)
         finally:
             self.at_once -= 1
 

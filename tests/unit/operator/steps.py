@@ -6,14 +6,10 @@ from aos_operator.session import Session
 from aos_operator.stub import stub_score
 from aos_operator.subjects import subject_of
 from aos_operator.tasks import Scored
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import Frame
 from aos_protocol.identity import Signer
-from aos_protocol.messages import (
-    Dispatch,
-    ScoreCall,
-    Ticket,
-    parse_message,
-)
+from aos_protocol.messages import Dispatch, ScoreCall, Ticket
 from unit.operator.world import MODEL, World, opened
 
 STRANGER = Signer(b"\x33" * 32)

@@ -9,7 +9,7 @@ from aos_operator.answers import accept_answer, accept_score
 from aos_operator.errors import AnswerRejected
 from aos_operator.stub import stub_answer, stub_score
 from aos_operator.subjects import subject_of
-from aos_protocol.messages import Claim
+from aos_protocol.job import Claim
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from aos_operator.answers import accept_answer
+from aos_operator.backends.protocol import Execution
 from aos_operator.errors import AnswerRejected
 from aos_operator.tasks import Outcome
-from aos_operator.worker import Execution
-from aos_protocol.messages import NO_DIGEST, Dispatch, Sealed
+from aos_protocol.job import Sealed
+from aos_protocol.messages import NO_DIGEST, Dispatch
 from aos_protocol.sealing import open_answer
 from aos_protocol.typed_data import Domain
 from support.enclave_workers import SimulatedEnclave

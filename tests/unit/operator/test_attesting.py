@@ -10,7 +10,8 @@ from aos_operator.attesting import AT_ONCE, Attesting
 from aos_operator.errors import Refused, WorkerRefused, WorkerUnavailable
 from aos_operator.stub import StubWorker
 from aos_protocol.attestation.statement import Attestation
-from aos_protocol.messages import Attest, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Attest
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.world import MODEL
 

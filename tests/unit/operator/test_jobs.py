@@ -17,7 +17,7 @@ from aos_operator.events import Settled
 from aos_operator.memory import MemoryQueue, MemoryStore
 from aos_operator.queue import Entry
 from aos_operator.tasks import Outcome, Product, Request, Task, TaskKey, TaskState
-from aos_protocol.messages import JobSpec
+from aos_protocol.job import JobSpec
 from unit.operator.parts import Parts, Worker
 from unit.operator.world import World
 

@@ -9,7 +9,7 @@ import pytest
 from aos_operator.jobs import Jobs
 from aos_operator.tasks import Request, TaskKey, TaskState
 from aos_operator.workshop import Workshop
-from aos_protocol.messages import Claim
+from aos_protocol.job import Claim
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.parts import Parts, Worker
 from unit.operator.world import OPERATOR, World

@@ -14,7 +14,8 @@ from aos_operator.errors import (
 from aos_operator.events import Settled
 from aos_operator.subjects import Subject
 from aos_operator.tasks import Request, Scored, TaskKey, TaskState
-from aos_protocol.messages import NO_DIGEST, Claim, JobSpec
+from aos_protocol.job import Claim, JobSpec
+from aos_protocol.messages import NO_DIGEST
 from unit.operator.parts import Parts, Worker
 from unit.operator.world import World, subject_named
 

@@ -4,15 +4,15 @@ import pytest
 
 from aos_operator.offer import Offer, select_models
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import ModelOffer
-from unit.operator.world import MODEL, OFFER
+from aos_protocol.messages import ServedModel
+from unit.operator.world import MODEL, OFFER, SERVED
 
-OTHER = ModelOffer(name="another.gguf", sha256="cd" * 32)
+OTHER = ServedModel(name="another.gguf", sha256="cd" * 32)
 
 
 def test_models_are_announced_by_name() -> None:
-    offer = Offer("opml", {MODEL.name: MODEL.sha256, OTHER.name: OTHER.sha256})
-    assert offer.announced() == [OTHER, MODEL]
+    offer = Offer("opml", {MODEL.name: SERVED, OTHER.name: OTHER})
+    assert offer.announced() == [OTHER, SERVED]
 
 
 def test_a_job_that_fits_passes() -> None:
@@ -21,14 +21,14 @@ def test_a_job_that_fits_passes() -> None:
 
 def test_a_tee_operator_names_the_type_that_it_needs() -> None:
     with pytest.raises(InvalidMessage, match=r"^unsupported worker type, need tee, got opml$"):
-        Offer("tee", {MODEL.name: MODEL.sha256}).check("opml", MODEL)
+        Offer("tee", {MODEL.name: SERVED}).check("opml", MODEL)
 
 
 def test_no_wish_takes_all_models() -> None:
-    assert select_models([MODEL, OTHER], []) == ({MODEL.name: MODEL.sha256, OTHER.name: OTHER.sha256}, [])
+    assert select_models([SERVED, OTHER], []) == ({MODEL.name: SERVED, OTHER.name: OTHER}, [])
 
 
 def test_wishes_choose_and_what_is_missing_is_told() -> None:
-    chosen, missing = select_models([MODEL, OTHER], [OTHER.name, "nothere.gguf"])
-    assert chosen == {OTHER.name: OTHER.sha256}
+    chosen, missing = select_models([SERVED, OTHER], [OTHER.name, "nothere.gguf"])
+    assert chosen == {OTHER.name: OTHER}
     assert missing == ["nothere.gguf"]

@@ -14,20 +14,14 @@ from aos_operator.session import MAX_BAD_FRAMES, MAX_FRAME_BYTES, MAX_LAST_SEEN,
 from aos_operator.stub import stub_answer
 from aos_operator.tasks import Method, Outcome, Task, TaskKey
 from aos_protocol.clock import VectorClock
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import open_object, param_text, seal_request
-from aos_protocol.messages import (
-    UNSELECTED,
-    Claim,
-    Connect,
-    Dispatch,
-    JobResult,
-    Ticket,
-    parse_message,
-)
+from aos_protocol.job import Claim
+from aos_protocol.messages import UNSELECTED, Connect, Dispatch, JobResult, Ticket
 from aos_protocol.typed_data import ReceiptClaim, sign_typed
 from aos_protocol.verification import check_ticket
 from unit.operator.steps import STRANGER, refusal, said, ticket_in
-from unit.operator.world import MODEL, NUMBER, OFFER, OPERATOR, World, opened
+from unit.operator.world import MODEL, NUMBER, OFFER, OPERATOR, SERVED, World, opened
 
 
 def answered(dispatch: Dispatch) -> Outcome:
@@ -43,7 +37,7 @@ class TestConnecting:
         connect = parse_message(Connect, frame.params[0])
         assert frame.method == "connect"
         assert (connect.operator, connect.nonce, connect.workers) == (OPERATOR.address, world.nonce, ["opml"])
-        assert connect.models == [MODEL]
+        assert connect.models == [SERVED]
         assert open_object(param_text(frame))[1] == OPERATOR.address
 
     def test_the_welcome_tells_what_was_last_seen_of_our_own_clock(

@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from aos_operator.answers import accept_answer
+from aos_operator.backends.protocol import Execution
 from aos_operator.errors import Refused
 from aos_operator.events import AttestCall, JobCall
 from aos_operator.session import Session
 from aos_operator.tasks import Outcome, Task
-from aos_operator.worker import Execution
 from aos_protocol.attestation.appraisal import appraise
 from aos_protocol.attestation.statement import EnclaveStatement, statement_digest
-from aos_protocol.messages import Attest, Connect, Dispatch, JobResult, Reply, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import Attest, Connect, Dispatch, JobResult, Reply
 from support.enclave_workers import SimulatedEnclave, policy_of
 from unit.operator.private import private_job
 from unit.operator.steps import refusal, said, ticket_in

@@ -11,11 +11,9 @@ from aos_operator.events import JobCall, Say
 from aos_operator.session import Session
 from aos_operator.tasks import Outcome, Task
 from aos_protocol.errors import ProtocolError
-from aos_protocol.messages import (
-    Claim,
-    JobScore,
-    parse_message,
-)
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Claim
+from aos_protocol.messages import JobScore
 from aos_protocol.score_document import Score
 from unit.operator.steps import STRANGER, refusal, said, scored, ticket_in
 from unit.operator.world import EXECUTOR, MODEL, NUMBER, OFFER, OPERATOR, World, opened

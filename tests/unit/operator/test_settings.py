@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from aos_operator.settings import OperatorSettings
-from aos_protocol.messages import describe
+from aos_protocol.fields import describe
 from aos_service.errors import SettingsError
 from aos_service.settings import load_settings
 from unit.operator.world import OPERATOR

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aos_operator.errors import WorkerRefused
 from aos_operator.stub import ENGINE, LEVEL, VOCABULARY, StubWorker, stub_answer, stub_score
 from aos_operator.subjects import Subject
-from aos_protocol.messages import Claim, JobSpec, Params
+from aos_protocol.job import Claim, JobSpec, Params
 from aos_protocol.sampling import sample, sampling_seed
 from aos_protocol.scoring import FORBIDDEN
 from aos_protocol.transcript import Transcript

@@ -12,7 +12,8 @@ from aos_operator.tickets import draw_ticket
 from aos_protocol.errors import ProtocolError
 from aos_protocol.frames import open_frame, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import NO_DIGEST, Claim, Dispatch, ScoreCall
+from aos_protocol.job import Claim
+from aos_protocol.messages import NO_DIGEST, Dispatch, ScoreCall
 from support.enclave_workers import SimulatedEnclave
 from unit.operator.private import private_job
 from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World

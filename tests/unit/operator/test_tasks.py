@@ -18,7 +18,8 @@ from aos_operator.tasks import (
     read_outcome,
     read_request,
 )
-from aos_protocol.messages import NO_DIGEST, Claim
+from aos_protocol.job import Claim
+from aos_protocol.messages import NO_DIGEST
 from unit.operator.world import World
 
 OUTCOME = Outcome("text", "", {"rule": 1}, "ab" * 32)

@@ -9,20 +9,20 @@ from structlog.testing import capture_logs
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.stub import StubWorker
 from aos_operator.watch import WorkerWatch
-from aos_protocol.messages import ModelOffer
-from unit.operator.world import MODEL
+from aos_protocol.messages import ServedModel
+from unit.operator.world import MODEL, SERVED
 
-OTHER = ModelOffer(name="other.gguf", sha256="cd" * 32)
+OTHER = ServedModel(name="other.gguf", sha256="cd" * 32)
 
 
 class ChangingWorker(StubWorker):
     """Says one of `answers` after the other; None means that it is away. The last one stays."""
 
-    def __init__(self, *answers: list[ModelOffer] | None) -> None:
+    def __init__(self, *answers: list[ServedModel] | None) -> None:
         super().__init__({})
         self.answers = list(answers)
 
-    async def models(self) -> Sequence[ModelOffer]:
+    async def models(self) -> Sequence[ServedModel]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer is None:
             raise WorkerUnavailable("cannot be reached")
@@ -47,49 +47,51 @@ async def watched(worker: ChangingWorker, wanted: list[str] | None = None) -> tu
 
 
 async def test_the_first_answer_is_the_offer() -> None:
-    watch = WorkerWatch(ChangingWorker([MODEL]), "opml", [], interval=1)
+    watch = WorkerWatch(ChangingWorker([SERVED]), "opml", [], interval=1)
     assert watch.away
     await watch.start()
-    assert watch.offer.models == {MODEL.name: MODEL.sha256}
+    assert watch.offer.models == {MODEL.name: SERVED}
     assert not watch.away
 
 
 async def test_a_change_is_announced_once() -> None:
-    _, announced = await watched(ChangingWorker([MODEL], [MODEL], [MODEL, OTHER], [MODEL, OTHER], [OTHER]))
+    _, announced = await watched(
+        ChangingWorker([SERVED], [SERVED], [SERVED, OTHER], [SERVED, OTHER], [OTHER])
+    )
     assert announced == ["demo.gguf,other.gguf", "other.gguf"]
 
 
 async def test_a_model_with_the_same_name_and_another_file_is_a_change() -> None:
     swapped = MODEL.model_copy(update={"sha256": "00" * 32})
-    watch, announced = await watched(ChangingWorker([MODEL], [swapped]))
+    watch, announced = await watched(ChangingWorker([SERVED], [swapped]))
     assert announced == ["demo.gguf"]
-    assert watch.offer.models[MODEL.name] == "00" * 32
+    assert watch.offer.models[MODEL.name].sha256 == "00" * 32
 
 
 async def test_a_change_of_models_that_are_not_wanted_is_none() -> None:
-    watch, announced = await watched(ChangingWorker([MODEL], [MODEL, OTHER]), [MODEL.name])
+    watch, announced = await watched(ChangingWorker([SERVED], [SERVED, OTHER]), [MODEL.name])
     assert announced == []
-    assert watch.offer.models == {MODEL.name: MODEL.sha256}
+    assert watch.offer.models == {MODEL.name: SERVED}
 
 
 async def test_an_absence_is_noted_and_forgotten_when_it_ends() -> None:
-    away, _ = await watched(ChangingWorker([MODEL], None))
+    away, _ = await watched(ChangingWorker([SERVED], None))
     assert away.away == "cannot be reached"
-    back, announced = await watched(ChangingWorker([MODEL], None, None, [MODEL]))
+    back, announced = await watched(ChangingWorker([SERVED], None, None, [SERVED]))
     assert back.away == ""
     assert announced == []
 
 
 async def test_an_absence_is_logged_once() -> None:
     with capture_logs() as logs:
-        await watched(ChangingWorker([MODEL], None, None, None, [MODEL]))
+        await watched(ChangingWorker([SERVED], None, None, None, [SERVED]))
     said = [entry["event"] for entry in logs if "worker is" in entry["event"]]
     assert said == ["the worker is away: draws are declined until it is back", "the worker is back"]
 
 
 @pytest.mark.parametrize("served", [[], [OTHER]])
 async def test_models_that_the_worker_lacks_are_an_error_that_lists_what_it_has(
-    served: list[ModelOffer],
+    served: list[ServedModel],
 ) -> None:
     with capture_logs() as logs:
         await watched(ChangingWorker(served), [MODEL.name])

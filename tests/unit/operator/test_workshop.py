@@ -9,7 +9,7 @@ import pytest
 from aos_operator import workshop
 from aos_operator.stub import StubWorker
 from aos_operator.tasks import Outcome, Scored
-from aos_protocol.messages import Params
+from aos_protocol.job import Params
 from unit.operator.world import MODEL, OPERATOR, World
 
 WORLD = World()

@@ -11,31 +11,29 @@ from aos_operator.stub import stub_answer
 from aos_operator.tickets import draw_ticket
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import JsonObject, digest
+from aos_protocol.fields import WorkerType, parse_message
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
+from aos_protocol.job import Claim, JobSpec, Params, Sealed
 from aos_protocol.messages import (
     Challenge,
-    Claim,
     Dispatch,
     Draw,
     JobResult,
     JobScore,
-    JobSpec,
     ModelOffer,
-    Params,
     ScoreCall,
-    Sealed,
+    ServedModel,
     Ticket,
     Welcome,
-    WorkerType,
-    parse_message,
 )
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ReceiptClaim, SeatClaim, sign_typed
 from aos_protocol.verification import Terms, check_counter, check_result, check_score, result_claim
 
 MODEL = ModelOffer(name="demo.gguf", sha256="ab" * 32)
-OFFER = Offer("opml", {MODEL.name: MODEL.sha256})
+SERVED = ServedModel(name=MODEL.name, sha256=MODEL.sha256)
+OFFER = Offer("opml", {MODEL.name: SERVED})
 TEE_OFFER = Offer("tee", OFFER.models)
 OPERATOR = Signer(b"\x11" * 32)
 NUMBER = 7

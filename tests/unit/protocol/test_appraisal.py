@@ -19,7 +19,8 @@ from aos_protocol.attestation.appraisal import SKEW_S, Appraisal, Claims, apprai
 from aos_protocol.attestation.policy import NITRO_ROOT_G1, AttestationPolicy
 from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.errors import InvalidAttestation
-from aos_protocol.messages import ModelOffer, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.messages import ModelOffer
 from support.enclaves import MODEL, NOW, Enclave, policy
 
 NONCE, OTHER_NONCE = "5e" * 32, "5f" * 32

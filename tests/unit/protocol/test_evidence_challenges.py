@@ -9,7 +9,7 @@ from aos_protocol.errors import InvalidEvidence, InvalidMessage
 from aos_protocol.evidence import Check, check_evidence
 from aos_protocol.evidence_document import PleaDocument
 from aos_protocol.evidence_view import open_result
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_protocol.typed_data import ChallengeClaim, sign_typed
 from support.evidence import CHEATING, DISPATCHER, DOMAIN, FINGERPRINTED, Actor, Story
 

@@ -12,9 +12,11 @@ from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.attestation.statement import execution_claim
 from aos_protocol.evidence import Check, answers, check_evidence, round_views
 from aos_protocol.evidence_enclave import appraisals
+from aos_protocol.fields import parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.messages import NO_DIGEST, JobResult, JobSpec, parse_message
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import NO_DIGEST, JobResult
 from aos_protocol.sealing import open_answer
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ExecutionClaim, sign_typed

@@ -12,7 +12,7 @@ from aos_dispatcher.standing import pool_document
 from aos_protocol import log_entries, typed_data
 from aos_protocol.canonical import digest
 from aos_protocol.evidence_document import Evidence, RoundDocument
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from support.evidence_mutations import NAMES, document
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,7 +10,8 @@ from aos_protocol.errors import InvalidEvidence, InvalidMessage
 from aos_protocol.evidence import Check, check_evidence, round_views
 from aos_protocol.evidence_verdict import judged, verdict_of, verdicts_of
 from aos_protocol.evidence_work import check_extent
-from aos_protocol.messages import Claim, JobSpec, parse_message
+from aos_protocol.fields import parse_message
+from aos_protocol.job import Claim, JobSpec
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from support.calibration import calibration
@@ -376,6 +377,6 @@ def test_there_is_no_subject_without_the_executor_s_answer() -> None:
 
 
 def _params(temperature: float) -> Any:
-    from aos_protocol.messages import Params
+    from aos_protocol.job import Params
 
     return Params(temperature=temperature)

@@ -6,6 +6,7 @@ import pytest
 
 from aos_protocol import merkle
 from aos_protocol.errors import InvalidEvidence, InvalidMessage, InvalidSignature
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
 from aos_protocol.log import (
     AnchorDocument,
@@ -16,7 +17,6 @@ from aos_protocol.log import (
     check_head,
     head_claim,
 )
-from aos_protocol.messages import parse_message
 from aos_protocol.typed_data import Domain, sign_typed
 
 DISPATCHER = Signer(b"\x11" * 32)

@@ -9,24 +9,19 @@ import pytest
 
 from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidMessage
+from aos_protocol.fields import parse_message
+from aos_protocol.job import MAX_BOX_CHARACTERS, Claim, JobSpec, Params, Sealed, SubmitRequest
 from aos_protocol.messages import (
-    MAX_BOX_CHARACTERS,
     Attest,
     Challenge,
-    Claim,
     Draw,
     JobScore,
-    JobSpec,
     ModelOffer,
-    Params,
     Receipt,
     Reply,
     ScoreCall,
-    Sealed,
-    SubmitRequest,
     Ticket,
     Welcome,
-    parse_message,
 )
 
 JOB = {
@@ -219,9 +214,12 @@ def test_a_prompt_s_two_digests_are_of_the_same_bytes(job: dict[str, Any], bound
     [
         ({"tag": "opml"}, "a sealed prompt needs job type tee, and allows no claim"),
         ({"claim": {"text": "x"}}, "a sealed prompt needs job type tee, and allows no claim"),
-        ({"prompt": "What is AI?"}, "exactly one of prompt, messages and sealed"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "exactly one of prompt, messages and sealed"),
-        ({"sealed": None}, "exactly one of prompt, messages and sealed"),
+        ({"prompt": "What is AI?"}, "exactly one of prompt, messages, sealed and direct"),
+        (
+            {"messages": [{"role": "user", "content": "x"}]},
+            "exactly one of prompt, messages, sealed and direct",
+        ),
+        ({"sealed": None}, "exactly one of prompt, messages, sealed and direct"),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aos_protocol.attestation.policy import NITRO_ROOT_G1, AttestationPolicy, ModelPolicy
 from aos_protocol.canonical import canonical
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 
 REGISTER, OTHER, ZERO = "ab" * 48, "cd" * 48, "00" * 48
 ROOT = "1d" * 32

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aos_protocol.canonical import canonical
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.messages import parse_message
+from aos_protocol.fields import parse_message
 from aos_protocol.score_document import FORBIDDEN, MAX_POSITIONS, Score
 
 

@@ -18,7 +18,8 @@ from aos_protocol.attestation.statement import Keyset
 from aos_protocol.canonical import canonical
 from aos_protocol.errors import InvalidMessage, NotCanonical, NotSealed
 from aos_protocol.identity import Signer
-from aos_protocol.messages import MAX_BOX_CHARACTERS, MAX_BOXES, ModelOffer, Params, Sealed
+from aos_protocol.job import MAX_BOX_CHARACTERS, MAX_BOXES, Params, Sealed
+from aos_protocol.messages import ModelOffer
 from aos_protocol.sealing import SUITE, SealingKey, open_answer, open_prompt, seal_answer, seal_prompt
 
 # Published sender's secrets (skEm), receivers' keys (pkRm) and first ciphertexts (aad "Count-0") for the RFC's plaintext and info.

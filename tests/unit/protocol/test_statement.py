@@ -21,8 +21,10 @@ from aos_protocol.attestation.statement import (
 )
 from aos_protocol.canonical import canonical, digest
 from aos_protocol.errors import InvalidAttestation, InvalidKey, InvalidMessage, ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
-from aos_protocol.messages import JobSpec, ModelOffer, parse_message
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ModelOffer
 from aos_protocol.sealing import SealingKey, seal_prompt
 from aos_protocol.typed_data import Domain, sign_typed
 from support.enclaves import MODEL, Enclave

@@ -20,17 +20,10 @@ from aos_protocol.errors import (
     InvalidTranscript,
     ProtocolError,
 )
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
-from aos_protocol.messages import (
-    NO_DIGEST,
-    Draw,
-    JobResult,
-    JobScore,
-    JobSpec,
-    ModelOffer,
-    Ticket,
-    parse_message,
-)
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, ModelOffer, Ticket
 from aos_protocol.score_document import Score
 from aos_protocol.sealing import seal_prompt
 from aos_protocol.transcript import Transcript

@@ -21,8 +21,10 @@ from aos_inference.schemas import Answer, ModelCard
 from aos_inference.testing import ByteModel
 from aos_inference.worker import Worker
 from aos_protocol.attestation.statement import EnclaveStatement, Keyset
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import checksum_address
-from aos_protocol.messages import NO_DIGEST, JobSpec, ModelOffer, Params, Sealed, parse_message
+from aos_protocol.job import JobSpec, Params, Sealed
+from aos_protocol.messages import NO_DIGEST, ModelOffer
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed
 from aos_service.logs import configure_logs

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from aos_protocol.attestation import appraisal
 from aos_protocol.attestation.policy import AttestationPolicy
-from aos_protocol.messages import ModelOffer, Params
+from aos_protocol.job import Params
+from aos_protocol.messages import ModelOffer
 from aos_protocol.sealing import SealingKey, open_prompt, seal_prompt
 from aos_protocol.typed_data import Domain, ExecutionClaim, recover_typed
 from aos_tee_worker import simulator

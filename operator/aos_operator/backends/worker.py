@@ -1,17 +1,17 @@
-"""The worker: what the operator asks of it, over HTTP on TCP, a unix socket, or vsock when it is an enclave."""
+"""Our own worker as a backend: over HTTP on TCP, a unix socket, or vsock when it is an enclave."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httpx
 
+from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import Subject
-from aos_protocol.messages import JobSpec, ModelOffer
-from aos_protocol.typed_data import Domain
+from aos_protocol.job import JobSpec
+from aos_protocol.messages import ServedModel
 from aos_service.tracing import span
 from aos_service.transport import WorkerTransport
 
@@ -23,52 +23,8 @@ _AWAY: Final = frozenset({408, 425, 502, 504})
 """What a proxy says for a worker that is away or slow. With any other error the job itself is at fault."""
 
 
-@dataclass(frozen=True)
-class Execution:
-    """What an enclave has to know to sign its answer to a job: the job's id, and where the signature is to be valid."""
-
-    job_id: str
-    domain: Domain
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that the enclave is sent."""
-        return {"job_id": self.job_id, "chain_id": self.domain.chain_id, "registry": self.domain.registry}
-
-
-class Worker(Protocol):
-    """Runs models. Every method raises `WorkerUnavailable` when trying again may help, as `WorkerBusy` when it is there, and full."""
-
-    async def models(self) -> Sequence[ModelOffer]:
-        """Return the models that are served now, by name and SHA-256."""
-        ...
-
-    async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
-    ) -> dict[str, Any]:
-        """Run a job with its seed (64 hex digits), with fingerprints of `prover`, and return the worker's unchecked answer.
-
-        A `tee` job has an `execution`, whose answer the enclave signs. Raises `WorkerRefused` when the worker says that this job cannot
-        be done.
-        """
-        ...
-
-    async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
-        """Score what is said to be an answer to a job and return the worker's unchecked answer, `{"scores": [...]}`.
-
-        Raises `WorkerRefused` when the worker says that this cannot be scored.
-        """
-        ...
-
-    async def attestation(self, nonce: str) -> dict[str, Any]:
-        """Have the enclave attest itself on a nonce (64 hex digits), and return its unchecked `Attestation`.
-
-        Raises `WorkerRefused` when the worker is no enclave.
-        """
-        ...
-
-
 class HttpWorker:
-    """`Worker` over HTTP; `url` is one that `aos_service.transport` reads, `timeout` the seconds for one answer."""
+    """`Backend` over HTTP: our own worker; `url` is one that `aos_service.transport` reads, `timeout` the seconds for one answer."""
 
     def __init__(self, url: str, timeout: float) -> None:
         transport = WorkerTransport(url)
@@ -78,22 +34,27 @@ class HttpWorker:
             timeout=httpx.Timeout(timeout, connect=_QUICK_S),
         )
 
-    async def models(self) -> Sequence[ModelOffer]:
-        """See `Worker.models`."""
+    async def models(self) -> Sequence[ServedModel]:
+        """See `Backend.models`."""
         async with _translated():
             response = await self._client.get("/v1/models", timeout=_QUICK_S)
         if response.is_error:
             raise WorkerUnavailable(f"the worker does not list its models: {_problem(response)}")
         body = _object(response)
         try:
-            return [ModelOffer(name=model["name"], sha256=model["sha256"]) for model in body["models"]]
+            return [ServedModel(name=model["name"], sha256=model["sha256"]) for model in body["models"]]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerUnavailable("GET /v1/models gives no list of models with name and sha256") from error
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """See `Worker.generate`."""
+        """See `Backend.generate`."""
         body = {"model": job.model, **_asked(job), "seed": seed, "prover": prover, "stream": False}
         if execution is not None:
             body["execution"] = execution.to_json()
@@ -103,7 +64,7 @@ class HttpWorker:
         return _good(response)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
-        """See `Worker.score`. The prompt is the job's own, so that an answer to another one shows."""
+        """See `Backend.score`. The prompt is the job's own, so that an answer to another one shows."""
         item = {**_asked(job), **subject.claim.to_json(), "subject": subject.digest}
         if subject.transcript is not None:
             item["answer"] = {
@@ -118,7 +79,7 @@ class HttpWorker:
         return _good(response)
 
     async def attestation(self, nonce: str) -> dict[str, Any]:
-        """See `Worker.attestation`."""
+        """See `Backend.attestation`."""
         async with _translated():
             response = await self._client.get("/attestation", params={"nonce": nonce}, timeout=_QUICK_S)
         return _good(response)
