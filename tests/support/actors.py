@@ -12,7 +12,7 @@ from aos_protocol.fields import Role, parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.job import JobSpec
-from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, ModelOffer, ServedModel, Ticket, Vrf
+from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, ModelOffer, Ticket, Vrf
 from aos_protocol.score_document import Score
 from aos_protocol.sealing import seal_answer
 from aos_protocol.transcript import Transcript
