@@ -81,7 +81,8 @@ async def network(demo_model: Path, tmp_path: Path) -> AsyncIterator[Network]:
         model = MODEL.model_copy(update={"sha256": hashlib.sha256(demo_model.read_bytes()).hexdigest()})
         while True:
             try:
-                assert await worker.models() == [model]
+                [served] = await worker.models()
+                assert (served.name, served.sha256) == (model.name, model.sha256)
                 break
             except WorkerUnavailable:
                 await asyncio.sleep(0.05)

@@ -108,7 +108,8 @@ async def enclave(demo_model: Path, tmp_path: Path) -> AsyncIterator[Enclave]:
     try:
         while True:
             try:
-                assert await worker.models() == [offer]
+                [served] = await worker.models()
+                assert (served.name, served.sha256) == (offer.name, offer.sha256)
                 break
             except WorkerUnavailable:
                 await asyncio.sleep(0.05)
