@@ -19,7 +19,7 @@ from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox
 from aos_operator.queue import Queue, RedisQueue, connect_redis
 from aos_operator.registry import Registry, open_registry
-from aos_operator.settings import OperatorSettings
+from aos_operator.settings import NodeSettings, OperatorSettings
 from aos_operator.store import PostgresStore, Store
 from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
@@ -72,7 +72,7 @@ class Operator:
 
     def __init__(
         self,
-        settings: OperatorSettings,
+        settings: NodeSettings,
         signer: Signer,
         store: Store,
         queue: Queue,

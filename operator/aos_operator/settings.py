@@ -233,15 +233,20 @@ class Api(Group):
     read_maximum: Positive = 20
 
 
-class OperatorSettings(Group):
+class NodeSettings(Group):
+    """What an operator needs to know wherever its memory is kept."""
+
+    net: Net
+    node: Node
+    api: Api = Api()
+
+
+class OperatorSettings(NodeSettings):
     """The whole file."""
 
     db: Database
     queue: Queue
-    net: Net
-    node: Node
     chain: Chain = Chain()
-    api: Api = Api()
     telemetry: Telemetry = Telemetry()
 
     @property
