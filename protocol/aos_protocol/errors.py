@@ -60,5 +60,9 @@ class InvalidEvidence(ProtocolError):
     """The evidence document cannot be read; fetch it again from the dispatcher and check its version."""
 
 
+class InvalidTemplate(ProtocolError):
+    """A template for filling in needs {prefix} and {suffix}, each once, and the model's own markers around them."""
+
+
 class NotCanonical(ProtocolError):
     """The value has no RFC 8785 form; use strict JSON with string keys and integers within 2^53 - 1."""

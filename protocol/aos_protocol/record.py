@@ -42,3 +42,11 @@ class Record(Message):
     def digest(self) -> str:
         """Return the SHA-256 hex of the record's canonical JSON: what the result's signature has in the place of a transcript."""
         return digest(self.to_json())
+
+
+def named_model_digest(name: str) -> str:
+    """Return the SHA-256 hex that stands for a model of whose file nobody knows the digest: it binds the name, and nothing else.
+
+    What was loaded under that name its operator alone can say, so the evidence of such a model is `logprobs` at most.
+    """
+    return digest({"kind": "named", "model": name})

@@ -1,0 +1,100 @@
+"""How models that fill in the middle are asked to: the markers that each family was trained with, as data, and the prompt made of them.
+
+The texts are those of the model cards: what stands before the gap, what stands behind it, and then the model writes what is between.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from aos_protocol.errors import InvalidTemplate
+
+Order: TypeAlias = Literal["psm", "spm"]
+"""Which stands first in the prompt, the prefix or the suffix; the middle comes last in both."""
+
+
+class Part(NamedTuple):
+    """A stretch of a prompt; a `marker` is the template's own and may be read as special tokens, anything else may not."""
+
+    text: str
+    marker: bool
+
+
+@dataclass(frozen=True)
+class FimTemplate:
+    """What a prompt for filling in is made of: the markers before prefix and suffix and at the end, and what an answer stops at."""
+
+    name: str
+    prefix: str
+    suffix: str
+    middle: str
+    order: Order = "psm"
+    stops: tuple[str, ...] = ()
+
+    def parts(self, prefix: str, suffix: str) -> tuple[Part, ...]:
+        """Return the prompt in pieces, for whoever tokenises markers and texts apart; empty pieces are left out."""
+        before, behind = (self.prefix, prefix), (self.suffix, suffix)
+        pairs = (before, behind) if self.order == "psm" else (behind, before)
+        parts = [Part(text, index == 0) for pair in pairs for index, text in enumerate(pair)]
+        return tuple(part for part in (*parts, Part(self.middle, marker=True)) if part.text)
+
+
+TEMPLATES: Final = {
+    template.name: template
+    for template in (
+        FimTemplate("codellama", "<PRE> ", " <SUF>", " <MID>", stops=("<EOT>",)),
+        FimTemplate(
+            "deepseek",
+            "<｜fim▁begin｜>",  # noqa: RUF001 (the bars are U+FF5C)
+            "<｜fim▁hole｜>",  # noqa: RUF001
+            "<｜fim▁end｜>",  # noqa: RUF001
+            stops=("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001
+        ),
+        FimTemplate(
+            "starcoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", stops=("<|endoftext|>", "<file_sep>")
+        ),
+        FimTemplate(
+            "codegemma",
+            "<|fim_prefix|>",
+            "<|fim_suffix|>",
+            "<|fim_middle|>",
+            stops=("<|file_separator|>", "<|file_sep|>", "<|fim_prefix|>", "<|fim_pad|>"),
+        ),
+    )
+}
+"""The templates that have a name."""
+
+_FAMILIES: Final = (
+    ("codellama", re.compile(r"code[-_ ]?llama")),
+    ("deepseek", re.compile(r"deepseek[-_ ]?(coder|v[23])")),
+    ("starcoder", re.compile(r"star[-_ ]?coder|stable[-_ ]?code")),
+    ("codegemma", re.compile(r"code[-_ ]?gemma|qwen[\d.]*[-_ ]?coder")),  # Qwen took over its markers
+)
+_GAPS: Final = ("{prefix}", "{suffix}")
+
+
+def choose(model_name: str) -> FimTemplate | None:
+    """Return the template of the family that a model's name belongs to, `codellama:7b-code` for one; None when it names none."""
+    lowered = model_name.lower()
+    return next((TEMPLATES[name] for name, family in _FAMILIES if family.search(lowered)), None)
+
+
+def custom(text: str, stops: tuple[str, ...] = ()) -> FimTemplate:
+    """Return a template of one's own, from a text with `{prefix}` and `{suffix}` in it, each once, in either order.
+
+    Raises `InvalidTemplate` for any other text.
+    """
+    if any(text.count(gap) != 1 for gap in _GAPS):
+        raise InvalidTemplate
+    order: Order = "psm" if text.index(_GAPS[0]) < text.index(_GAPS[1]) else "spm"
+    first, between, last = re.split(r"\{prefix\}|\{suffix\}", text)
+    prefix, suffix = (first, between) if order == "psm" else (between, first)
+    return FimTemplate("custom", prefix, suffix, last, order, stops)
+
+
+def render(template: FimTemplate, prefix: str, suffix: str) -> str:
+    """Return the prompt as one text, for servers that take nothing else.
+
+    They read markers in the job's own text as markers, too; where tokens can be given, `FimTemplate.parts` keeps them apart.
+    """
+    return "".join(part.text for part in template.parts(prefix, suffix))
