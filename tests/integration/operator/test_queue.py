@@ -1,14 +1,17 @@
-"""What a queue promises: the one on a Redis stream, and the one in memory that stands in for it elsewhere."""
+"""What a queue promises: the one on a Redis stream, the one in an SQLite file, and the one in memory that stands in for them elsewhere."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import redis.asyncio as redis
 
+from aos_operator.embedded import opened
+from aos_operator.embedded_queue import SqliteQueue
 from aos_operator.errors import QueueUnavailable
 from aos_operator.memory import MemoryQueue
 from aos_operator.queue import GROUP, Queue, RedisQueue, connect_redis
@@ -36,9 +39,23 @@ async def stream(client: redis.Redis) -> RedisQueue:
     return queue
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest_asyncio.fixture
+async def rows(tmp_path: Path) -> AsyncIterator[SqliteQueue]:
+    async with opened(tmp_path / "memory.sqlite", OPERATOR.address) as file:
+        queue = SqliteQueue(file)
+        await queue.open()
+        yield queue
+
+
+@pytest.fixture(params=["redis", "sqlite", "memory"])
 def queue(request: pytest.FixtureRequest) -> Queue:
-    return MemoryQueue() if request.param == "memory" else request.getfixturevalue("stream")
+    match request.param:
+        case "memory":
+            return MemoryQueue()
+        case "sqlite":
+            return request.getfixturevalue("rows")
+        case _:
+            return request.getfixturevalue("stream")
 
 
 async def test_entries_come_in_order_and_once(queue: Queue, enclave: SimulatedEnclave) -> None:

@@ -1,8 +1,9 @@
-"""What a store promises: the one on PostgreSQL, and the one in memory that stands in for it elsewhere."""
+"""What a store promises: the one on PostgreSQL, the one in an SQLite file, and the one in memory that stands in for them elsewhere."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -14,6 +15,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aos_operator.backends.protocol import Execution
+from aos_operator.embedded import Embedded, opened
+from aos_operator.embedded_store import SqliteStore
 from aos_operator.errors import Refused, StoreUnavailable
 from aos_operator.memory import MemoryStore
 from aos_operator.store import PostgresStore, Store
@@ -39,11 +42,21 @@ async def engine(new_database: Callable[[Literal["operator"]], Awaitable[str]]) 
     await engine.dispose()
 
 
-@pytest.fixture(params=["postgres", "memory"])
+@pytest_asyncio.fixture
+async def file(tmp_path: Path) -> AsyncIterator[Embedded]:
+    async with opened(tmp_path / "memory.sqlite", OPERATOR.address) as file:
+        yield file
+
+
+@pytest.fixture(params=["postgres", "sqlite", "memory"])
 def store(request: pytest.FixtureRequest) -> Store:
-    if request.param == "memory":
-        return MemoryStore()
-    return PostgresStore(request.getfixturevalue("engine"), OPERATOR.address)
+    match request.param:
+        case "memory":
+            return MemoryStore()
+        case "sqlite":
+            return SqliteStore(request.getfixturevalue("file"))
+        case _:
+            return PostgresStore(request.getfixturevalue("engine"), OPERATOR.address)
 
 
 async def test_reserved_numbers_never_overlap(store: Store) -> None:
