@@ -21,6 +21,7 @@ from aos_protocol.fields import (
     WorkerType,
     storable,
 )
+from aos_protocol.transcript import MAX_STOPS
 
 MAX_BOXES = 16
 """How many enclaves a prompt can be sealed to."""
@@ -41,7 +42,7 @@ class Params(Message):
     temperature: float = Field(1.0, ge=0, le=5, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     max_tokens: int = Field(256, ge=1, le=65_536)
-    stop: list[ShortText] = Field(default_factory=list, max_length=4)
+    stop: list[ShortText] = Field(default_factory=list, max_length=MAX_STOPS)
 
     def digest(self) -> str:
         """Return the SHA-256 hex of all parameters in canonical JSON, defaults included."""

@@ -32,7 +32,7 @@ from aos_protocol.canonical import JsonObject, canonical
 from aos_protocol.errors import InvalidTranscript, NotCanonical
 
 MAX_TOKENS = 2**20
-MAX_STOPS = 4
+MAX_STOPS = 16
 
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**24)]
 StopText: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
