@@ -178,7 +178,7 @@ async def test_a_prompt_that_does_not_fit_names_both_numbers(client: httpx.Async
         ({"params": {"top_p": 0}}, "params.top_p:"),
         ({"params": {"max_tokens": 0}}, "params.max_tokens:"),
         ({"params": {"max_tokens": 2.5}}, "params.max_tokens:"),
-        ({"params": {"stop": ["a"] * 5}}, "params.stop:"),
+        ({"params": {"stop": ["a"] * 17}}, "params.stop:"),
         ({"params": {"stop": [""]}}, "params.stop.0:"),
         ({"params": {"stop": "a"}}, "params.stop:"),
         ({"params": {"top_k": 4}}, "params.top_k:"),

@@ -63,7 +63,7 @@ def test_an_integer_is_a_number_but_a_boolean_or_a_text_is_not() -> None:
         ({"job": JOB | {"params": {"top_p": 1.1}}}, "job.params.top_p"),
         ({"job": JOB | {"params": {"max_tokens": 0}}}, "job.params.max_tokens"),
         ({"job": JOB | {"params": {"max_tokens": 1.0}}}, "job.params.max_tokens"),
-        ({"job": JOB | {"params": {"stop": ["a", "b", "c", "d", "e"]}}}, "job.params.stop"),
+        ({"job": JOB | {"params": {"stop": ["a"] * 17}}}, "job.params.stop"),
         ({"job": JOB | {"params": {"stop": [""]}}}, "job.params.stop.0"),
         ({"job": JOB | {"params": {"typical_p": 1}}}, "job.params.typical_p"),
     ],
