@@ -98,3 +98,28 @@ def render(template: FimTemplate, prefix: str, suffix: str) -> str:
     They read markers in the job's own text as markers, too; where tokens can be given, `FimTemplate.parts` keeps them apart.
     """
     return "".join(part.text for part in template.parts(prefix, suffix))
+
+
+def split(template: FimTemplate, prompt: str) -> tuple[str, str] | None:
+    """Return the prefix and the suffix of a prompt that its sender has rendered by this template; None for any other prompt.
+
+    Editors do that themselves. White space at the markers' edges may be missing, as some of them leave it out.
+    """
+    markers = (template.prefix, template.suffix, template.middle)
+    bare = [marker.strip() for marker in markers]
+    if not all(bare) or any(prompt.count(marker) != 1 for marker in bare):
+        return None
+    first, second = (0, 1) if template.order == "psm" else (1, 0)
+    head, _, rest = prompt.partition(bare[second])
+    if not head.lstrip().startswith(bare[first]) or not rest.rstrip().endswith(bare[2]):
+        return None
+    gap, end = _edges(template, second), _edges(template, 2)
+    one = head.partition(bare[first])[2].removeprefix(_edges(template, first)[1]).removesuffix(gap[0])
+    two = rest.rpartition(bare[2])[0].removeprefix(gap[1]).removesuffix(end[0])
+    return (one, two) if template.order == "psm" else (two, one)
+
+
+def _edges(template: FimTemplate, index: int) -> tuple[str, str]:
+    """The white space before and behind a marker."""
+    marker = (template.prefix, template.suffix, template.middle)[index]
+    return marker[: len(marker) - len(marker.lstrip())], marker[len(marker.rstrip()) :]

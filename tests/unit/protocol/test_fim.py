@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aos_protocol.errors import InvalidTemplate
-from aos_protocol.fim import TEMPLATES, choose, custom, render
+from aos_protocol.fim import TEMPLATES, choose, custom, render, split
 from aos_protocol.record import named_model_digest
 
 
@@ -82,6 +82,38 @@ def test_a_jobs_own_text_is_never_in_a_part_that_may_be_read_as_markers(
         template.suffix,
         template.middle,
     }
+
+
+_PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="<>|"))
+
+
+@given(st.sampled_from(sorted(TEMPLATES)), _PLAIN, _PLAIN)
+def test_a_rendered_prompt_is_split_as_it_was(name: str, prefix: str, suffix: str) -> None:
+    template = TEMPLATES[name]
+    assert split(template, render(template, prefix, suffix)) == (prefix, suffix)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "def f(x):",
+        "<fim_prefix>a<fim_suffix>b",
+        "a<fim_prefix>b<fim_suffix>c<fim_middle>",
+        "<fim_prefix>a<fim_middle>b<fim_suffix>",
+        "<fim_prefix>a<fim_prefix>b<fim_suffix>c<fim_middle>",
+        "<PRE> a <SUF>b <MID>",
+    ],
+)
+def test_any_other_prompt_is_left_alone(prompt: str) -> None:
+    assert split(TEMPLATES["starcoder"], prompt) is None
+
+
+def test_white_space_at_markers_may_be_missing_as_editors_leave_it_out() -> None:
+    assert split(TEMPLATES["codellama"], "<PRE>a\n <SUF> b<MID>") == ("a\n", " b")
+
+
+def test_a_template_without_a_marker_splits_nothing() -> None:
+    assert split(custom("{prefix}@@{suffix}"), "a@@b") is None
 
 
 def test_the_digest_of_a_name_is_that_of_its_canonical_json() -> None:
