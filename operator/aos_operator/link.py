@@ -88,7 +88,8 @@ class Link:
         self._outbox = outbox
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._socket: ClientConnection | None = None
-        self._was_welcome = False
+        self.welcomed = asyncio.Event()
+        """Set once the dispatcher has let this operator in for the first time."""
         self._tried = 0
         self._sent_away = 0
         self._renewing = False
@@ -111,7 +112,7 @@ class Link:
                 try:
                     await self._connect(answers, backoff)
                 except StartError as error:
-                    if isinstance(error, Replaced) or not self._was_welcome:
+                    if isinstance(error, Replaced) or not self.welcomed.is_set():
                         raise
                     _log.error("the dispatcher does not let this operator in", problem=str(error))
                 except Unavailable as error:
@@ -147,7 +148,8 @@ class Link:
             wire = _SocketWire(socket)
             welcomed = await _shake_hands(session, socket, wire)
             await self._outbox.attach(session, wire, welcomed.last_seen)
-            self._was_welcome, self._socket, self._sent_away = True, socket, 0
+            self._socket, self._sent_away = socket, 0
+            self.welcomed.set()
             _log.info("connected to the dispatcher", url=self._url, dispatcher=self._target.address)
             since = asyncio.get_running_loop().time()
             try:

@@ -93,6 +93,7 @@ class Operator:
         tls = net.tls.context() if net.tls else None
         target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval, domain, tls)
         self._link = Link(target, signer, self._desk, outbox)
+        self.welcomed = self._link.welcomed
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""

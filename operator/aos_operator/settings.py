@@ -35,7 +35,8 @@ def _address(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _dispatcher_url(text: str) -> str:
+def dispatcher_url(text: str) -> str:
+    """Return the address of a dispatcher's `/ws` for one that people write, with http:// or without the path. Raises `ValueError`."""
     parts = urlsplit(text)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     if scheme not in {"ws", "wss"} or not parts.hostname:
@@ -51,7 +52,7 @@ def _dispatcher_urls(given: object) -> object:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         return given
-    return tuple(map(_dispatcher_url, texts))
+    return tuple(map(dispatcher_url, texts))
 
 
 def _worker_url(text: str) -> str:
