@@ -187,6 +187,8 @@ class JobSpec(Message):
             raise ValueError("give exactly one of prompt, messages, sealed and direct")
         if self.sealed is not None and (self.tag != "tee" or self.claim is not None):
             raise ValueError("a sealed prompt needs job type tee, and allows no claim")
+        if self.direct is not None and self.tag != "opml":
+            raise ValueError("a direct prompt needs job type opml: for an enclave, seal it to the enclave")
         return self
 
     @model_validator(mode="after")
@@ -203,6 +205,11 @@ class JobSpec(Message):
         if self.claim is not None and self.stream is not None:
             raise ValueError("nothing is run of a claim, hence nothing streamed")
         return self
+
+    @property
+    def hidden(self) -> bool:
+        """True when nobody but whoever runs it can read the prompt, so that others have nothing to score."""
+        return self.sealed is not None or self.direct is not None
 
     @property
     def kind(self) -> ModelKind:

@@ -8,11 +8,12 @@ tells in which order the messages travel.
 import hashlib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, Strict, StringConstraints
 
 from aos_protocol.fields import (
     Ability,
     Address,
+    Base64,
     Block,
     Challenged,
     ClockMap,
@@ -36,6 +37,12 @@ from aos_protocol.job import MAX_LOGPROBS, JobSpec
 
 NO_DIGEST = "0" * 64
 """Stands where a result has nothing to bind: no transcript, no attestation."""
+
+MAX_PROMPT_BOX = 960 << 10
+"""How many characters a direct prompt's box has at most, so that it fits a body of less than 1 MiB."""
+
+MAX_CHUNK_BOX = 36 << 10
+"""How many characters the box of one piece of a direct answer has at most."""
 
 UNSELECTED = "unselected worker by vrf"
 """AOS's reason of an operator that a draw did not choose."""
@@ -94,6 +101,26 @@ class DirectOffer(Message):
     )
 
 
+class Session(Message):
+    """A dispatcher's word to a project's client, by which it talks to the operator that its `direct` job was given to (docs/protocol.md).
+
+    It is for the job of that id, for this model file and seed. The prompt goes to the X25519 `key`, at `url` if there is one, and has to be there
+    by `expires_at` (Unix seconds). `signature` is EIP-712 over `typed_data.SessionClaim`.
+    """
+
+    job_id: Hex32
+    dispatcher: Address
+    operator: Address
+    model: ModelOffer
+    seed: Hex32
+    key: Hex32
+    url: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(storable)] | None = (
+        None
+    )
+    expires_at: int = Field(ge=0, lt=2**53)
+    signature: Signature
+
+
 class Connect(Message):
     """An operator's answer to a challenge; signed by itself (`frames.seal_object`) besides its frame."""
 
@@ -134,12 +161,16 @@ class Draw(Message):
 
 
 class Reply(Message):
-    """The `result` of every reply; a draw's has the `ticket` besides, `attest`'s the `attestation`, `connect`'s is a `Welcome`."""
+    """The `result` of every reply; a draw's has the `ticket` besides, `attest`'s the `attestation`, `connect`'s is a `Welcome`.
+
+    That to the dispatch of a `direct` job has `accepted`, the digest of the session's JSON: its sender's word that the session's key is its own.
+    """
 
     code: int
     message: Text = Field(max_length=4096)
     ticket: dict[str, Any] | None = None
     attestation: dict[str, Any] | None = None
+    accepted: Hex32 | None = None
 
 
 class Attest(Message):
@@ -182,7 +213,8 @@ class Dispatch(Message):
     """`dispatch_job`: the whole job to one member of its committee.
 
     `signature` is the dispatcher's receipt for `job_id`, `sequence` and `request_digest`. With the seed's proof and the range, it lets an
-    operator that remembers nothing of the draw check and answer it. `seat` is the dispatcher's signature over `typed_data.SeatClaim`.
+    operator that remembers nothing of the draw check and answer it. `seat` is the dispatcher's signature over `typed_data.SeatClaim`. A
+    `direct` job comes with the `session` that its client is given once the operator has accepted it.
     """
 
     user: ShortText
@@ -202,6 +234,33 @@ class Dispatch(Message):
     role: Role
     seat: Signature
     model: ModelOffer
+    session: Session | None = None
+
+
+class DirectPrompt(Message):
+    """`direct_prompt`: a client's sealed prompt, as the dispatcher relays it to an operator that it cannot reach itself.
+
+    `route` names the process that has the client, which the operator repeats in what it answers.
+    """
+
+    job_id: Hex32
+    route: ShortText
+    box: Annotated[Base64, StringConstraints(min_length=1, max_length=MAX_PROMPT_BOX)]
+
+
+class DirectChunk(Message):
+    """A sealed piece of an answer to a direct prompt, and whether it is the last."""
+
+    last: bool
+    box: Annotated[Base64, StringConstraints(min_length=1, max_length=MAX_CHUNK_BOX)]
+
+
+class DirectChunks(Message):
+    """`direct_chunks`: what has come of the answer to a relayed prompt. It is a notice: it has no clock, and gets no reply."""
+
+    job_id: Hex32
+    route: ShortText
+    chunks: list[DirectChunk] = Field(min_length=1, max_length=64)
 
 
 class ScoreCall(Message):
@@ -232,12 +291,16 @@ class ScoreCall(Message):
     subject: str | None = None
 
 
+Logprob = Annotated[float, Field(le=0, allow_inf_nan=False)]
+
+
 class TokenLogprob(Message):
     """A token's text, the natural logarithm of its probability before temperature and top-p, and the likeliest in its place."""
 
     token: Text
-    logprob: float = Field(le=0, allow_inf_nan=False)
-    top: list[tuple[Text, float]] = Field(default=[], max_length=MAX_LOGPROBS)
+    logprob: Logprob
+    # JSON arrays arrive as lists, hence not strict about the container.
+    top: list[Annotated[tuple[Text, Logprob], Strict(False)]] = Field(default=[], max_length=MAX_LOGPROBS)
 
 
 class Delta(Message):

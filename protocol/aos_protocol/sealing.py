@@ -79,7 +79,7 @@ def seal_prompt(
         {
             "operator": operator,
             "keyset": keyset.digest(),
-            "box": _seal(
+            "box": seal(
                 text, keyset.encryption_key, _prompt_info(keyset.digest(), model, params, reply_key)
             ),
         }
@@ -101,7 +101,7 @@ def open_prompt(
             "the prompt is not sealed to this enclave's present keyset: it may have been restarted since"
         )
     prompt = _json_object(key.open(box.box, _prompt_info(keyset, model, params, sealed.reply_key)))
-    _seal(b"", sealed.reply_key, b"")  # an unusable key is found before the model has run for it
+    seal(b"", sealed.reply_key, b"")  # an unusable key is found before the model has run for it
     return _checked_prompt(prompt)
 
 
@@ -110,7 +110,7 @@ def seal_answer(answer: dict[str, Any], sealed: Sealed, *, seed: str, prover: st
 
     Raises `NotSealed` for an unusable key, and `NotCanonical` for an answer without an RFC 8785 form.
     """
-    return _seal(canonical(answer), sealed.reply_key, _answer_info(sealed, seed, prover, keyset))
+    return seal(canonical(answer), sealed.reply_key, _answer_info(sealed, seed, prover, keyset))
 
 
 def open_answer(
@@ -123,7 +123,8 @@ def open_answer(
     return _json_object(key.open(box, _answer_info(sealed, seed, prover, keyset)))
 
 
-def _seal(text: bytes, public: str, info: bytes) -> str:
+def seal(text: bytes, public: str, info: bytes) -> str:
+    """Seal bytes to an X25519 key of 64 hex digits, with this `info`; returns base64. Raises `NotSealed` for a key that is unusable."""
     try:
         key = X25519PublicKey.from_public_bytes(bytes.fromhex(public))
         return base64.b64encode(_SUITE.encrypt(text, key, info=info)).decode()

@@ -241,6 +241,37 @@ class SeatClaim:
 
 
 @dataclass(frozen=True)
+class SessionClaim:
+    """What a dispatcher signs for a project's client: who runs its job, on which key to reach them (X25519), where, and until when to begin.
+
+    `model` is the file's SHA-256, `seed` the job's, `url` empty for an operator that only the dispatcher reaches, `expires_at` Unix
+    seconds. Raises InvalidMessage or InvalidAddress for a malformed field.
+    """
+
+    job_id: str
+    operator: str
+    model: str
+    seed: str
+    key: str
+    url: str
+    expires_at: int
+
+    primary_type: ClassVar[str] = "Session"
+    fields: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("jobId", "bytes32", "job_id"),
+        ("operator", "address", "operator"),
+        ("model", "bytes32", "model"),
+        ("seed", "bytes32", "seed"),
+        ("key", "bytes32", "key"),
+        ("url", "string", "url"),
+        ("expiresAt", "uint256", "expires_at"),
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
 class TreeHeadClaim:
     """What a dispatcher signs about its log: the root over the first `size` entries, at a time in seconds since 1970 (UTC).
 
@@ -293,6 +324,7 @@ SignedClaim: TypeAlias = (
     | ChallengeClaim
     | ReceiptClaim
     | SeatClaim
+    | SessionClaim
     | TreeHeadClaim
     | VoteClaim
 )

@@ -19,6 +19,7 @@ from aos_protocol.typed_data import (
     ResultClaim,
     ScoreClaim,
     SeatClaim,
+    SessionClaim,
     SignedClaim,
     TreeHeadClaim,
     VoteClaim,
@@ -104,6 +105,13 @@ SEATS = st.builds(
     position=TEXTS,
     registry_block=NUMBERS,
 )
+SESSIONS = st.builds(
+    SessionClaim,
+    operator=ADDRESSES,
+    url=TEXTS,
+    expires_at=NUMBERS,
+    **dict.fromkeys(("job_id", "model", "seed", "key"), HEX64),
+)
 HEADS = st.builds(TreeHeadClaim, dispatcher=ADDRESSES, size=NUMBERS, root=HEX64, timestamp=NUMBERS)
 VOTES = st.builds(VoteClaim, challenge=NUMBERS, operator=ADDRESSES, verdict=st.integers(0, 255))
 DOMAINS = st.builds(Domain, chain_id=st.integers(0, 2**256 - 1), registry=ADDRESSES)
@@ -161,6 +169,12 @@ def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
         )
         struct += word(claim.job_id) + word(claim.operator) + text(claim.role) + text(claim.tag)
         struct += text(claim.position) + word(claim.registry_block)
+    elif isinstance(claim, SessionClaim):
+        struct = text(
+            "Session(bytes32 jobId,address operator,bytes32 model,bytes32 seed,bytes32 key,string url,uint256 expiresAt)"
+        )
+        struct += b"".join(map(word, (claim.job_id, claim.operator, claim.model, claim.seed, claim.key)))
+        struct += text(claim.url) + word(claim.expires_at)
     elif isinstance(claim, TreeHeadClaim):
         struct = text("TreeHead(address dispatcher,uint256 size,bytes32 root,uint256 timestamp)")
         struct += word(claim.dispatcher) + word(claim.size) + word(claim.root) + word(claim.timestamp)
@@ -194,7 +208,7 @@ def by_hand(domain: Domain, claim: SignedClaim) -> bytes:
     return keccak(b"\x19\x01" + separator + keccak(struct))
 
 
-@given(DOMAINS, RESULTS | RECEIPTS | SCORES | EXECUTIONS | CHALLENGES | SEATS | HEADS | VOTES)
+@given(DOMAINS, RESULTS | RECEIPTS | SCORES | EXECUTIONS | CHALLENGES | SEATS | SESSIONS | HEADS | VOTES)
 def test_claims_are_encoded_as_eip_712_says(domain: Domain, claim: SignedClaim) -> None:
     digest = by_hand(domain, claim)
     assert typed_digest(typed_document(domain, claim)) == digest
@@ -212,9 +226,10 @@ def test_other_wallets_make_the_same_signature(claim: ResultClaim | ReceiptClaim
 def test_no_struct_can_be_taken_for_another() -> None:
     """What an enclave, an operator, a verifier, a challenger and a dispatcher sign has a name of its own in its type."""
     kinds: list[Any] = [ResultClaim, ReceiptClaim, ScoreClaim, ExecutionClaim, ChallengeClaim]
-    kinds += [SeatClaim, TreeHeadClaim, VoteClaim]
+    kinds += [SeatClaim, SessionClaim, TreeHeadClaim, VoteClaim]
     names = [kind.primary_type for kind in kinds]
-    assert names == ["Result", "Receipt", "Score", "Execution", "Challenge", "Seat", "TreeHead", "Vote"]
+    assert names[:5] == ["Result", "Receipt", "Score", "Execution", "Challenge"]
+    assert names[5:] == ["Seat", "Session", "TreeHead", "Vote"]
     for kind in kinds:
         declared = {attribute for _, _, attribute in kind.fields}
         assert declared == {field.name for field in fields(kind)}, "a field that is not signed"
