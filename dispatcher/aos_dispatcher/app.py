@@ -65,7 +65,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if chain is not None:
         await chain.start()
     await backfill(dispatcher.database, dispatcher.evidence)
-    parts = [dispatcher.loop.run(), dispatcher.sequencer.run()] + ([chain.run()] if chain else [])
+    parts = [dispatcher.loop.run(), dispatcher.sequencer.run(), dispatcher.front.run()] + (
+        [chain.run()] if chain else []
+    )
     if dispatcher.mesh is not None:
         parts.append(dispatcher.mesh.run(dispatcher.errands))
     tasks = [asyncio.create_task(part) for part in parts]
@@ -78,6 +80,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await _end(tasks)
         if chain is not None:
             await chain.close()
+        await dispatcher.front.close()
         await dispatcher.database.close()
 
 

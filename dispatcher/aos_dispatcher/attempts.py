@@ -32,14 +32,14 @@ class Attempts:
 
     def check(self, address: str) -> None:
         """Raise `TooManyGuesses` when no token from this address is to be looked at now."""
-        until, count = self._failed.get(_network(address), (0.0, 0))
+        until, count = self._failed.get(network_of(address), (0.0, 0))
         left = until - self._clock()
         if count >= self._most and left > 0:
             raise TooManyGuesses(math.ceil(left))
 
     def failed(self, address: str) -> None:
         """Count an attempt."""
-        key, now = _network(address), self._clock()
+        key, now = network_of(address), self._clock()
         until, count = self._failed.get(key, (0.0, 0))
         if until <= now:
             self._failed.pop(key, None)  # so that dicts' order is the order in which the minutes end
@@ -52,7 +52,8 @@ class Attempts:
         return len(self._failed)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
+    """Return what stands for an address where addresses are counted: its /64 of IPv6, and anything else itself."""
     try:
         parsed = ip_address(address)
     except ValueError:  # a unix socket's, or what a proxy says

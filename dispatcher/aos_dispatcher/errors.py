@@ -128,6 +128,10 @@ class ReplyTimeout(DispatcherError):
     """The operator did not reply in time."""
 
 
+class RedisAway(DispatcherError):
+    """Redis does not answer."""
+
+
 class Refused(DispatcherError):
     """What an operator sent is refused: `code` and message go into the reply (docs/protocol.md)."""
 

@@ -2,17 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import redis.asyncio as redis
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from aos_dispatcher.metrics import MESH_DROPPED
+from aos_dispatcher.redis_client import connect, told_by_uvloop
 
 log = structlog.get_logger()
 
@@ -63,7 +61,7 @@ class RedisBus:
         self, channels: Sequence[str], receive: Callable[[str], None], joined: Callable[[], None]
     ) -> None:
         """See `Bus.run`."""
-        client = _connect(self._url)
+        client = connect(self._url, _CONNECT_S)
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._write(client))
@@ -79,7 +77,7 @@ class RedisBus:
             if not self._waiting:
                 self._some.clear()
             try:
-                with _told_by_uvloop():
+                with told_by_uvloop():
                     await _publish(client, batch)
             except (RedisError, OSError) as error:
                 # What waits is as old by now as what was just lost.
@@ -98,7 +96,7 @@ class RedisBus:
     ) -> None:
         while True:
             try:
-                with _told_by_uvloop():
+                with told_by_uvloop():
                     async with client.pubsub(ignore_subscribe_messages=True) as subscription:
                         await subscription.subscribe(*channels)
                         joined()
@@ -134,36 +132,11 @@ class RedisBus:
             log.info("redis is back")
 
 
-def _connect(url: str) -> redis.Redis:
-    return redis.from_url(
-        url,
-        decode_responses=True,
-        encoding_errors="replace",  # what is not UTF-8 is nothing of ours, and the seal's to refuse
-        protocol=2,
-        socket_connect_timeout=_CONNECT_S,
-        socket_timeout=_CONNECT_S,
-        retry=Retry(
-            NoBackoff(), 0
-        ),  # what was lost is lost: a message that comes late is worth less than the next
-    )
-
-
 async def _publish(client: redis.Redis, batch: Sequence[tuple[str, str]]) -> None:
     async with client.pipeline(transaction=False) as pipeline:
         for channel, text in batch:
             pipeline.publish(channel, text)
         await pipeline.execute()
-
-
-@contextmanager
-def _told_by_uvloop() -> Iterator[None]:
-    """Turn what uvloop raises when a connection has ended before the next write, a plain `RuntimeError`, into `ConnectionError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "handler is closed" not in str(error):
-            raise
-        raise ConnectionError(str(error)) from error
 
 
 def _keep_cancellation() -> None:

@@ -27,6 +27,9 @@ VERDICTS = Counter("aos_verdicts_total", "Verdicts of rounds that were verified"
 TICKETS = Counter("aos_tickets_total", "Answers to draws", ["outcome"])
 FRAMES_REFUSED = Counter("aos_frames_refused_total", "Frames refused on /ws", ["why"])
 OPERATORS_CONNECTED = Gauge("aos_operators_connected", "Operators connected to this process")
+THROTTLE_ALONE = Gauge(
+    "aos_throttle_alone", "1 while redis is away, and this process counts requests by itself, 0 else"
+)
 MESH_PROCESSES = Gauge("aos_mesh_processes", "Other processes of this dispatcher that are there")
 MESH_DROPPED = Counter("aos_mesh_dropped_total", "Messages to other processes that redis did not take")
 MESH_REFUSED = Counter("aos_mesh_refused_total", "Messages over redis that were ignored")

@@ -17,6 +17,7 @@ from aos_dispatcher.enclaves import Enclaves
 from aos_dispatcher.epochs import Epochs
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.extras import chain_extra
+from aos_dispatcher.front import Front
 from aos_dispatcher.hub import Hub, Peer
 from aos_dispatcher.jobs import Jobs, Lease
 from aos_dispatcher.leases import Leases
@@ -74,6 +75,7 @@ class Dispatcher:
     """Set once this process is being stopped: it takes on no rounds and no operators any more."""
     mesh: Mesh | None
     errands: Errands
+    front: Front
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -155,6 +157,7 @@ def assemble(
         relay=AttestationRelay(hub, operators, settings.dispatch.draw_timeout),
         sequencer=sequencer,
         chain=chain,
+        front=Front.of(settings, database, signer.address),
     )
 
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from aos_dispatcher.rates import FASTEST_RATE, LARGEST_BURST, SLOWEST_RATE
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
@@ -176,6 +177,36 @@ class Cluster(Group):
         return url
 
 
+def _rate(rate: float) -> float:
+    if rate and rate < SLOWEST_RATE:
+        raise ValueError("must be 0 for no limit, or at least one an hour, 0.000278")
+    return rate
+
+
+RequestRate = Annotated[float, Field(ge=0, le=FASTEST_RATE, allow_inf_nan=False), AfterValidator(_rate)]
+Burst = Annotated[int, Field(ge=1, le=LARGEST_BURST)]
+
+
+class Gateway(Group):
+    """What is bounded under `/v1`, and of those who listen to `/ws/stats`.
+
+    Rates are requests a second of one API token and of one address (0: no limit), bursts how many at once. A conversation takes
+    `conversation_turns` requests and bytes of JSON, and is forgotten after `conversation_hours` without one; a project has so many
+    `conversations`. `listeners` may be connected to this process, and so many of one address.
+    """
+
+    token_rate: RequestRate = 20
+    token_burst: Burst = 100
+    address_rate: RequestRate = 50
+    address_burst: Burst = 200
+    conversation_turns: int = Field(200, ge=1, le=10_000)
+    conversation_bytes: int = Field(262_144, ge=1024, le=8 << 20)
+    conversation_hours: float = Field(24, gt=0, le=24 * 3660, allow_inf_nan=False)
+    conversations: int = Field(10_000, ge=1)
+    listeners: int = Field(1000, ge=0)
+    listeners_per_address: int = Field(20, ge=1)
+
+
 class DispatcherSettings(Group):
     """The whole file."""
 
@@ -188,6 +219,7 @@ class DispatcherSettings(Group):
     chain: Chain = Chain()
     attestation: Attestation = Attestation()
     cluster: Cluster = Cluster()
+    gateway: Gateway = Gateway()
     telemetry: Telemetry = Telemetry()
 
 

@@ -99,6 +99,24 @@ class ProjectLimit(Base):
     accepted: Mapped[int] = mapped_column(server_default=text("0"))
 
 
+class Conversation(Base):
+    """What a project's conversation has come to (`conversations`), and which request has it until when, if one has."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (Index("expired_conversations", "expires_at"),)
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    messages: Mapped[list[JsonObject]]
+    turns: Mapped[int] = mapped_column(server_default=text("0"))
+    bytes: Mapped[int] = mapped_column(server_default=text("2"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    lease: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+
+
 class Operator(Base):
     """The local registry: who may connect, under which number, and the last clock seen from it."""
 

@@ -229,6 +229,7 @@ OF_NO_EVIDENCE = {
     "log_pending": "what waits is in the log before anybody is shown its event; see below",
     "projects": "who may submit and read; evidence names the project in the request, which the id binds",
     "api_tokens": "secrets' digests: who may submit and read",
+    "conversations": "what a project goes on with; each prompt that came of it is in its job's request",
     "project_limits": "how much a project may submit, which is between it and its dispatcher",
 }
 

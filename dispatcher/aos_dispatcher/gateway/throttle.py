@@ -1,0 +1,89 @@
+"""How many requests one token and one address may send: every POST under /v1 passes here before its job is submitted."""
+
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from aos_dispatcher.attempts import caller_address, network_of
+from aos_dispatcher.errors import TooMany, Unprocessable
+from aos_dispatcher.metrics import SUBMISSIONS_REFUSED
+from aos_dispatcher.rates import Bucket, Level, Rate, duration, seconds
+from aos_dispatcher.service import Dispatcher
+from aos_dispatcher.tokens import present
+
+_WHO = {"token": "this API token", "address": "this address"}
+
+
+async def position(service: Dispatcher, job_type: str, model: str, job_id: str) -> int | None:
+    """Return a job's place among those of its model that wait for a committee: 1 is next, 1,000 stands for more; None when it waits no more.
+
+    It is at most a second old, and cheap however many ask.
+    """
+    return await service.front.queue.of(job_type, model, job_id)
+
+
+async def admit(request: Request, service: Dispatcher, project: str, cost: int = 1) -> dict[str, str]:
+    """Count a request of an authorised token of `project`, which asks for `cost` answers; returns what the answer's headers say of it.
+
+    Headers are OpenAI's, of whichever limit leaves less; none where neither is set. Raises `TooMany` with them and `Retry-After`, and
+    `Unprocessable` for a cost that never fits.
+    """
+    buckets = _buckets(request, service, project)
+    for bucket in buckets:
+        if cost > bucket.rate.burst:
+            raise Unprocessable(
+                f"n: {cost} answers are more than the {bucket.rate.burst} that {_WHO[bucket.limit]} may ask for at once"
+            )
+    levels = await service.front.throttle.take(buckets, cost)
+    headers = _headers(buckets, levels)
+    late, refusing = max(
+        ((level.late, bucket) for bucket, level in zip(buckets, levels, strict=True)),
+        key=lambda one: one[0],
+        default=(0, None),
+    )
+    if refusing is not None and late:
+        SUBMISSIONS_REFUSED.labels(refusing.limit).inc()
+        rate = refusing.rate
+        refusal = TooMany(
+            f"{_WHO[refusing.limit]} sends faster than {rate.rate:g} requests a second, {rate.burst} at once",
+            refusing.limit,
+            seconds(late),
+        )
+        refusal.headers = headers
+        raise refusal
+    return headers
+
+
+def _buckets(request: Request, service: Dispatcher, project: str) -> list[Bucket]:
+    settings, buckets = service.settings.gateway, []
+    if settings.token_rate:
+        rate = Rate(settings.token_rate, settings.token_burst)
+        buckets.append(Bucket("token", f"token:{_token_name(request, project)}", rate))
+    address = caller_address.get()
+    if settings.address_rate and address:
+        rate = Rate(settings.address_rate, settings.address_burst)
+        buckets.append(Bucket("address", f"address:{network_of(address)}", rate))
+    return buckets
+
+
+def _token_name(request: Request, project: str) -> str:
+    """Return what a token is called where it is counted: never the token itself."""
+    presented = present(request.headers.get("authorization", "").partition(" ")[2])
+    if presented is None:
+        return f"project:{project}"
+    return presented.id or presented.digest
+
+
+def _headers(buckets: Sequence[Bucket], levels: Sequence[Level]) -> dict[str, str]:
+    told = [
+        (level.remaining(bucket.rate), bucket.rate.burst, level.missing)
+        for bucket, level in zip(buckets, levels, strict=True)
+    ]
+    if not told:
+        return {}
+    remaining, limit, missing = min(told)
+    return {
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(remaining),
+        "x-ratelimit-reset-requests": duration(missing),
+    }
