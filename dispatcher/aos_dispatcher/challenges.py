@@ -249,6 +249,10 @@ class Challenges:
             raise Unprocessable(
                 "the prompt is sealed: only the enclave could read what there is to score, and its attestation stands for the answer"
             )
+        if case.job.request["job"].get("direct") is not None:
+            raise Unprocessable(
+                "the prompt was direct: only its client and the operator could read what there is to score; submit both as a claim to show them"
+            )
         if case.said.transcript is None:
             raise Unprocessable(
                 "the result has no transcript, so there is nothing that could be scored again"

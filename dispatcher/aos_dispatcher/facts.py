@@ -102,8 +102,13 @@ class RoundFacts:
 
     @property
     def alone(self) -> bool:
-        """True when the executor of a sealed prompt has nobody beside it: there is nothing that others could score."""
-        return self.readers is not None
+        """True when the executor of a sealed or direct prompt has nobody beside it: there is nothing that others could score."""
+        return self.request.job.hidden
+
+    @property
+    def direct(self) -> bool:
+        """True when the executor gets the prompt from the project's client, in a session."""
+        return self.request.job.direct is not None
 
     def may_ask(self, operator: str) -> bool:
         """Whether the job itself lets this operator work on it: it can read a sealed prompt, and judges no claim of its own."""

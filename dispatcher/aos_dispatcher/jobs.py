@@ -72,9 +72,9 @@ class Submission:
         return self.request.project, self.request.user
 
     @property
-    def sealed(self) -> bool:
-        """True when only enclaves can read the prompt, so that nobody can verify the job."""
-        return self.request.job.sealed is not None
+    def hidden(self) -> bool:
+        """True when the prompt is sealed or direct, so that nobody can verify the job."""
+        return self.request.job.hidden
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Jobs:
     ) -> Accepted:
         """Store a job and return its receipt; the same Idempotency-Key returns the first one's.
 
-        Raises `Conflict` when the key was used with another request, or for a sealed prompt of a tagged user, `TooMany` at
+        Raises `Conflict` when the key was used with another request, or for a sealed or direct prompt of a tagged user, `TooMany` at
         one of the `limits`, `NotCanonical` for a body without an RFC 8785 form.
         """
         return await self._intake.submit(
@@ -238,9 +238,9 @@ class Jobs:
     def _placed(
         self, submission: Submission, last: int, tick: int, active: dict[User, ActiveTag], placed: "_Placed"
     ) -> JsonObject | ApiError:
-        """Put a job's row, its own round under its user's tag, and its tagging into `placed`; a sealed one fits under no tag."""
+        """Put a job's row, its own round under its user's tag, and its tagging into `placed`; one that others cannot read fits under no tag."""
         user = submission.user
-        if submission.sealed and user in active:
+        if submission.hidden and user in active:
             return _unverifiable(active[user])
         row = self._row(submission, last + len(placed.rows) + 1, tick)
         placement, tag = place(active.pop(user, None), row["id"], submission.request.tag)
@@ -277,7 +277,7 @@ class Jobs:
 
     def _round(self, row: JsonObject, submission: Submission, placement: Placement) -> JsonObject:
         job = submission.request.job
-        verifiable = not placement.tag and not submission.sealed
+        verifiable = not placement.tag and not submission.hidden
         audited = verifiable and sortition.audited(bytes.fromhex(row["seed"]), self._audit_ppm)
         return {
             "job_id": row["id"],
@@ -333,7 +333,7 @@ async def _lock_sequence(connection: AsyncConnection) -> tuple[int, datetime]:
 def _unverifiable(tag: ActiveTag) -> Conflict:
     return Conflict(
         f"the user is tagged {tag.tag!r} by job {tag.cause}, for {tag.remaining} more jobs that are to be verified, "
-        "and nobody could verify a sealed prompt: send it unsealed, or wait until the tag is lifted"
+        "and nobody could verify a sealed or direct prompt: send it open, or wait until the tag is lifted"
     )
 
 

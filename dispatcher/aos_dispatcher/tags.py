@@ -82,7 +82,7 @@ def _row(user: User, active: ActiveTag) -> dict[str, Any]:
 
 # The window is the newest jobs that were not cancelled, whether they have a round under the tag already or not: tagging
 # a user again does not reach further back each time. A model whose name nobody announced cannot be asked for. Nobody
-# could verify a sealed prompt, and jobs that have one do not push others out of the window.
+# could verify a sealed or direct prompt, and jobs that have one do not push others out of the window.
 _OPEN_BEFORE = text(
     """
     insert into rounds (job_id, tag, position, purpose, cause, job_type, model, model_sha256, status, deadline)
@@ -95,7 +95,7 @@ _OPEN_BEFORE = text(
         select jobs.id, jobs.sequence from jobs
         where jobs.project_id = tagging.project_id and jobs.user_id = tagging.user_id
           and jobs.sequence < tagging.sequence and jobs.status <> 'cancelled'
-          and jobs.request #>> '{job,sealed}' is null
+          and jobs.request #>> '{job,sealed}' is null and jobs.request #>> '{job,direct}' is null
         order by jobs.sequence desc limit :most
     ) as earlier
     join rounds as own on own.job_id = earlier.id and own.challenge = 0 and own.position <> 'before'
