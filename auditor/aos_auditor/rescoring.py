@@ -5,7 +5,7 @@
 | AOS-SCORE-2 | that worker's score of an answer, or of the claim, judged by the round's calibration, gives the verdict that the evidence states |
 """
 
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
@@ -18,6 +18,7 @@ from aos_protocol.evidence_view import RoundView, Subject
 from aos_protocol.evidence_work import check_extent
 from aos_protocol.fields import parse_message
 from aos_protocol.score_document import Score
+from aos_protocol.shown import score_item
 from aos_protocol.verdict import Verdict, judge
 from aos_service.transport import WorkerTransport
 
@@ -80,35 +81,14 @@ async def _served(client: httpx.AsyncClient, url: str) -> dict[str, str]:
 
 async def _score(client: httpx.AsyncClient, url: str, name: str, view: RoundView, subject: Subject) -> Score:
     """Have the worker score a subject, asked for as the job asked: an answer to another prompt shows."""
-    answer = await ask(
-        client, "POST", "/v1/score", name=url, body={"model": name, "items": [_item(view, subject)]}
-    )
+    text = subject.result.result if subject.result else ""
+    item = score_item(view.request.job, subject.digest, text, subject.shown)
+    answer = await ask(client, "POST", "/v1/score", name=url, body={"model": name, "items": [item]})
     scores = answer.get("scores")
     if not isinstance(scores, list) or len(scores) != 1:
         raise BadAnswer(f"{url} gave no score")
     score = parse_message(Score, scores[0])
     if (score.subject, score.model) != (subject.digest, view.document.model.sha256):
         raise BadAnswer(f"{url} scored something else, or with another model")
-    check_extent(score, view.request.job, subject.transcript)
+    check_extent(score, view.request.job, subject.shown)
     return score
-
-
-def _item(view: RoundView, subject: Subject) -> JsonObject:
-    job = view.request.job
-    asked = job.to_json()
-    item: dict[str, Any] = {name: asked[name] for name in ("prompt", "messages", "params") if name in asked}
-    item["subject"] = subject.digest
-    if subject.transcript is None or subject.result is None:
-        return item | (job.claim.to_json() if job.claim else {})
-    transcript = subject.transcript
-    return item | {
-        "output_tokens": list(transcript.output_tokens),
-        "seed": transcript.seed,
-        "prover": transcript.prover,
-        "fingerprints": transcript.fingerprints,
-        "answer": {
-            "text": subject.result.result,
-            "finish_reason": transcript.finish_reason,
-            "prompt_tokens": list(transcript.prompt_tokens),
-        },
-    }

@@ -20,7 +20,7 @@ from aos_protocol.evidence_view import domain_of, open_any
 from aos_protocol.fields import parse_message
 from aos_protocol.job import SubmitRequest
 from aos_protocol.messages import JobResult
-from aos_protocol.transcript import Transcript
+from aos_protocol.shown import read_shown
 from aos_protocol.typed_data import Domain, ResultClaim, recover_typed
 from aos_protocol.verification import result_claim
 
@@ -149,8 +149,7 @@ def _only(found: list[Found]) -> Found:
 def _found(
     evidence: Evidence, request: SubmitRequest, result: JobResult, seed: str, *, accepted: bool
 ) -> Found:
-    transcript = Transcript.from_json(result.transcript) if result.transcript else None
-    claim = result_claim(result, request.job.params.digest(), transcript, seed=seed)
+    claim = result_claim(result, request.job.params.digest(), read_shown(result), seed=seed)
     return Found(result, claim, seed, domain_of(evidence), accepted)
 
 

@@ -48,7 +48,8 @@ async def rescore(document: JsonObject, found: Found, worker: str, model: Path |
         CliError: when the answer cannot be scored, or the calibration cannot be read.
     """
     if found.result.transcript is None:
-        raise CliError("a sealed answer cannot be scored by others: vote inconclusive, with --verdict")
+        kind = "a sealed answer" if found.result.record is None else "an answer without a transcript"
+        raise CliError(f"{kind} cannot be scored by others: vote inconclusive, with --verdict")
     try:
         job = parse_message(SubmitRequest, document["job"]["request"]).job
         score = await _scored(job, found, worker)

@@ -16,8 +16,8 @@ from aos_protocol.fields import Role, parse_message
 from aos_protocol.frames import open_frame
 from aos_protocol.identity import Signer
 from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall, Ticket
+from aos_protocol.shown import Shown, digest_of, read_shown
 from aos_protocol.sortition import Candidate, Member
-from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, SeatClaim, sign_typed
 from aos_protocol.verification import Terms
 
@@ -40,20 +40,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Subject:
-    """What verifiers score, by digest: an operator's answer, or the job's claim, which has no operator, frame or transcript."""
+    """What verifiers score, by digest: an operator's answer with what it comes with, or the job's claim, which has no operator or frame."""
 
     digest: str
     operator: str | None
     frame: str | None
     clock: Mapping[str, str]
-    transcript: Transcript | None
+    shown: Shown | None
 
 
 @dataclass
 class ActiveRound:
     """A round that was drawn: everything needed to call its members, and to verify what they say.
 
-    `answers` are by operator; `heard` are the clocks of all that was accepted. It is `unsure` when the database went away while something was
+    `answers` are by operator; `heard` are the clocks of all that was accepted, `told` is what its executor has streamed. It is `unsure` when the database went away while something was
     stored: then only the database knows whether it was.
     """
 
@@ -172,8 +172,8 @@ class ActiveRound:
 
 def _subject_of(answer: Answer) -> Subject:
     said = answer.said
-    transcript = Transcript.from_json(said.transcript)
-    return Subject(transcript.commitment(), said.operator, answer.frame, said.clock, transcript)
+    shown = read_shown(said)
+    return Subject(digest_of(shown), said.operator, answer.frame, said.clock, shown)
 
 
 def _merged(clock: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:

@@ -46,7 +46,7 @@ class ScoreIntake(Intake[JobScore]):
             await self._desk.keep(frame, f"given up by its operator: {said.reason}")
             self._desk.give_up(round_, peer, said.reason)
             return
-        check_extent(score, round_.facts.request.job, subject.transcript)
+        check_extent(score, round_.facts.request.job, subject.shown)
         await self._store_score(round_, peer, frame, said, score)
 
     async def _store_score(

@@ -13,9 +13,10 @@ from aos_protocol.attestation.statement import check_statement
 from aos_protocol.canonical import digest
 from aos_protocol.errors import ProtocolError
 from aos_protocol.evidence_work import check_extent
-from aos_protocol.fields import Base64, Message, parse_message
-from aos_protocol.messages import Dispatch, ModelOffer, ScoreCall
+from aos_protocol.fields import Base64, EvidenceLevel, Message, parse_message
+from aos_protocol.messages import Dispatch, ModelOffer, ScoreCall, TokenLogprob
 from aos_protocol.score_document import Score
+from aos_protocol.shown import check_level, check_logprobs, check_record, read_record
 from aos_protocol.transcript import Transcript
 
 _MOST_SEALED: Final = 4 << 20
@@ -41,10 +42,15 @@ class _Claimed:
 
 
 def accept_answer(
-    answer: dict[str, Any], dispatch: Dispatch, prover: str, execution: Execution | None = None
+    answer: dict[str, Any],
+    dispatch: Dispatch,
+    prover: str,
+    execution: Execution | None = None,
+    offered: EvidenceLevel = "text",
 ) -> Outcome:
-    """Turn a worker's answer into an outcome; `prover` is this operator's address, `execution` what an enclave had to sign for.
+    """Turn a backend's answer into an outcome; `prover` is this operator's address, `execution` what an enclave had to sign for.
 
+    An answer that shows no transcript has a record of what it shows, which must fit the job, and be no less than was `offered`. Of any other:
     1. It has a text that can be sent.  2. Its transcript parses, with as many fingerprints as output tokens.  3. The transcript was
     made with the dispatched model,  4. the job's effective parameters,  5. and its seed, by this operator.  6. Its commitment is the
     transcript's, computed again.  7. An enclave's keyset is for the dispatched model, and its key has signed all that; of a sealed answer,
@@ -54,6 +60,8 @@ def accept_answer(
     if execution is None:
         if "enclave" in answer:
             raise AnswerRejected("an enclave's statement came with the answer to a job that was for none")
+        if "record" in answer:
+            return _recorded_answer(answer, dispatch, offered)
         return _open_answer(answer, dispatch, prover)
     sealed = dispatch.job.sealed is not None
     outcome = _sealed_answer(answer) if sealed else _open_answer(answer, dispatch, prover)
@@ -76,6 +84,19 @@ def _sealed_answer(answer: dict[str, Any]) -> Outcome:
         raise AnswerRejected(f"the worker's answer to a sealed prompt is not usable: {error}") from error
 
 
+def _recorded_answer(answer: dict[str, Any], dispatch: Dispatch, offered: EvidenceLevel) -> Outcome:
+    if "transcript" in answer:
+        raise AnswerRejected("the backend's answer has both a transcript and a record: it shows one of them")
+    text, logprobs = _text(answer.get("text")), _logprobs(answer.get("logprobs"))
+    try:
+        record = read_record(answer["record"])
+        check_record(record, text, logprobs, dispatch.job)
+        check_level(record, offered, "what this operator offers")
+    except ProtocolError as error:
+        raise AnswerRejected(f"what the backend shows of its answer does not fit: {error}") from error
+    return Outcome(text, "", None, record.digest(), record=record.to_json(), logprobs=_kept(logprobs))
+
+
 def _open_answer(answer: dict[str, Any], dispatch: Dispatch, prover: str) -> Outcome:
     text = _text(answer.get("text"))
     transcript = _transcript(answer.get("transcript"))
@@ -94,7 +115,12 @@ def _open_answer(answer: dict[str, Any], dispatch: Dispatch, prover: str) -> Out
     commitment = transcript.commitment()
     if answer.get("commitment") != commitment:
         raise AnswerRejected("the worker's commitment is not that of its transcript")
-    return Outcome(text, "", transcript.to_json(), commitment)
+    logprobs = _logprobs(answer.get("logprobs"))
+    try:
+        check_logprobs(logprobs, dispatch.job)
+    except ProtocolError as error:
+        raise AnswerRejected(f"the worker's logprobs do not fit: {error}") from error
+    return Outcome(text, "", transcript.to_json(), commitment, logprobs=_kept(logprobs))
 
 
 def accept_score(answer: dict[str, Any], call: ScoreCall, subject: Subject) -> Scored:
@@ -109,7 +135,7 @@ def accept_score(answer: dict[str, Any], call: ScoreCall, subject: Subject) -> S
     if score.model != call.model.sha256:
         raise AnswerRejected(f"the worker scored with model {score.model}, not {call.model.sha256}")
     try:
-        check_extent(score, call.job, subject.transcript)
+        check_extent(score, call.job, subject.shown)
     except ProtocolError as error:
         raise AnswerRejected(f"the worker's score does not fit: {error}") from error
     return Scored(subject.digest, subject.operator, score.to_json())
@@ -130,6 +156,21 @@ def _transcript(value: object) -> Transcript:
         return Transcript.from_json(value)
     except ProtocolError as error:
         raise AnswerRejected(f"the worker's transcript is not usable: {error}") from error
+
+
+def _logprobs(said: object) -> list[TokenLogprob] | None:
+    if said is None:
+        return None
+    if not isinstance(said, list):
+        raise AnswerRejected("the worker's logprobs are no list")
+    try:
+        return [parse_message(TokenLogprob, token) for token in said]
+    except ProtocolError as error:
+        raise AnswerRejected(f"the worker's logprobs are not usable: {error}") from error
+
+
+def _kept(logprobs: list[TokenLogprob] | None) -> list[dict[str, Any]] | None:
+    return None if logprobs is None else [token.to_json() for token in logprobs]
 
 
 def _only_score(scores: object) -> Score:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from aos_operator.tasks import Outcome, Product, Request, Scored
 from aos_operator.tickets import draw_ticket
 from aos_protocol.canonical import JsonObject
+from aos_protocol.fields import parse_message
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall
+from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall, TokenLogprob
 from aos_protocol.typed_data import Domain, sign_typed
 from aos_protocol.verification import result_claim, score_claim
 
@@ -59,10 +60,18 @@ def _result(
         model=dispatch.model,
         transcript=outcome.transcript,
         enclave=outcome.enclave,
+        record=outcome.record,
+        logprobs=_logprobs(outcome),
     )
     claim = result_claim(unsigned, dispatch.job.params.digest(), None, seed=dispatch.seed)
     signature = sign_typed(author.signer, author.domain, replace(claim, transcript=outcome.commitment))
     return {**unsigned.to_json(), "signature": signature}
+
+
+def _logprobs(outcome: Outcome) -> list[TokenLogprob] | None:
+    if outcome.logprobs is None:
+        return None
+    return [parse_message(TokenLogprob, said) for said in outcome.logprobs]
 
 
 def _score(author: Author, call: ScoreCall, scored: Scored, clock: dict[str, str]) -> JsonObject:

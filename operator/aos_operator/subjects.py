@@ -8,6 +8,7 @@ from aos_protocol.fields import parse_message
 from aos_protocol.frames import open_frame
 from aos_protocol.job import Claim
 from aos_protocol.messages import JobResult, ScoreCall, Ticket
+from aos_protocol.shown import Shown, claimed, digest_of, read_shown, unscorable
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
 from aos_protocol.verification import Terms, check_result, check_ticket_proof
@@ -15,16 +16,22 @@ from aos_protocol.verification import Terms, check_result, check_ticket_proof
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, as a claim on the model: the job's own, or an answer's tokens with their seed and fingerprints.
+    """What is scored, as a claim on the model: the job's own, or an answer's tokens, with their seed and fingerprints where it shows them.
 
-    `digest` is the claim's, or the commitment of the answer's `transcript`; `operator` gave that answer, of this `text`.
+    `digest` is the claim's, or that of what the answer comes with, `shown`: its transcript, or a record with token ids. `operator` gave
+    that answer, of this `text`.
     """
 
     digest: str
     claim: Claim
     operator: str | None = None
-    transcript: Transcript | None = None
+    shown: Shown | None = None
     text: str = ""
+
+    @property
+    def transcript(self) -> Transcript | None:
+        """The answer's transcript, if it has one."""
+        return self.shown if isinstance(self.shown, Transcript) else None
 
 
 def subject_of(call: ScoreCall) -> Subject:
@@ -32,14 +39,10 @@ def subject_of(call: ScoreCall) -> Subject:
     if call.job.claim is not None:
         return Subject(call.job.claim.digest(), call.job.claim)
     result = _result(call)
-    transcript = Transcript.from_json(result.transcript)
-    claim = Claim(
-        output_tokens=list(transcript.output_tokens),
-        seed=transcript.seed,
-        prover=transcript.prover,
-        fingerprints=transcript.fingerprints,
-    )
-    return Subject(transcript.commitment(), claim, result.operator, transcript, result.result)
+    shown = read_shown(result)
+    if shown is None:
+        raise InvalidMessage("the answer comes with neither a transcript nor a record")
+    return Subject(digest_of(shown), claimed(shown), result.operator, shown, result.result)
 
 
 def check_subject(call: ScoreCall, domain: Domain, dispatcher: str, verifier: str) -> None:
@@ -60,6 +63,8 @@ def check_subject(call: ScoreCall, domain: Domain, dispatcher: str, verifier: st
         raise InvalidMessage("the subject is this operator's own answer, which others must score")
     if not result.answered:
         raise InvalidMessage("the subject is no answer, but a reason for having none")
+    if why := unscorable(read_shown(result), call.model):
+        raise InvalidMessage(why)
     check_ticket_proof(result.operator, result.vrf, bytes.fromhex(call.job_seed), call.job.prompt_hash())
     terms = Terms(
         job_id=call.job_id,

@@ -50,10 +50,11 @@ class TaskState(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a dispatch, unsigned: an answer with its transcript, or a reason for having none.
+    """What came of a dispatch, unsigned: an answer with its transcript, or with a record in its place, or a reason for having none.
 
-    `commitment` is the transcript's, 64 hex digits, computed once; zeros without a transcript. The answer to a `tee` job has its
-    `enclave` statement (`aos_protocol.attestation.statement.EnclaveStatement`), the same at every sending.
+    `commitment` is the transcript's, or the record's digest, 64 hex digits, computed once; zeros of neither. The answer to a `tee` job has its
+    `enclave` statement (`aos_protocol.attestation.statement.EnclaveStatement`), the same at every sending. `logprobs` are those of
+    `aos_protocol.messages.TokenLogprob`, as JSON.
     """
 
     result: str
@@ -61,6 +62,8 @@ class Outcome:
     transcript: dict[str, Any] | None
     commitment: str = NO_DIGEST
     enclave: dict[str, Any] | None = None
+    record: dict[str, Any] | None = None
+    logprobs: list[dict[str, Any]] | None = None
 
     @property
     def attestation(self) -> str | None:

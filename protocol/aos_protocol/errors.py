@@ -40,6 +40,10 @@ class InvalidTranscript(ProtocolError):
     """The transcript is inconsistent; send token ids, fingerprints and commitment of one and the same run."""
 
 
+class InvalidRecord(ProtocolError):
+    """The record is not one that such an answer can have; send what the backend showed of this very answer, as docs/evidence.md lists it."""
+
+
 class InvalidSampling(ProtocolError):
     """The sampling parameters are out of range; correct temperature, top_p or max_tokens and submit again."""
 

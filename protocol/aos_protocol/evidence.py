@@ -28,7 +28,8 @@ of every round, as far as they apply to it:
 | AOS-AUDIT-1 | (untagged) whether the job has a verifier anyway is what its seed and the dispatcher's policy give |
 | AOS-CHALLENGE-1 | (challenge) its seed is the dispatcher's VRF output on job id and number, its subject is a result of this job, an operator that asked for it signed that, and no party was asked to judge; (mismatch) there is such a challenge |
 | AOS-RESULT-1 | every result is in a frame of its operator, with an EIP-712 signature over all that it binds, its enclave's statement included |
-| AOS-TRANSCRIPT-1 | (not sealed) every answer was sampled with the job's seed, has fingerprints in its operator's name, and its commitment is signed |
+| AOS-TRANSCRIPT-1 | (not sealed) every answer was sampled with the job's seed, has fingerprints in its operator's name, and its commitment is signed; skipped of those that have a record |
+| AOS-RECORD-1 | (an answer without a transcript) its record is signed, says what such an answer can show, and no less than the dispatcher's policy wanted when the job came |
 | AOS-ENCLAVE-1 | (tee) every answer to exactly this prompt, seed and model is signed with the key of the keyset that comes with it; a sealed prompt has a box for that keyset |
 | AOS-ATTEST-1 | (tee) by the policy that was given here, that keyset is an enclave's: attested on the job's seed, by a trusted build under a trusted root |
 | AOS-SCORE-1 | every score is in a frame of a verifier of this committee, with an EIP-712 signature, of the whole of what was to be scored |

@@ -13,6 +13,7 @@ from aos_protocol.fields import (
     Block,
     Challenged,
     ClockMap,
+    EvidenceLevel,
     Hex32,
     Message,
     Position,
@@ -121,9 +122,13 @@ class VerdictDocument(Message):
 
 
 class PolicyDocument(Message):
-    """How the dispatcher verifies: which share of untagged jobs it has verified anyway."""
+    """How the dispatcher verified when the job came: which share of untagged jobs it had verified anyway, and what answers had to show at least.
+
+    Without `least_evidence`, they had to have transcripts: nothing else was taken.
+    """
 
     audit_ppm: int = Field(ge=0, le=1_000_000)
+    least_evidence: EvidenceLevel | None = None
 
 
 class PleaDocument(Message):

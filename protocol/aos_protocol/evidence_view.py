@@ -18,13 +18,14 @@ from aos_protocol.evidence_document import (
     SeatDocument,
     SeedDocument,
 )
-from aos_protocol.fields import parse_message
+from aos_protocol.fields import EvidenceLevel, parse_message
 from aos_protocol.frames import Frame, open_frame
 from aos_protocol.job import SubmitRequest
 from aos_protocol.messages import Draw, JobResult, JobScore, Ticket
+from aos_protocol.record import Record
 from aos_protocol.score_document import Score
+from aos_protocol.shown import Shown, digest_of, read_shown
 from aos_protocol.sortition import Candidate, Member
-from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
 from aos_protocol.verification import Terms, check_ticket
 
@@ -68,12 +69,12 @@ class Planned:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a round's verifiers score: a claim, or an answer with the operator and transcript that it has."""
+    """What a round's verifiers score: a claim, or an answer with its operator, and the transcript or record that it comes with."""
 
     digest: str
     operator: str | None = None
     result: JobResult | None = None
-    transcript: Transcript | None = None
+    shown: Shown | None = None
 
 
 class RoundView:
@@ -121,6 +122,11 @@ class RoundView:
         return self.request.job.sealed is not None
 
     @property
+    def hidden(self) -> bool:
+        """True when nobody but the executor could read the prompt, and only the project the answer: it was alone, then."""
+        return self.request.job.hidden
+
+    @property
     def status(self) -> str:
         """How far the round is: a job ends with its own round, others have a status of their own."""
         return self.evidence.job.status if self.is_own else self.document.status
@@ -154,7 +160,7 @@ class RoundView:
     def audited(self) -> bool:
         """True when the job's seed chose it, though untagged, to be verified."""
         share = self.evidence.policy.audit_ppm
-        untagged = not self.document.tag and not self.sealed
+        untagged = not self.document.tag and not self.hidden
         return untagged and sortition.audited(bytes.fromhex(self.evidence.seed.value), share)
 
     @property
@@ -191,12 +197,30 @@ class RoundView:
     @cached_property
     def members(self) -> list[Member]:
         """The committee as the draw made it, before anybody was replaced."""
-        return sortition.committee(self.ranking, self.minimum, alone=self.sealed)
+        return sortition.committee(self.ranking, self.minimum, alone=self.hidden)
 
     @cached_property
     def results(self) -> list[JobResult]:
         """The answers, each from the frame that its operator signed."""
         return [open_result(text) for text in self.document.results]
+
+    @cached_property
+    def recorded(self) -> Mapping[str, str]:
+        """What those answers show that have a record, by operator, to be told; what cannot be read is told by other checks."""
+        try:
+            shown = {result.operator: read_shown(result) for result in self.results}
+        except ProtocolError:
+            return {}
+        return {
+            operator: f"{record.level} ({record.backend})"
+            for operator, record in shown.items()
+            if isinstance(record, Record)
+        }
+
+    @property
+    def least(self) -> EvidenceLevel:
+        """What the dispatcher wanted an answer to show at least, when the job was submitted: before it could say, a transcript."""
+        return self.evidence.policy.least_evidence or "fingerprints"
 
     @cached_property
     def scores(self) -> list[JobScore]:
@@ -358,10 +382,10 @@ def _parameter(frame: Frame, method: str) -> object:
 
 
 def _answer(result: JobResult) -> Subject:
-    if result.transcript is None:
-        raise InvalidEvidence(f"the answer of {result.operator} has no transcript")
-    transcript = Transcript.from_json(result.transcript)
-    return Subject(transcript.commitment(), result.operator, result, transcript)
+    shown = read_shown(result)
+    if shown is None:
+        raise InvalidEvidence(f"the answer of {result.operator} has neither a transcript nor a record")
+    return Subject(digest_of(shown), result.operator, result, shown)
 
 
 def _ticket(elector: ElectorDocument) -> Ticket:

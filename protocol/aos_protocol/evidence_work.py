@@ -17,6 +17,7 @@ from aos_protocol.fields import Role
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import JobResult, JobScore
 from aos_protocol.score_document import Level, Score
+from aos_protocol.shown import Shown, check_level, check_shown
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import recover_typed
 from aos_protocol.verification import check_counter, check_score, check_work, result_claim
@@ -40,12 +41,7 @@ def work_checks(view: RoundView) -> Iterator[Planned]:
             lambda: _check_results(view),
         )
     if (view.executes or results) and not view.sealed:
-        yield Planned(
-            "AOS-TRANSCRIPT-1",
-            unanswered,
-            f"transcripts have the job's seed, their operator's name and its signature: {results}",
-            lambda: _check_transcripts(view),
-        )
+        yield from _shown_checks(view, unanswered)
     if view.verifiers or scores:
         yield Planned(
             "AOS-SCORE-1",
@@ -64,6 +60,29 @@ def work_checks(view: RoundView) -> Iterator[Planned]:
         unfinished,
         f"all that was asked of members that were not given up is there: {said}",
         lambda: _check_complete(view),
+    )
+
+
+def _shown_checks(view: RoundView, unanswered: str) -> Iterator[Planned]:
+    """Plan the checks of what answers come with; one with a record has no transcript, so nothing of that can pass."""
+    recorded = view.recorded
+    transcripts = len(view.document.results) - len(recorded)
+    if transcripts or not recorded:
+        yield Planned(
+            "AOS-TRANSCRIPT-1",
+            unanswered,
+            f"transcripts have the job's seed, their operator's name and its signature: {transcripts}",
+            lambda: _check_transcripts(view),
+        )
+    if not recorded:
+        return
+    said = ", ".join(f"{operator} shows {what}" for operator, what in sorted(recorded.items()))
+    yield Planned("AOS-TRANSCRIPT-1", f"there is no transcript: {said}", "", lambda: None)
+    yield Planned(
+        "AOS-RECORD-1",
+        "",
+        f"records are signed, fit their answers, and show {view.least} or more: {said}",
+        lambda: _check_records(view),
     )
 
 
@@ -91,30 +110,30 @@ def _verified_scores(view: RoundView) -> list[Score]:
         if score is None:
             raise InvalidEvidence(f"{said.operator} has not scored: {said.reason}")
         try:
-            check_extent(score, view.request.job, subject.transcript)
+            check_extent(score, view.request.job, subject.shown)
         except InvalidMessage as error:
             raise InvalidEvidence(f"the score of {said.operator}: {error}") from None
         scores.append(score)
     return scores
 
 
-def check_extent(score: Score, job: JobSpec, transcript: Transcript | None) -> None:
+def check_extent(score: Score, job: JobSpec, shown: Shown | None) -> None:
     """Raise `InvalidMessage` unless a score covers its whole subject, at the level that the subject allows.
 
-    The subject is this transcript, or without one the job's claim. How many tokens a claimed text has, only its score says.
+    The subject is an answer that comes with this, or without it the job's claim. How many tokens a claimed text has, only its score says.
     """
     claim = job.claim
-    tokens = transcript.output_tokens if transcript else claim.output_tokens if claim else None
+    tokens = shown.output_tokens if shown else claim.output_tokens if claim else None
     if tokens is not None and score.positions != len(tokens):
         raise InvalidMessage(f"{score.positions} positions are scored, of {len(tokens)}")
-    level = _level(job, transcript)
+    level = _level(job, shown)
     if score.level != level:
         raise InvalidMessage(f"it is of level {score.level}, where {level} can be had")
 
 
-def _level(job: JobSpec, transcript: Transcript | None) -> Level:
+def _level(job: JobSpec, shown: Shown | None) -> Level:
     claim = job.claim
-    if transcript is not None or (claim is not None and claim.fingerprints is not None):
+    if isinstance(shown, Transcript) or (claim is not None and claim.fingerprints is not None):
         return "fingerprint"
     if job.params.temperature == 0:
         return "greedy"
@@ -141,8 +160,9 @@ def _signed_role(view: RoundView, seat: SeatDocument, result: JobResult) -> Role
 
 
 def _check_transcripts(view: RoundView) -> None:
-    params = view.request.job.params.digest()
     for result in view.results:
+        if result.record is not None:
+            continue
         transcript = Transcript.from_json(result.transcript)
         if transcript.seed != view.evidence.seed.value:
             raise InvalidTranscript(f"that of {result.operator} was sampled with another seed than the job's")
@@ -150,10 +170,23 @@ def _check_transcripts(view: RoundView) -> None:
             raise InvalidTranscript(f"that of {result.operator} has the fingerprints of {transcript.prover}")
         if transcript.finish_reason == "stop" and not view.request.job.params.stop:
             raise InvalidTranscript(f"that of {result.operator} ends by a stop text, and the job has none")
-        claim = result_claim(result, params, transcript, seed=view.seed.value)
-        signer = recover_typed(view.domain, claim, result.signature)
-        if signer != result.operator:
-            raise InvalidSignature(f"the commitment of {result.operator} is signed by {signer}")
+        _check_bound(view, result, transcript, "commitment")
+
+
+def _check_records(view: RoundView) -> None:
+    for result in view.results:
+        if result.record is None:
+            continue
+        record = check_shown(result, view.request.job)
+        check_level(record, view.least, f"what the dispatcher wanted of the answer of {result.operator}")
+        _check_bound(view, result, record, "record")
+
+
+def _check_bound(view: RoundView, result: JobResult, shown: Shown | None, what: str) -> None:
+    claim = result_claim(result, view.request.job.params.digest(), shown, seed=view.seed.value)
+    signer = recover_typed(view.domain, claim, result.signature)
+    if signer != result.operator:
+        raise InvalidSignature(f"the {what} of {result.operator} is signed by {signer}")
 
 
 def _check_clocks(view: RoundView) -> None:
@@ -218,8 +251,9 @@ def _check_model(view: RoundView) -> None:
     if model.name != view.request.job.model:
         raise InvalidEvidence(f"the request asks for {view.request.job.model}")
     for result in view.results:
-        # The model of a sealed answer is in its enclave's keyset, which `check_result` compares.
-        said = model.sha256 if view.sealed else (result.transcript or {}).get("model")
+        # The model of a sealed answer is in its enclave's keyset, which `check_result` compares. A record is its operator's word alone.
+        inside = view.sealed or result.record is not None
+        said = model.sha256 if inside else (result.transcript or {}).get("model")
         if result.model != model or said != model.sha256:
             raise InvalidEvidence(f"{result.operator} ran {result.model.name}, {said}")
     for score in view.scores:

@@ -25,7 +25,8 @@ class Record(Message):
     """How an answer came about, as far as its backend tells.
 
     `backend` is the kind of server, `engine` what it calls itself. Tokens are counted as the backend does. `system` is the SHA-256 of a system
-    message that the operator put before the job's own prompt. An answer of `images` has nothing that could be scored.
+    message that the operator put before the job's own prompt. An answer of `images` has nothing that could be scored. `transcript` is the
+    commitment of one that only the client of a direct prompt has. Which of these belong together, `aos_protocol.shown` checks.
     """
 
     version: Literal[1] = 1
@@ -38,6 +39,7 @@ class Record(Message):
     output_tokens: list[TokenId] | None = Field(None, max_length=65_536)
     system: Hex32 | None = None
     images: list[ImageRecord] | None = Field(None, min_length=1)
+    transcript: Hex32 | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 hex of the record's canonical JSON: what the result's signature has in the place of a transcript."""

@@ -25,6 +25,7 @@ from aos_protocol.identity import address_of
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, Ticket, Vrf
 from aos_protocol.score_document import Score
+from aos_protocol.shown import Shown, check_shown, digest_of
 from aos_protocol.sortition import Candidate
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, ReceiptClaim, ResultClaim, ScoreClaim, recover_typed
@@ -115,10 +116,11 @@ def check_ticket_proof(operator: str, ticket: Vrf, seed: bytes, prompt_hash: str
         raise InvalidProof("the ticket's value is not the output of its proof")
 
 
-def result_claim(
-    result: JobResult, params_digest: str, transcript: Transcript | None, *, seed: str
-) -> ResultClaim:
-    """Return what the operator's EIP-712 signature on this result must cover; `seed` is what its ticket was drawn on."""
+def result_claim(result: JobResult, params_digest: str, shown: Shown | None, *, seed: str) -> ResultClaim:
+    """Return what the operator's EIP-712 signature on this result must cover; `seed` is what its ticket was drawn on.
+
+    Its member `transcript` is the commitment of the transcript, or of an answer that has a record, that record's digest.
+    """
     return ResultClaim(
         job_id=result.job_id,
         dispatcher=result.dispatcher,
@@ -129,7 +131,7 @@ def result_claim(
         counter=result.counter,
         registry_block=result.registry_block,
         answer=hashlib.sha256(result.result.encode()).hexdigest(),
-        transcript=transcript.commitment() if transcript else NO_DIGEST,
+        transcript=digest_of(shown),
         model=result.model.sha256,
         params=params_digest,
         vrf_proof=result.vrf.digest(seed),
@@ -150,12 +152,12 @@ def check_result(
 
 
 def check_work(result: JobResult, terms: Terms, ticket: Ticket, role: str, domain: Domain) -> str:
-    """Verify what the operator says in a result; return the commitment that it signed, zeros without a transcript.
+    """Verify what the operator says in a result; return the commitment (or digest of a record) that it signed, zeros of neither.
 
     1. It speaks of this job, round, role, model, dispatcher and registry.  2. It carries the ticket that was drawn.  3. Its clock dominates the dispatch.
-    4. Its transcript has the model, parameters and seed of the job.  5. Only an answer to a `tee` job has an enclave's statement.
-    6. Its operator signed all of that. Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript`, `InvalidSignature` or
-    `InvalidAttestation`.
+    4. Its transcript has the model, parameters and seed of the job; a record in its place says what such an answer can show.  5. Only an answer to
+    a `tee` job has an enclave's statement.  6. Its operator signed all of that. Whether a record shows enough, the caller decides
+    (`shown.check_level`). Raises `InvalidMessage`, `InvalidClock`, `InvalidTranscript`, `InvalidRecord`, `InvalidSignature` or `InvalidAttestation`.
     """
     expected = (terms.job_id, terms.tag, terms.position, terms.user, role, ticket.operator)
     if (result.job_id, result.tag, result.position, result.user, result.role, result.operator) != expected:
@@ -176,10 +178,12 @@ def check_work(result: JobResult, terms: Terms, ticket: Ticket, role: str, domai
     _check_dominates(
         result.clock, terms.dispatch_clock, "the result's clock does not dominate its dispatch's"
     )
-    transcript = _checked_transcript(result, terms)
+    shown = check_shown(result, terms.job)
+    if isinstance(shown, Transcript):
+        _check_transcript(shown, result, terms)
     if result.enclave is not None and not _is_enclaves(result, terms):
         raise InvalidAttestation("only an answer to a tee job has an enclave's statement")
-    claim = result_claim(result, terms.job.params.digest(), transcript, seed=terms.draw_seed)
+    claim = result_claim(result, terms.job.params.digest(), shown, seed=terms.draw_seed)
     signer = recover_typed(domain, claim, result.signature)
     if signer != result.operator:
         raise InvalidSignature(f"the result is signed by {signer}, not by its operator {result.operator}")
@@ -204,18 +208,7 @@ def _is_enclaves(result: JobResult, terms: Terms) -> bool:
     return terms.job.tag == "tee" and result.answered
 
 
-def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:
-    if result.transcript is None:
-        if result.answered and terms.job.sealed is None:
-            raise InvalidTranscript("an answer must come with its transcript")
-        return None
-    if not result.answered:
-        raise InvalidTranscript("a refusal cannot have a transcript")
-    if terms.job.sealed is not None:
-        raise InvalidTranscript(
-            "the transcript of an answer to a sealed prompt belongs inside the sealed answer"
-        )
-    transcript = Transcript.from_json(result.transcript)
+def _check_transcript(transcript: Transcript, result: JobResult, terms: Terms) -> None:
     if transcript.model != terms.model_sha256:
         raise InvalidTranscript(
             f"the transcript was made with model {transcript.model}, not {terms.model_sha256}"
@@ -228,7 +221,6 @@ def _checked_transcript(result: JobResult, terms: Terms) -> Transcript | None:
         raise InvalidTranscript(
             f"the transcript's fingerprints are those of {transcript.prover}, not of {result.operator}"
         )
-    return transcript
 
 
 def check_counter(result: JobResult, number: int) -> None:

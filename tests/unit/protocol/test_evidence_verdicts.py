@@ -103,7 +103,7 @@ def test_a_refusal_is_no_answer() -> None:
     refuse = in_results(lambda said: said.update(transcript=None, result="", reason="too hot"))
     document = held("", audit_ppm=0, bend=refuse)
     assert "AOS-TRANSCRIPT-1" in failing(document)
-    assert "has no transcript" in failing(document)["AOS-MATCH-1"]
+    assert "neither a transcript nor a record" in failing(document)["AOS-MATCH-1"]
 
 
 SCORES: dict[str, tuple[Callable[[Said], object], str]] = {
@@ -361,7 +361,7 @@ def test_only_a_text_may_have_any_number_of_tokens() -> None:
 def test_an_answer_s_transcript_is_scored_whole_and_by_fingerprints() -> None:
     document = held()
     [view] = round_views(document)
-    answer = view.subject.transcript
+    answer = view.subject.shown
     assert isinstance(answer, Transcript)
     check_extent(score("fingerprint", 3), view.request.job, answer)
     for bad in (score("fingerprint", 2), score("seeded", 3)):
