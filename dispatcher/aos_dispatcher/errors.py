@@ -94,6 +94,19 @@ class Unavailable(ApiError):
     retry_after = 2
 
 
+class NotFetched(ApiError):
+    """What the request names by its address is not fetched from there; send it as multipart/form-data."""
+
+    status = 400
+
+
+class StoreFull(ApiError):
+    """There is no room for another image at the moment: what expires makes some (limits.blobs_bytes, limits.blob_hours)."""
+
+    status = 503
+    retry_after = 60
+
+
 class Busy(ApiError):
     """Too many ask for attestations at the same time; try again."""
 

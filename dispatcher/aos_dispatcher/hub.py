@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from aos_dispatcher.errors import PeerGone, Refused, ReplyTimeout
 from aos_protocol.canonical import JsonObject
+from aos_protocol.fields import ModelKind
 from aos_protocol.frames import Frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.messages import DirectOffer, ModelOffer, ServedModel
@@ -148,7 +149,7 @@ class Hub:
     def __init__(self) -> None:
         self._peers: dict[str, Peer] = {}
         self._here: dict[str, Connection] = {}
-        self._serving: dict[tuple[str, str, str], list[Peer]] = {}
+        self._serving: dict[tuple[str, str, str, ModelKind], list[Peer]] = {}
         self._served: set[tuple[str, str]] | None = None
         self._listeners: list[Callable[[str], None]] = []
 
@@ -199,14 +200,16 @@ class Hub:
         """Return the connections of this process."""
         return list(self._here.values())
 
-    def serving(self, job_type: str, model: ModelOffer) -> list[Peer]:
-        """Return the operators that serve exactly this model file, by address."""
-        key = job_type, model.name, model.sha256
+    def serving(self, job_type: str, model: ModelOffer, kind: ModelKind = 0) -> list[Peer]:
+        """Return the operators that serve exactly this model file for jobs of this kind, by address."""
+        key = job_type, model.name, model.sha256, kind
         if key not in self._serving:
             named = [
                 peer
                 for peer in self._peers.values()
-                if (offer := peer.serves.get((job_type, model.name))) and offer.sha256 == model.sha256
+                if (offer := peer.serves.get((job_type, model.name)))
+                and offer.sha256 == model.sha256
+                and kind in offer.kinds
             ]
             self._serving[key] = sorted(named, key=lambda peer: peer.address)
         return list(self._serving[key])
@@ -216,6 +219,11 @@ class Hub:
         if self._served is None:
             self._served = {pair for peer in self._peers.values() for pair in peer.serves}
         return self._served
+
+    def offers(self, job_type: str, name: str) -> list[ServedModel]:
+        """Return what each operator that serves a model of this name says of it, by the operators' addresses."""
+        peers = sorted(self._peers.values(), key=lambda peer: peer.address)
+        return [offer for peer in peers if (offer := peer.serves.get((job_type, name)))]
 
     def peers(self) -> list[Peer]:
         """Return all operators that can be asked, here or by way of another process."""

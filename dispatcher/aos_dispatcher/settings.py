@@ -1,5 +1,6 @@
 """Settings of a dispatcher: what `dispatcher -c FILE` may contain. Unknown keys are errors."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from aos_dispatcher.rates import FASTEST_RATE, LARGEST_BURST, SLOWEST_RATE
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
+from aos_protocol.images import MAX_IMAGE_BYTES
 from aos_protocol.typed_data import Domain
 from aos_service.settings import load_settings
 from aos_service.tracing import Telemetry
@@ -79,7 +81,8 @@ class Limits(Group):
     """What is refused for its size (bytes), for its slowness (seconds), and for how much there is already.
 
     `requests` are those served at the same time, `waiting_jobs` those of all projects that wait for a committee, `wrong_tokens` the API
-    tokens that nobody has which one address may send within a minute.
+    tokens that nobody has which one address may send within a minute. An image that a project sends, or has fetched, may have `upload_bytes`,
+    one of an answer `blob_bytes`, and all that are kept `blobs_bytes`; each is kept for `blob_hours`.
     """
 
     head_bytes: int = Field(1 << 16, ge=1024)
@@ -91,6 +94,10 @@ class Limits(Group):
     requests: int = Field(1000, ge=1)
     waiting_jobs: int = Field(100_000, ge=1)
     wrong_tokens: int = Field(20, ge=1)
+    upload_bytes: int = Field(8 << 20, ge=1024, le=MAX_IMAGE_BYTES)
+    blob_bytes: int = Field(16 << 20, ge=1024, le=MAX_IMAGE_BYTES)
+    blobs_bytes: int = Field(8 << 30, ge=0)
+    blob_hours: float = Field(24, gt=0, le=24 * 366, allow_inf_nan=False)
 
 
 class Dispatch(Group):
@@ -192,7 +199,8 @@ class Gateway(Group):
 
     Rates are requests a second of one API token and of one address (0: no limit), bursts how many at once. A conversation takes
     `conversation_turns` requests and bytes of JSON, and is forgotten after `conversation_hours` without one; a project has so many
-    `conversations`. `listeners` may be connected to this process, and so many of one address.
+    `conversations`. `listeners` may be connected to this process, and so many of one address. With `fetch_images`, an image to be edited may be
+    named by its URL, on one of `fetch_ports`, of a public host; `fetch_allow` are further networks that are trusted.
     """
 
     token_rate: RequestRate = 20
@@ -205,6 +213,9 @@ class Gateway(Group):
     conversations: int = Field(10_000, ge=1)
     listeners: int = Field(1000, ge=0)
     listeners_per_address: int = Field(20, ge=1)
+    fetch_images: bool = True
+    fetch_ports: frozenset[Annotated[int, Field(ge=1, le=65_535)]] = frozenset({80, 443})
+    fetch_allow: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 class DispatcherSettings(Group):

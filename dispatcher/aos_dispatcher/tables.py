@@ -432,3 +432,41 @@ class LogAnchor(Base):
     root: Mapped[str]
     block: Mapped[int]
     transaction: Mapped[str]
+
+
+class Blob(Base):
+    """An image (`blobs`): a project's own to be edited (no job or operator), or one that an operator made for a job.
+
+    What its header says follows once it is `complete`; it is `shown` to others than its project once a verified result names it.
+    """
+
+    __tablename__ = "blobs"
+    __table_args__ = (
+        UniqueConstraint("sha256", "project_id", "job_id", "operator"),
+        Index("blobs_of_job", "job_id"),
+        Index("expired_blobs", "expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    sha256: Mapped[str]
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(server_default="")
+    operator: Mapped[str] = mapped_column(server_default="")
+    size: Mapped[int]
+    media_type: Mapped[str] = mapped_column(server_default="")
+    width: Mapped[int] = mapped_column(server_default=text("0"))
+    height: Mapped[int] = mapped_column(server_default=text("0"))
+    complete: Mapped[bool] = mapped_column(server_default=text("false"))
+    shown: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+
+class BlobChunk(Base):
+    """Some bytes of an image, from `start` on; they go with it."""
+
+    __tablename__ = "blob_chunks"
+
+    blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id", ondelete="CASCADE"), primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes]

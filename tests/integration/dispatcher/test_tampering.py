@@ -230,6 +230,8 @@ OF_NO_EVIDENCE = {
     "projects": "who may submit and read; evidence names the project in the request, which the id binds",
     "api_tokens": "secrets' digests: who may submit and read",
     "conversations": "what a project goes on with; each prompt that came of it is in its job's request",
+    "blobs": "images: whoever fetches one holds its bytes against the digest that the signed result has",
+    "blob_chunks": "their bytes",
     "project_limits": "how much a project may submit, which is between it and its dispatcher",
 }
 
