@@ -328,8 +328,12 @@ class JobQuery(Message):
     job_id: Hex32 = Field(examples=["5814075a7a4b7bc4db5450e7bc3ee2893562e3b2d9deb66a14da4e99d7276e0a"])
 
 
+_bodies: dict[str, type[BaseModel]] = {}
+
+
 def json_request(model: type[BaseModel]) -> JsonObject:
-    """Return the OpenAPI request body of an endpoint that reads its JSON strictly by itself."""
+    """Return the OpenAPI request body of an endpoint that reads its JSON strictly by itself; `describe` adds the model's schema."""
+    _bodies[model.__name__] = model
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -340,7 +344,7 @@ def describe(app: FastAPI) -> JsonObject:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        bodies = [(SubmitBody, "validation"), (JobQuery, "validation")]
+        bodies = [(model, "validation") for model in _bodies.values()]
         _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         document["components"]["schemas"] |= schemas["$defs"]
         app.openapi_schema = document
