@@ -36,6 +36,7 @@ NEVER_CONNECTED_TO = {
 
 CONNECTS = {
     "dispatcher/aos_dispatcher/mesh_bus.py": "cluster.redis_url",
+    "dispatcher/aos_dispatcher/redis_client.py": "cluster.redis_url",
     "operator/aos_operator/link.py": "net.dispatcher_url",
     "operator/aos_operator/backends/worker.py": "net.worker_url",
     "operator/aos_operator/queue.py": "queue.queue_url",

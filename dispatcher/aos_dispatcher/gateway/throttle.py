@@ -76,14 +76,14 @@ def _token_name(request: Request, project: str) -> str:
 
 def _headers(buckets: Sequence[Bucket], levels: Sequence[Level]) -> dict[str, str]:
     told = [
-        (level.remaining(bucket.rate), bucket.rate.burst, level.missing)
+        (level.remaining(bucket.rate), -level.missing, bucket.rate.burst)
         for bucket, level in zip(buckets, levels, strict=True)
     ]
     if not told:
         return {}
-    remaining, limit, missing = min(told)
+    remaining, missing, limit = min(told)
     return {
         "x-ratelimit-limit-requests": str(limit),
         "x-ratelimit-remaining-requests": str(remaining),
-        "x-ratelimit-reset-requests": duration(missing),
+        "x-ratelimit-reset-requests": duration(-missing),
     }
