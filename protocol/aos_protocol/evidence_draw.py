@@ -97,8 +97,8 @@ def _check_place(view: RoundView) -> None:
             raise InvalidEvidence(
                 f"{elector.operator} was asked, and the prompt is not sealed to its enclave"
             )
-    if view.sealed and document.tag:
-        raise InvalidEvidence("a sealed prompt cannot be verified under a tag")
+    if view.hidden and document.tag:
+        raise InvalidEvidence("a sealed or direct prompt cannot be verified under a tag")
     if sum((other.tag, other.challenge) == (document.tag, document.challenge) for other in rounds) > 1:
         raise InvalidEvidence("a job has two rounds under one tag")
     if sum(not other.challenge and other.position != "before" for other in rounds) != 1:
@@ -182,8 +182,9 @@ def _check_roles(view: RoundView) -> None:
 
 
 def _audit(view: RoundView) -> str:
-    if view.sealed:
-        return "nobody can audit an answer to a sealed prompt, and nobody was asked to"
+    if view.hidden:
+        kind = "sealed" if view.sealed else "direct"
+        return f"nobody can audit an answer to a {kind} prompt, and nobody was asked to"
     share = f"{view.evidence.policy.audit_ppm / 10_000:g}% of the untagged jobs"
     return f"the seed puts this job among the {share} that are audited" if view.audited else (
         f"the seed does not put this job among the {share} that are audited"
