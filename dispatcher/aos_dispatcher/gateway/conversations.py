@@ -1,6 +1,5 @@
-"""`/v1/conversations`: what a project has said and was answered, to be read and deleted; and how a chat goes on with one."""
+"""`/v1/conversations`: what a project has said and was answered, to be read and deleted. A chat goes on with one by its `id`."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -8,9 +7,7 @@ from pydantic import BaseModel
 from sqlalchemy import Row
 
 from aos_dispatcher.api import Service, Token
-from aos_dispatcher.conversations import Turn
 from aos_dispatcher.openapi import ERRORS
-from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tables import JsonObject
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"], responses=ERRORS)
@@ -60,15 +57,6 @@ class ConversationDeleted(_Success):
     id: str
     object: Literal["conversation.deleted"] = "conversation.deleted"
     deleted: Literal[True] = True
-
-
-async def begin(service: Dispatcher, project: str, id_: str, messages: Sequence[JsonObject]) -> Turn:
-    """Take the conversation `id_` of a project whose token may submit; `messages` are what is new, as {"role", "content"}.
-
-    The job's prompt is `Turn.messages`. Call `await turn.finish(answer)` once the answer is complete, else `turn.drop()`; `async with turn`
-    sees to the latter. Raises `Conflict` and `Unprocessable` as `Conversations.begin` does.
-    """
-    return await service.front.conversations.begin(project, id_, messages)
 
 
 @router.get("", response_model=ConversationList)

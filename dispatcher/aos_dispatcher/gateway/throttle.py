@@ -14,14 +14,6 @@ from aos_dispatcher.tokens import present
 _WHO = {"token": "this API token", "address": "this address"}
 
 
-async def position(service: Dispatcher, job_type: str, model: str, job_id: str) -> int | None:
-    """Return a job's place among those of its model that wait for a committee: 1 is next, 1,000 stands for more; None when it waits no more.
-
-    It is at most a second old, and cheap however many ask.
-    """
-    return await service.front.queue.of(job_type, model, job_id)
-
-
 async def admit(request: Request, service: Dispatcher, project: str, cost: int = 1) -> dict[str, str]:
     """Count a request of an authorised token of `project`, which asks for `cost` answers; returns what the answer's headers say of it.
 
