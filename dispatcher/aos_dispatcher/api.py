@@ -103,9 +103,7 @@ async def cancel(service: Service, body: Body, token: Token) -> JsonObject:
     """End a job that nobody waits for any more. Needs the project's token; a finished job stays as it is."""
     job = await service.jobs.get(_parse(JobQuery, body).job_id)
     await service.projects.authorise(token, job.project_id, "manage")
-    cancelled = await service.jobs.cancel(job.id, await service.clock.tick(job.clock))
-    if cancelled:
-        service.loop.cancel(job.id)
+    cancelled = await service.jobs.end(job, "cancelled", "cancelled by the project")
     return {"code": 200, "result": "cancelled" if cancelled else (await service.jobs.get(job.id)).status}
 
 

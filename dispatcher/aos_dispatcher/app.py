@@ -68,6 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts = [dispatcher.loop.run(), dispatcher.sequencer.run(), dispatcher.front.run()] + (
         [chain.run()] if chain else []
     )
+    parts.append(dispatcher.following.run())
     if dispatcher.mesh is not None:
         parts.append(dispatcher.mesh.run(dispatcher.errands))
     tasks = [asyncio.create_task(part) for part in parts]

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from http import HTTPStatus
 
 import structlog
 
@@ -14,6 +15,7 @@ from aos_dispatcher.events import wait
 from aos_dispatcher.facts import RoundFacts, RoundKey
 from aos_dispatcher.hub import Hub
 from aos_dispatcher.metrics import JOBS_ENDED, VERDICTS
+from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.operators import Operators, RegistrySnapshot
 from aos_dispatcher.round import ActiveRound, Author, restore
 from aos_dispatcher.rounds_store import Claimed, Drawn, RoundsStore
@@ -52,6 +54,7 @@ class RoundDriver:
         operators: Operators,
         clock: DispatcherClock,
         author: Author,
+        newsroom: Newsroom,
         settings: Dispatch,
     ) -> None:
         self.active: Active = {}
@@ -61,6 +64,7 @@ class RoundDriver:
         self._operators = operators
         self._clock = clock
         self._author = author
+        self._newsroom = newsroom
         self._settings = settings
         self._warned_at = float("-inf")
 
@@ -202,6 +206,8 @@ class RoundDriver:
             seat.stored = stored
             if seat.given_up:
                 log.warning("member given up", job_id=facts.job_id, operator=seat.operator, why=seat.reason)
+                if facts.own and facts.request.job.stream:
+                    self._newsroom.given_up(facts.job_id, seat.operator, seat.reason)
 
     async def _deliver(self, round_: ActiveRound, seat: Seat, task: Task) -> None:
         try:
@@ -254,5 +260,7 @@ class RoundDriver:
             VERDICTS.labels(verdict.outcome).inc()
         if facts.own:
             JOBS_ENDED.labels(end.status).inc()
+            if end.status == "failed":
+                self._newsroom.ended(facts.job_id, end.reason, end.status)
         outcome = verdict.outcome if verdict else None
         log.info("round ended", job_id=facts.job_id, status=end.status, reason=end.reason, verdict=outcome)

@@ -6,7 +6,7 @@ A job is in PostgreSQL, with its place in the sequence, before its submitter get
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Row, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -24,6 +24,8 @@ from aos_dispatcher.documents import (
 from aos_dispatcher.errors import ApiError, Conflict, NotFound, TooMany, Unavailable
 from aos_dispatcher.limits import Limits
 from aos_dispatcher.log_pending import record
+from aos_dispatcher.metrics import JOBS_ENDED
+from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.quotas import Standing
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import Claimed
@@ -124,11 +126,13 @@ class Jobs:
         clock: DispatcherClock,
         loop: RoundLoop,
         lease: Lease,
+        newsroom: Newsroom,
     ) -> None:
         self._database = database
         self._clock = clock
         self._loop = loop
         self._lease = lease
+        self._newsroom = newsroom
         self._signer = signer
         self._domain = domain
         self._timeout = timedelta(seconds=timeout)
@@ -156,15 +160,19 @@ class Jobs:
             raise NotFound(f"there is no job {job_id} here")
         return row
 
-    async def cancel(self, job_id: str, clock: dict[str, str]) -> bool:
-        """End a job that is not finished, at this clock; returns False when it had already ended."""
+    async def end(self, job: Row[Any], status: Literal["cancelled", "failed"], reason: str) -> bool:
+        """End a job (a row of `get`) that is not finished: members and followers are told. Returns False when it had already ended."""
+        if not await self._end(job.id, status, reason, await self._clock.tick(job.clock)):
+            return False
+        JOBS_ENDED.labels(status).inc()
+        self._loop.cancel(job.id)
+        self._newsroom.ended(job.id, reason, status)
+        return True
+
+    async def _end(self, job_id: str, status: str, reason: str, clock: dict[str, str]) -> bool:
         open_states = ("created", "dispatched")
         end = update(Job).where(Job.id == job_id, Job.status.in_(open_states)).returning(Job.id)
-        values = {
-            "status": "cancelled",
-            "reason": "cancelled by the project",
-            "finished_at": datetime.now(UTC),
-        }
+        values = {"status": status, "reason": reason, "finished_at": datetime.now(UTC)}
         async with self._database.begin() as connection:
             cancelled = await connection.execute(end.values(**values, clock=clock))
             if cancelled.scalar() is None:
@@ -173,12 +181,12 @@ class Jobs:
             rounds = update(Round).where(
                 Round.job_id == job_id, Round.challenge == 0, Round.status.in_(open_states)
             )
-            stopped = rounds.values(status="cancelled").returning(Round.id, Round.position)
+            stopped = rounds.values(status=status).returning(Round.id, Round.position)
             ended_rounds = sorted(await connection.execute(stopped))
             committees = await committee_documents(connection, [id_ for id_, _ in ended_rounds])
             for id_, position in ended_rounds:
-                ended = ended_document(id_, "cancelled", committees.get(id_, []), None)
-                job_end = {"reason": values["reason"], "clock": clock} if position != "before" else None
+                ended = ended_document(id_, status, committees.get(id_, []), None)
+                job_end = {"reason": reason, "clock": clock} if position != "before" else None
                 record(connection, verdict_entry(job_id, ended, job_end), job_id)
         return True
 

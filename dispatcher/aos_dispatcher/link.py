@@ -56,6 +56,7 @@ class Socket(Protocol):
 
 
 _Take = Callable[[Peer, Frame], Awaitable[None]]
+_Note = Callable[[Frame], None]
 
 
 class Greeting:
@@ -92,8 +93,8 @@ class Greeting:
 class OperatorLink:
     """Serves operators' connections.
 
-    `methods` are what an operator may request, each with what stores it or raises `Refused` with the reply's code; `keep`
-    stores what an operator signed and was refused, with the reason. While `leaving` is set, operators are sent elsewhere.
+    `methods` are what an operator may request, each with what stores it or raises `Refused` with the reply's code; `notices` what it
+    may say without a clock, to no reply, each with what takes it in at once or raises `ProtocolError`; `keep` stores what an operator signed and was refused, with the reason. While `leaving` is set, operators are sent elsewhere.
     """
 
     signer: Signer
@@ -103,6 +104,7 @@ class OperatorLink:
     epochs: Epochs
     frame_bytes: int
     methods: Mapping[str, _Take]
+    notices: Mapping[str, _Note]
     keep: Callable[[Frame, str], Awaitable[None]]
     leaving: asyncio.Event
     door: set[object] = field(default_factory=set, init=False, repr=False)
@@ -221,7 +223,7 @@ class OperatorLink:
             taking.add_done_callback(talk.taken)
 
     def _observed(self, peer: Connection, frame: Frame) -> _Take | None:
-        """Hold a frame against its connection, in the order of arrival; returns who takes it in, None for a reply."""
+        """Hold a frame against its connection, in the order of arrival; returns who takes it in, None for a reply or a notice."""
         if frame.address != peer.address:
             raise Refused(
                 400, f"this connection belongs to {peer.address}; the frame is signed by {frame.address}"
@@ -231,6 +233,10 @@ class OperatorLink:
             if isinstance(ticket, dict):
                 peer.observe(ticket.get("clock"), frame)
             peer.receive_reply(frame)
+            return None
+        note = self.notices.get(frame.method or "")
+        if note is not None and len(frame.params) == 1:
+            note(frame)
             return None
         take = self.methods.get(frame.method or "")
         if take is None or len(frame.params) != 1:
@@ -262,7 +268,7 @@ class OperatorLink:
         log.warning(
             "frame refused", operator=peer.address, method=frame.method if frame else None, why=str(error)
         )
-        if frame is None:
+        if frame is None or frame.method in self.notices:
             return
         code, why = error.code if isinstance(error, Refused) else 400, str(error)
         if code in {400, OVERTAKEN} and frame.address == peer.address:

@@ -4,13 +4,14 @@
    is in the `Hub` like everybody else; whoever is not heard of for some heartbeats is forgotten, with the operators.
 2. A request to an operator elsewhere goes to the process that has its connection, and the reply comes back as the operator signed it.
 3. What an operator says of a round goes to the process that leads it, whose answer goes back.
+4. What it streams of a job goes to all, for the leader is among them; what the leader makes of that goes to all, for whoever follows the job.
 
 All of it may be lost: then requests time out, and operators send again. What is true stands in PostgreSQL.
 """
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol, assert_never
@@ -24,6 +25,9 @@ from aos_dispatcher.mesh_messages import (
     ALL,
     Call,
     Cancelled,
+    Deltas,
+    Ended,
+    GivenUp,
     Gone,
     Here,
     InvalidMeshMessage,
@@ -33,6 +37,7 @@ from aos_dispatcher.mesh_messages import (
     Seal,
     State,
     Statement,
+    Stream,
     Taken,
     Wake,
 )
@@ -40,6 +45,7 @@ from aos_dispatcher.metrics import MESH_PROCESSES, MESH_REFUSED
 from aos_protocol.errors import ProtocolError
 from aos_protocol.frames import Frame, open_frame
 from aos_protocol.identity import Signer
+from aos_protocol.messages import Delta
 
 log = structlog.get_logger()
 
@@ -65,6 +71,9 @@ class Errands(Protocol):
 
     async def take(self, peer: Peer, frame: Frame) -> None:
         """Take a statement in. Raises `Refused`, `ProtocolError` or `Unavailable`."""
+
+    def streamed(self, said: Stream | Deltas | GivenUp | Ended) -> None:
+        """Take in what comes of streamed jobs. Raises `Refused` or `ProtocolError`."""
 
 
 @dataclass
@@ -128,6 +137,22 @@ class Mesh:
         """Tell the others that a job was cancelled."""
         self._say(ALL, Cancelled(job_id=job_id))
 
+    def stream(self, rounds: Iterable[tuple[str, str]], frame: Frame) -> None:
+        """Pass an operator's `job_stream` on to whoever leads these rounds (job id and tag)."""
+        self._say_if_heard(Stream(rounds=sorted(rounds), text=frame.text))
+
+    def deltas(self, operator: str, deltas: Sequence[Delta]) -> None:
+        """Tell the others what the executor of jobs that are led here has said of them."""
+        self._say_if_heard(Deltas(operator=operator, deltas=list(deltas)))
+
+    def given_up(self, job_id: str, operator: str, reason: str) -> None:
+        """Tell the others that the round of a streamed job goes on without this operator."""
+        self._say_if_heard(GivenUp(job_id=job_id, operator=operator, reason=reason))
+
+    def ended(self, job_id: str) -> None:
+        """Tell the others that a job has its answer, or its end."""
+        self._say_if_heard(Ended(job_id=job_id))
+
     async def pass_on(self, process: str, frame: Frame) -> None:
         """Have the process that leads its round take an operator's statement in. Raises `Refused`, with what to tell the operator."""
         if process not in self._others:
@@ -172,6 +197,11 @@ class Mesh:
                 self._say(ALL, Here(operator=_presence(peer)))
         elif (epoch := self._announced.pop(operator, None)) is not None:
             self._say(ALL, Gone(address=operator, epoch=epoch))
+
+    def _say_if_heard(self, said: Message) -> None:
+        """Say to all what somebody who is not there yet need not know."""
+        if self._others:
+            self._say(ALL, said)
 
     def _say(self, to: str, said: Message) -> None:
         channel = self._channel if to == ALL else f"{self._channel}:{to}"
@@ -228,6 +258,8 @@ class Mesh:
                 self._spawn(self._take(errands, origin, said))
             case Reply():
                 self._replied(other, said)
+            case Stream() | Deltas() | GivenUp() | Ended():
+                _streamed(errands, said)
             case Taken(id=id_):
                 _, waiting = self._statements.get(id_, ("", None))
                 if waiting is not None and not waiting.done():
@@ -332,6 +364,14 @@ class Mesh:
             counter = counter_of(frame.params[0].get("clock"), peer.number) if frame.params else None
             peer.seen = max(peer.seen, counter or 0)
         return peer
+
+
+def _streamed(errands: Errands, said: Stream | Deltas | GivenUp | Ended) -> None:
+    try:
+        errands.streamed(said)
+    except (ProtocolError, Refused) as error:
+        MESH_REFUSED.inc()
+        log.warning("what another process passed on of a stream is refused", why=str(error))
 
 
 def _presence(peer: Peer) -> Presence:

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aos_protocol.identity import Signer
-from aos_protocol.messages import DirectOffer, ServedModel
+from aos_protocol.messages import Delta, DirectOffer, ServedModel
 
 ALL: Final = "*"
 """Whom a message is for that is for everybody."""
@@ -106,7 +106,53 @@ class Taken(_Part):
     message: str
 
 
-Message = State | Here | Gone | Wake | Cancelled | Call | Reply | Statement | Taken
+class Stream(_Part):
+    """An operator's `job_stream`, as it came, for whoever leads some of the rounds (job id and tag) that it names."""
+
+    kind: Literal["stream"] = "stream"
+    rounds: list[tuple[str, str]]
+    text: str
+
+
+class Deltas(_Part):
+    """What the executor of jobs has said of them, by the word of their leader, for whoever follows them."""
+
+    kind: Literal["deltas"] = "deltas"
+    operator: str
+    deltas: list[Delta]
+
+
+class GivenUp(_Part):
+    """A streamed job's round goes on without this operator, for whoever has given out something of its."""
+
+    kind: Literal["given-up"] = "given-up"
+    job_id: str
+    operator: str
+    reason: str
+
+
+class Ended(_Part):
+    """A job has its answer, or its end: whoever follows it finds that in the database."""
+
+    kind: Literal["ended"] = "ended"
+    job_id: str
+
+
+Message = (
+    State
+    | Here
+    | Gone
+    | Wake
+    | Cancelled
+    | Call
+    | Reply
+    | Statement
+    | Taken
+    | Stream
+    | Deltas
+    | GivenUp
+    | Ended
+)
 
 
 class Envelope(_Part):

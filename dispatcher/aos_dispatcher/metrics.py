@@ -30,6 +30,8 @@ OPERATORS_CONNECTED = Gauge("aos_operators_connected", "Operators connected to t
 THROTTLE_ALONE = Gauge(
     "aos_throttle_alone", "1 while redis is away, and this process counts requests by itself, 0 else"
 )
+STREAM_DELTAS = Counter("aos_stream_deltas_total", "Deltas of streamed jobs that are led here", ["outcome"])
+STREAMS_ENDED = Counter("aos_streams_ended_total", "Jobs that were followed to their end", ["outcome"])
 MESH_PROCESSES = Gauge("aos_mesh_processes", "Other processes of this dispatcher that are there")
 MESH_DROPPED = Counter("aos_mesh_dropped_total", "Messages to other processes that redis did not take")
 MESH_REFUSED = Counter("aos_mesh_refused_total", "Messages over redis that were ignored")

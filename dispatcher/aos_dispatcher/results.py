@@ -9,10 +9,12 @@ from aos_dispatcher.errors import Refused
 from aos_dispatcher.hub import Peer
 from aos_dispatcher.intake import Intake, receiving
 from aos_dispatcher.metrics import ATTESTATIONS, RESULTS_ACCEPTED
+from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.round import ActiveRound, Answer, stored_result
 from aos_dispatcher.rounds_store import RoundsStore, result_id
 from aos_protocol.attestation.appraisal import Appraisal
 from aos_protocol.attestation.statement import EnclaveStatement
+from aos_protocol.errors import InvalidMessage
 from aos_protocol.fields import Role
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobResult
@@ -28,9 +30,12 @@ class ResultIntake(Intake[JobResult]):
     what = "result"
     answers = Task.EXECUTE
 
-    def __init__(self, store: RoundsStore, desk: Desk, domain: Domain, enclaves: Enclaves) -> None:
+    def __init__(
+        self, store: RoundsStore, desk: Desk, domain: Domain, enclaves: Enclaves, newsroom: Newsroom
+    ) -> None:
         super().__init__(store, desk, domain, JobResult)
         self._enclaves = enclaves
+        self._newsroom = newsroom
 
     async def _stored(self, said: JobResult) -> JobResult | None:
         frame = await self._store.result_frame(result_id(said))
@@ -44,6 +49,8 @@ class ResultIntake(Intake[JobResult]):
         with refusals_seen(said):
             statement = check_result(said, round_.terms(), round_.tickets[peer.address], role, self._domain)
         check_counter(said, peer.number)
+        if not round_.told.agrees(peer.address, said.result) and said.answered:
+            raise InvalidMessage("the answer does not begin with what was streamed of it")
         if not said.answered:
             await self._desk.keep(frame, f"given up by its operator: {said.reason}")
             self._desk.give_up(round_, peer, said.reason)
@@ -76,6 +83,8 @@ class ResultIntake(Intake[JobResult]):
         await self._store.executed(round_.facts, result, frame.text, counter, done=done, appraisal=appraisal)
         if done:
             seat.stored = SeatState.ANSWERED, seat.role
+            if round_.facts.own:
+                self._newsroom.answered(result)
         round_.answers[result.operator] = Answer(frame.text, result)
         round_.heard.append(result.clock)
         round_.committee.executed(result.operator)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from aos_dispatcher.committee import Committee, Patience, Seat, SeatState
 from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.operators import block_of
+from aos_dispatcher.reading import Told
 from aos_dispatcher.rounds_store import Claimed
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
@@ -67,6 +68,7 @@ class ActiveRound:
     calibration: Calibration | None
     answers: dict[str, Answer] = field(default_factory=dict)
     heard: list[dict[str, str]] = field(default_factory=list)
+    told: Told = field(default_factory=Told)
     poke: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     unsure: bool = False

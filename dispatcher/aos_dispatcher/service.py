@@ -17,6 +17,7 @@ from aos_dispatcher.enclaves import Enclaves
 from aos_dispatcher.epochs import Epochs
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.extras import chain_extra
+from aos_dispatcher.following import Following
 from aos_dispatcher.front import Front
 from aos_dispatcher.hub import Hub, Peer
 from aos_dispatcher.jobs import Jobs, Lease
@@ -26,7 +27,9 @@ from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.log_sequencer import Sequencer
 from aos_dispatcher.mesh import MISSED, Errands, Mesh
 from aos_dispatcher.mesh_bus import RedisBus
+from aos_dispatcher.mesh_messages import Deltas, Ended, GivenUp, Stream
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
+from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.operators import Operators
 from aos_dispatcher.posting import Posting
 from aos_dispatcher.projects import Projects
@@ -38,6 +41,7 @@ from aos_dispatcher.rounds_store import RoundsStore
 from aos_dispatcher.scores import ScoreIntake
 from aos_dispatcher.settings import Chain, DispatcherSettings
 from aos_dispatcher.standing import Standing
+from aos_dispatcher.streaming import METHOD, StreamIntake
 from aos_dispatcher.views import Views
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.frames import Frame
@@ -76,6 +80,7 @@ class Dispatcher:
     mesh: Mesh | None
     errands: Errands
     front: Front
+    following: Following
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -102,18 +107,39 @@ def assemble(
     challenges = Challenges(database, signer, domain, verification, timeout)
     closing = Closing(database, store.owner, challenges, verification)
     author = Author(signer, domain)
-    driver = RoundDriver(
-        store, closing, hub, operators=operators, clock=clock, author=author, settings=settings.dispatch
-    )
     mesh, leases = _mesh(settings, hub, signer, store.owner), Leases(database)
+    newsroom = Newsroom(mesh, settings.limits.frame_bytes)
+    driver = RoundDriver(
+        store,
+        closing,
+        hub,
+        operators=operators,
+        clock=clock,
+        author=author,
+        newsroom=newsroom,
+        settings=settings.dispatch,
+    )
+    streams = StreamIntake(driver.active, newsroom, mesh, settings.limits.frame_bytes)
     loop = RoundLoop(store, hub, driver, settings.dispatch, leases=leases, mesh=mesh)
     desk, enclaves = Desk(store, driver.active), Enclaves(policy)
     sequencer = Sequencer(database, signer, domain)
     intakes = {
-        "job_result": ResultIntake(store, desk, domain, enclaves).accept,
+        "job_result": ResultIntake(store, desk, domain, enclaves, newsroom).accept,
         "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
     }
     posting = Posting(intakes, desk, leases, mesh)
+    jobs = Jobs(
+        database,
+        signer,
+        domain,
+        timeout,
+        verification.audit_ppm,
+        limits=Limits(settings.limits.waiting_jobs),
+        clock=clock,
+        loop=loop,
+        lease=Lease(store.owner, settings.dispatch.lease),
+        newsroom=newsroom,
+    )
     return Dispatcher(
         address=signer.address,
         settings=settings,
@@ -122,17 +148,7 @@ def assemble(
         clock=clock,
         projects=projects,
         operators=operators,
-        jobs=Jobs(
-            database,
-            signer,
-            domain,
-            timeout,
-            verification.audit_ppm,
-            limits=Limits(settings.limits.waiting_jobs),
-            clock=clock,
-            loop=loop,
-            lease=Lease(store.owner, settings.dispatch.lease),
-        ),
+        jobs=jobs,
         store=store,
         loop=loop,
         evidence=EvidenceDesk(sequencer, signer, domain, settings.chain.anchor),
@@ -144,12 +160,13 @@ def assemble(
             Epochs(database),
             settings.limits.frame_bytes,
             posting.methods,
+            {METHOD: streams.accept},
             desk.keep,
             leaving,
         ),
         leaving=leaving,
         mesh=mesh,
-        errands=_Errands(loop, posting),
+        errands=_Errands(loop, posting, newsroom, streams),
         challenges=challenges,
         standing=Standing(sequencer, projects, verification.suspend_after),
         views=Views(database),
@@ -158,6 +175,7 @@ def assemble(
         sequencer=sequencer,
         chain=chain,
         front=Front.of(settings, database, signer.address),
+        following=Following(database, newsroom, jobs),
     )
 
 
@@ -167,6 +185,8 @@ class _Errands:
 
     loop: RoundLoop
     posting: Posting
+    newsroom: Newsroom
+    streams: StreamIntake
 
     def wake(self) -> None:
         self.loop.wake()
@@ -176,6 +196,17 @@ class _Errands:
 
     async def take(self, peer: Peer, frame: Frame) -> None:
         await self.posting.take_here(peer, frame)
+
+    def streamed(self, said: Stream | Deltas | GivenUp | Ended) -> None:
+        match said:
+            case Stream():
+                self.streams.passed_on(said.rounds, said.text)
+            case Deltas():
+                self.newsroom.hear_deltas(said.operator, said.deltas)
+            case GivenUp():
+                self.newsroom.hear_given_up(said.job_id, said.operator, said.reason)
+            case Ended():
+                self.newsroom.look_at(said.job_id)
 
 
 def _mesh(settings: DispatcherSettings, hub: Hub, signer: Signer, process: str) -> Mesh | None:

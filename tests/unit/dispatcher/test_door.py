@@ -38,6 +38,7 @@ def link() -> OperatorLink:
         epochs=unused,
         frame_bytes=1 << 16,
         methods={},
+        notices={},
         keep=unused,
         leaving=asyncio.Event(),
     )
