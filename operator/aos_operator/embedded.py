@@ -46,6 +46,9 @@ _STEPS: Final = (
         primary key (project, model, cid)
     );
     """,
+    """
+    create table blobs (job_id text not null, tag text not null, sha256 text not null, data blob not null, primary key (job_id, tag, sha256));
+    """,
 )
 """What makes a file of one version one of the next; a file's version (PRAGMA user_version) is how many of them it has had."""
 

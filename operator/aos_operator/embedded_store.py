@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from aos_operator.embedded import Change, Embedded, R, translated
+from aos_operator.embedded_blobs import SqliteBlobs
 from aos_operator.errors import StoreUnavailable
 from aos_operator.tasks import (
     Product,
@@ -27,6 +28,7 @@ class SqliteStore:
 
     def __init__(self, file: Embedded) -> None:
         self._file = file
+        self.blobs = SqliteBlobs(file)
 
     async def reserve(self, count: int) -> int:
         """See `CounterStore.reserve`."""

@@ -78,6 +78,10 @@ class AnswerRejected(OperatorError):
     """The worker's answer does not fit the job; nothing of it is signed."""
 
 
+class ImageRefused(OperatorError):
+    """The dispatcher does not take, or does not give, an image that a job needs; its message becomes the result's reason."""
+
+
 class Refused(OperatorError):
     """What the dispatcher asks is refused: `code` and message go into the reply (docs/protocol.md)."""
 

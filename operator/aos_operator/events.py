@@ -1,10 +1,11 @@
 """What can come of a message from the dispatcher: what `Session.receive` returns and `Link` acts upon."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from aos_operator.tasks import Request, TaskKey
-from aos_protocol.messages import Attest, Draw
+from aos_protocol.canonical import JsonObject
+from aos_protocol.messages import Attest, DirectPrompt, Draw
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,21 @@ class AttestCall:
 
 
 @dataclass(frozen=True)
+class DirectCall:
+    """A client's sealed prompt, which the dispatcher relays."""
+
+    frame_id: str
+    prompt: DirectPrompt
+
+
+@dataclass(frozen=True)
 class Settled:
-    """The dispatcher's reply to one of our results or scores."""
+    """The dispatcher's reply to one of our requests; `said` is all of it."""
 
     frame_id: str
     code: int
     message: str
+    said: JsonObject = field(default_factory=dict)
 
 
-Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | AttestCall | Settled | None
+Event: TypeAlias = Say | Welcomed | DrawCall | JobCall | CancelCall | AttestCall | DirectCall | Settled | None

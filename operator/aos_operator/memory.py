@@ -1,12 +1,33 @@
 """Store and queue in memory: what tests and benchmarks put in the place of PostgreSQL and Redis."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
 from aos_operator.queue import Entry
 from aos_operator.tasks import Product, Request, Task, TaskKey, TaskState
+
+
+class MemoryBlobs:
+    """`BlobStore` beside the tasks of a `MemoryStore`."""
+
+    def __init__(self, tasks: Mapping[TaskKey, Task]) -> None:
+        self.kept: dict[TaskKey, dict[str, bytes]] = {}
+        self._tasks = tasks
+
+    async def keep(self, key: TaskKey, blobs: Mapping[str, bytes]) -> None:
+        """See `BlobStore.keep`."""
+        self.kept.setdefault(key, {}).update(blobs)
+
+    async def load(self, key: TaskKey, sha256: str) -> bytes | None:
+        """See `BlobStore.load`."""
+        return self.kept.get(key, {}).get(sha256)
+
+    async def sweep(self) -> None:
+        """See `BlobStore.sweep`."""
+        for key in [key for key in self.kept if not (key in self._tasks and self._tasks[key].open)]:
+            del self.kept[key]
 
 
 class MemoryStore:
@@ -16,6 +37,7 @@ class MemoryStore:
         self.reserved = 0
         self.tasks: dict[TaskKey, Task] = {}
         self.verdicts: dict[TaskKey, str] = {}
+        self.blobs = MemoryBlobs(self.tasks)
 
     async def reserve(self, count: int) -> int:
         """See `CounterStore.reserve`."""

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.fields import WorkerType
 from aos_protocol.job import JobSpec
-from aos_protocol.messages import ModelOffer, ServedModel
+from aos_protocol.messages import DirectOffer, ModelOffer, ServedModel
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A worker type, and the models that are served, by name."""
+    """A worker type, the models that are served, by name, and how clients of direct jobs reach this operator, if it takes those."""
 
     worker_type: WorkerType
     models: Mapping[str, ServedModel] = field(default_factory=dict)
+    direct: DirectOffer | None = None
 
     def announced(self) -> list[ServedModel]:
         """Return the models as `connect` lists them, by name."""
@@ -45,6 +46,10 @@ class Offer:
         self.check(job.tag, model)
         if job.model != model.name:
             raise InvalidMessage(f"the job asks for model {job.model}, its dispatch names {model.name}")
+        if job.kind not in self.models[model.name].kinds:
+            raise InvalidMessage(
+                f"this operator serves model {model.name} for other kinds of jobs than {job.kind}"
+            )
 
 
 def select_models(

@@ -13,6 +13,8 @@ from aos_operator.errors import LinkLost
 from aos_operator.events import DrawCall, Settled
 from aos_operator.session import Session
 from aos_operator.tasks import Task
+from aos_protocol.canonical import JsonObject
+from aos_protocol.canonical import JsonObject
 from aos_protocol.typed_data import Domain
 
 
@@ -83,6 +85,26 @@ class Outbox:
             ) from None
         finally:
             del link.waiting[frame_id]
+
+    async def ask(self, method: str, param: JsonObject) -> Settled:
+        """Send a request that has no clock, once there is a connection, and return the dispatcher's reply. Raises `LinkLost`."""
+        await self._opened.wait()
+        link = self._connection()
+        frame_id, text = link.session.ask(method, param)
+        reply = link.waiting[frame_id] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._patience):
+                await link.wire.send(text)
+                return await reply
+        except TimeoutError:
+            raise LinkLost(f"the dispatcher did not reply to {method} within {self._patience:g} s") from None
+        finally:
+            del link.waiting[frame_id]
+
+    async def notice(self, method: str, param: JsonObject) -> None:
+        """Send what has no clock and gets no reply, over the connection that is open. Raises `LinkLost` when there is none, or it is gone."""
+        link = self._connection()
+        await link.wire.send(link.session.notice(method, param))
 
     async def domain(self) -> Domain:
         """Return where this dispatcher's signatures are valid, as it said last; before that, wait for the first connection."""

@@ -11,6 +11,7 @@ from aos_operator.attesting import Attesting
 from aos_operator.backends.protocol import Backend
 from aos_operator.backends.worker import HttpWorker
 from aos_operator.counter import Counter
+from aos_operator.courier import Courier
 from aos_operator.database import check_tables
 from aos_operator.errors import Refused, StartError
 from aos_operator.jobs import Jobs, Limits
@@ -21,6 +22,7 @@ from aos_operator.queue import Queue, RedisQueue, connect_redis
 from aos_operator.registry import Registry, open_registry
 from aos_operator.settings import NodeSettings, OperatorSettings
 from aos_operator.store import PostgresStore, Store
+from aos_operator.studio import Studio
 from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
 from aos_operator.workshop import Workshop
@@ -84,8 +86,10 @@ class Operator:
         self._address = signer.address
         outbox = Outbox(Counter(store))
         limits = Limits(node.cache_msg_maximum, net.worker_concurrency, settings.api.read_maximum)
-        workshop = Workshop(worker, signer.address, outbox.domain)
-        self._jobs = Jobs(store, queue, workshop, outbox, limits)
+        self._courier = Courier(store.blobs, outbox)
+        studio = Studio(worker, signer.address, self._courier)
+        workshop = Workshop(worker, signer.address, outbox.domain, studio)
+        self._jobs = Jobs(store, queue, workshop, self._courier, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
         self._registry = registry
         self._desk = _Desk(self._watch, self._jobs, Attesting(worker), registry)
@@ -99,7 +103,8 @@ class Operator:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""
         _log.info("operator starts", operator=self._address, node_type=self._watch.offer.worker_type)
         async with asyncio.TaskGroup() as group:
-            parts = [group.create_task(self._jobs.run()), group.create_task(self._face_dispatcher())]
+            work = (self._jobs.run(), self._courier.run(), self._face_dispatcher())
+            parts = [group.create_task(part) for part in work]
             if self._registry is not None:
                 parts.append(group.create_task(self._registry.run()))
             await stop.wait()

@@ -5,7 +5,7 @@ methods named after it. So tests step through the protocol by hand, and `link` o
 
 1. `challenge` arrives: `Say` carries our `connect`.
 2. Its reply arrives: `Welcomed`; the driver lifts the clock's counter before it takes anything else.
-3. `draw`, `dispatch_job`, `score_job`, `cancel_job` and `attest` arrive, already checked; the driver answers each with `ticket` or `reply`. The
+3. `draw`, `dispatch_job`, `score_job`, `cancel_job`, `attest` and `direct_prompt` arrive, already checked; the driver answers each with `ticket` or `reply`. The
    subject of a call for a score may be long: checking it (`check_subject`) is left to the driver, which can do it in a thread.
 4. `result` makes a `job_result` or `job_score`; its reply arrives as `Settled`.
 """
@@ -20,7 +20,18 @@ from typing import Final
 import structlog
 
 from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher, WrongNetwork
-from aos_operator.events import AttestCall, CancelCall, DrawCall, Event, JobCall, Say, Settled, Welcomed
+from aos_operator.direct import check_direct
+from aos_operator.events import (
+    AttestCall,
+    CancelCall,
+    DirectCall,
+    DrawCall,
+    Event,
+    JobCall,
+    Say,
+    Settled,
+    Welcomed,
+)
 from aos_operator.offer import Offer
 from aos_operator.statements import Author, statement
 from aos_operator.subjects import check_subject
@@ -32,7 +43,17 @@ from aos_protocol.errors import InvalidMessage, InvalidSignature, ProtocolError
 from aos_protocol.fields import Challenged, Hex32, Message, Tag, parse_message
 from aos_protocol.frames import Frame, open_frame, seal_object, seal_reply, seal_request
 from aos_protocol.identity import Signer, address_of
-from aos_protocol.messages import Attest, Challenge, Dispatch, Draw, Reply, ScoreCall, Ticket, Welcome
+from aos_protocol.messages import (
+    Attest,
+    Challenge,
+    DirectPrompt,
+    Dispatch,
+    Draw,
+    Reply,
+    ScoreCall,
+    Ticket,
+    Welcome,
+)
 from aos_protocol.sortition import ticket_threshold
 from aos_protocol.typed_data import Domain, ReceiptClaim, SeatClaim, recover_typed
 from aos_protocol.verification import check_receipt, check_seed
@@ -82,6 +103,7 @@ class Session:
             "score_job": self._called,
             "cancel_job": self._cancelled,
             "attest": self._asked_to_attest,
+            "direct_prompt": self._prompted,
         }
 
     def receive(self, text: str | bytes) -> Event:
@@ -114,9 +136,10 @@ class Session:
         message: str = "success",
         *,
         attestation: JsonObject | None = None,
+        accepted: str | None = None,
     ) -> str:
-        """Make the reply to a request of the dispatcher; that to `attest` brings the `attestation`."""
-        said = Reply(code=code, message=sayable(message), attestation=attestation)
+        """Make the reply to a request of the dispatcher; that to `attest` brings the `attestation`, to a direct job what is `accepted`."""
+        said = Reply(code=code, message=sayable(message), attestation=attestation, accepted=accepted)
         return seal_reply(self._signer, frame_id, said.to_json()).text
 
     def ticket(self, call: DrawCall, counter: int) -> str:
@@ -151,6 +174,14 @@ class Session:
             too_large = task.outcome.withdrawn(f"the answer does not fit a frame of {MAX_FRAME_BYTES} bytes")
             text = self._statement(task.request, too_large, clock, counter)
         return str(self._last_id), text
+
+    def ask(self, method: str, param: JsonObject) -> tuple[str, str]:
+        """Make a request that has no clock: its frame's id and text."""
+        return str(self._last_id + 1), self._request(method, param)
+
+    def notice(self, method: str, param: JsonObject) -> str:
+        """Make a notice, which has no clock and gets no reply; returns its frame's text."""
+        return self._request(method, param)
 
     def check_subject(self, call: ScoreCall) -> None:
         """Check the answer that a call wants scored, which takes a while when it is long. Raises `ProtocolError`."""
@@ -231,6 +262,8 @@ class Session:
             "models": [model.to_json() for model in self._offer.announced()],
             "nonce": challenge.nonce,
         }
+        if self._offer.direct is not None:
+            connect["direct"] = self._offer.direct.to_json()
         return Say(self._request("connect", seal_object(self._signer, connect)))
 
     def _replied(self, frame: Frame) -> Event:
@@ -239,7 +272,7 @@ class Session:
         if type(code) is not int or not isinstance(message, str):
             return self._bad_frame(frame.text, "a reply needs an integer code and a message")
         if self._stage is _Stage.OPEN:
-            return Settled(frame.id, code, message)
+            return Settled(frame.id, code, message, result)
         if self._stage is _Stage.CHALLENGE or frame.id != str(self._last_id):
             return self._bad_frame(frame.text, "a reply to nothing that was asked")
         return self._welcomed(code, message, result)
@@ -276,6 +309,8 @@ class Session:
         sealed = dispatch.job.sealed
         if sealed is not None and self._signer.address not in sealed.operators:
             raise InvalidMessage("the prompt is not sealed to an enclave of this operator")
+        if dispatch.job.direct is not None:
+            check_direct(dispatch, self._offer.direct, self.domain, self._dispatcher, self._signer.address)
         return JobCall(frame_id, dispatch)
 
     def _called(self, frame_id: str, param: JsonObject) -> Event:
@@ -336,6 +371,9 @@ class Session:
         call = parse_message(Attest, param)
         self._offer.enclave_model(call.model)
         return AttestCall(frame_id, call)
+
+    def _prompted(self, frame_id: str, param: JsonObject) -> Event:
+        return DirectCall(frame_id, parse_message(DirectPrompt, param))
 
 
 def _request_id(text: str | bytes) -> str | None:

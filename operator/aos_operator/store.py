@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias
 
-import asyncpg
-from sqlalchemy import ColumnElement, RowMapping, TextClause, and_, exc, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, TextClause, and_, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from aos_operator.boundary import keep_cancellation
+from aos_operator.blob_store import BlobStore, PostgresBlobs
 from aos_operator.counter import CounterStore
 from aos_operator.errors import StoreUnavailable
+from aos_operator.postgres_errors import translated
 from aos_operator.tables import ClockRow, TaskRow
 from aos_operator.tasks import (
     Product,
@@ -29,6 +29,11 @@ from aos_service.coalesce import Coalescer
 
 class Store(CounterStore, Protocol):
     """What an operator remembers. Every method raises `StoreUnavailable` when it cannot."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The images that its open tasks have to bring to the dispatcher."""
+        ...
 
     async def take(self, request: Request) -> Task:
         """Keep a request as an open task, or merge it into the task that it repeats (`Task.retaken`)."""
@@ -104,6 +109,7 @@ class PostgresStore:
         self._engine = engine
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._operator = operator
+        self.blobs = PostgresBlobs(engine, operator)
         self._taking = Coalescer(self._take_all, _BATCH, hopeless=StoreUnavailable)
         self._finishing = Coalescer(self._finish_all, _BATCH, hopeless=StoreUnavailable)
         self._closing = Coalescer(self._close_all, _BATCH, hopeless=StoreUnavailable)
@@ -239,42 +245,6 @@ class PostgresStore:
     def _is(self, key: TaskKey) -> ColumnElement[bool]:
         of_key = (column == part for column, part in zip(_KEY, key, strict=True))
         return and_(TaskRow.operator == self._operator, *of_key)
-
-
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """Turn what asyncpg and SQLAlchemy raise when the server is away or unwilling into `StoreUnavailable`.
-
-    What they raise for a wrong statement passes: that is our mistake, and no waiting will mend it.
-    """
-    try:
-        yield
-        keep_cancellation()
-    except (
-        OSError,
-        exc.TimeoutError,
-        exc.OperationalError,
-        exc.InterfaceError,
-        asyncpg.InterfaceError,
-    ) as error:
-        raise StoreUnavailable(
-            f"PostgreSQL does not answer ({type(error).__name__}): check its service"
-        ) from error
-    except (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
-        raise StoreUnavailable(f"PostgreSQL does not answer ({error}): check its service") from error
-    except exc.DBAPIError as error:
-        if not (error.connection_invalidated or _passing(error)):
-            raise
-        raise StoreUnavailable(f"PostgreSQL cannot do this now ({error.orig}): check its service") from error
-
-
-_PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
-"""SQLSTATE classes that time or an administrator mends: connection, rollback, resources, locks, operator, system."""
-
-
-def _passing(error: exc.DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return state[:2] in _PASSING_CLASSES or state == "25006"  # a standby that is not promoted yet
 
 
 def _task(row: RowMapping) -> Task:

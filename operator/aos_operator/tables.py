@@ -7,7 +7,7 @@ JSONB refuses U+0000, which a model may well write.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, Index, Text, func, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, Index, LargeBinary, Text, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 JsonObject = dict[str, Any]
@@ -21,6 +21,7 @@ class Base(DeclarativeBase):
         int: BigInteger,
         datetime: DateTime(timezone=True),
         JsonObject: JSON(none_as_null=True),
+        bytes: LargeBinary,
     }
 
 
@@ -55,3 +56,16 @@ class TaskRow(Base):
     taken_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
     closed_at: Mapped[datetime | None]
+
+
+class BlobRow(Base):
+    """Some bytes, from `start` on, of an image that the outcome of a task names; they are kept while the task is open."""
+
+    __tablename__ = "blobs"
+
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    tag: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes]

@@ -70,6 +70,11 @@ class Outcome:
         """What vouches for the enclave that answered, as it says itself (`simulated`: nothing does); None without one."""
         return None if self.enclave is None else str(self.enclave["attestation"]["kind"])
 
+    @property
+    def images(self) -> list[str]:
+        """The digests of the images that the answer names, each once."""
+        return list(dict.fromkeys(image["sha256"] for image in (self.record or {}).get("images") or []))
+
     @classmethod
     def failed(cls, reason: str) -> Self:
         """State why there is no answer, cut and cleaned to what a result may carry."""

@@ -11,6 +11,7 @@ from aos_operator.answers import accept_answer, accept_score
 from aos_operator.backends.protocol import Backend, Execution
 from aos_operator.backoff import until_available
 from aos_operator.errors import AnswerRejected, Unavailable, WorkerBusy, WorkerRefused, WorkerUnavailable
+from aos_operator.studio import Studio
 from aos_operator.subjects import subject_of
 from aos_operator.tasks import Outcome, Product, Request, Scored
 from aos_protocol.errors import ProtocolError
@@ -30,13 +31,20 @@ _log = structlog.get_logger(__name__)
 class Workshop:
     """Works on requests with one worker; `operator` is the address whose fingerprints its answers carry.
 
-    `domain` waits, if it must, for the EIP-712 domain in which an enclave has to sign: the dispatcher's.
+    `domain` waits, if it must, for the EIP-712 domain in which an enclave has to sign: the dispatcher's. Images are made in the `studio`.
     """
 
-    def __init__(self, worker: Backend, operator: str, domain: Callable[[], Awaitable[Domain]]) -> None:
+    def __init__(
+        self,
+        worker: Backend,
+        operator: str,
+        domain: Callable[[], Awaitable[Domain]],
+        studio: Studio | None = None,
+    ) -> None:
         self._worker = worker
         self.operator = operator
         self._domain = domain
+        self._studio = studio
 
     async def work(self, request: Request) -> Product:
         """Run or score what is asked for. However long the worker is away, it is asked again; what it cannot do has a reason.
@@ -46,7 +54,11 @@ class Workshop:
         """
         if isinstance(request, ScoreCall):
             return await self._score(request)
-        return await self._generate(request)
+        if request.job.image is None:
+            return await self._generate(request)
+        if self._studio is None:
+            return Outcome.failed("this operator makes no images")
+        return await self._studio.paint(request, request.job.image)
 
     async def _generate(self, dispatch: Dispatch) -> Outcome:
         execution, again = None, Unavailable

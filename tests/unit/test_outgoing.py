@@ -40,7 +40,7 @@ CONNECTS = {
     "operator/aos_operator/link.py": "net.dispatcher_url",
     "operator/aos_operator/backends/worker.py": "net.worker_url",
     "operator/aos_operator/queue.py": "queue.queue_url",
-    "operator/aos_operator/store.py": "the errors of asyncpg only",
+    "operator/aos_operator/postgres_errors.py": "the errors of asyncpg only",
     "service/aos_service/transport.py": "net.worker_url",
     "service/aos_service/tracing_otlp.py": "telemetry.otlp_endpoint",
     "service/aos_service/postgres.py": "database.url, db.pg_db_url",

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from aos_operator.subjects import Subject
-from aos_protocol.job import JobSpec
+from aos_protocol.job import ImageSpec, JobSpec
 from aos_protocol.messages import ServedModel, TokenLogprob
 from aos_protocol.typed_data import Domain
 
@@ -39,6 +39,19 @@ class Execution:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that the enclave is sent."""
         return {"job_id": self.job_id, "chain_id": self.domain.chain_id, "registry": self.domain.registry}
+
+
+@runtime_checkable
+class Painter(Protocol):
+    """What a backend besides is that makes images (kinds 1 and 2 of its models)."""
+
+    async def paint(self, job: JobSpec, image: ImageSpec, seed: str, source: bytes | None) -> dict[str, Any]:
+        """Make the images that a job asks for, of a `source` if there is one to be edited; return the backend's unchecked answer.
+
+        That is an object with `text` (`aos_protocol.images.images_text`), a `record` that has the same images, and `blobs`, their bytes by
+        digest. Raises as `Backend.generate` does.
+        """
+        ...
 
 
 class Backend(Protocol):

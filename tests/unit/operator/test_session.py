@@ -318,7 +318,7 @@ class TestResult:
     def test_the_reply_to_it_comes_back_with_its_id(self, world: World, open_session: Session) -> None:
         frame_id, _ = open_session.result(Task(world.job(), outcome=Outcome.failed("no")), 9)
         event = open_session.receive(world.reply(frame_id, 503, "later"))
-        assert event == Settled(frame_id, 503, "later")
+        assert event == Settled(frame_id, 503, "later", {"code": 503, "message": "later"})
 
     def test_a_task_without_an_outcome_has_none(self, world: World, open_session: Session) -> None:
         with pytest.raises(ValueError, match="without an outcome"):
