@@ -10,6 +10,7 @@ from aos_dispatcher.conversations import Turn
 from aos_dispatcher.errors import Unauthorized
 from aos_dispatcher.gateway.chunks import Rendering, evidence_path
 from aos_dispatcher.gateway.errors import BadRequest
+from aos_dispatcher.gateway.filling import taken_apart
 from aos_dispatcher.gateway.requests import Wanted
 from aos_dispatcher.gateway.responses import Answering
 from aos_dispatcher.gateway.served import Served, check_able, find
@@ -35,6 +36,7 @@ async def submit(
     project = await service.projects.owner(token, "submit")
     model = await find(service, wanted.model)
     check_able(model, wanted.needs)
+    wanted = taken_apart(wanted, model)
     headers = await admit(request, service, project, len(wanted.jobs))
     turn = None
     if wanted.conversation is not None:
