@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import Model, Operator
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.log_entries import model_entry, operator_entry
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import ModelOffer, ServedModel
+from aos_protocol.shown import is_weaker
 
 Name = tuple[str, str]
 """What a model is known by: job type and name."""
@@ -38,6 +40,16 @@ class Arrival:
         """Return the arrival of an operator that runs all these models as each of these job types."""
         offers = {(job_type, offer.name): offer.sha256 for job_type in workers for offer in models}
         return cls(address, number, offers)
+
+
+def check_evidence(models: Iterable[ServedModel], least: EvidenceLevel) -> None:
+    """Raise `DispatcherError`, which names them, for models that show less of their answers than the dispatcher wants."""
+    weak = [f"{model.name} shows {model.evidence}" for model in models if is_weaker(model.evidence, least)]
+    if weak:
+        raise DispatcherError(
+            f"answers must show {least} at least here, and of {', '.join(weak)}: serve the model's file with aos-worker (docs/worker.md), or ask "
+            f"the owner to set verification.least_evidence"
+        )
 
 
 async def admit(connection: AsyncConnection, arrivals: Sequence[Arrival]) -> list[Admitted | Exception]:

@@ -34,6 +34,7 @@ from aos_protocol.identity import Signer
 from aos_protocol.log_entries import round_entry
 from aos_protocol.messages import JobResult
 from aos_protocol.score_document import Score
+from aos_protocol.shown import read_shown, unscorable
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import ChallengeClaim, Domain, recover_typed
 from aos_protocol.verdict import first_divergence, judge
@@ -253,10 +254,8 @@ class Challenges:
             raise Unprocessable(
                 "the prompt was direct: only its client and the operator could read what there is to score; submit both as a claim to show them"
             )
-        if case.said.transcript is None:
-            raise Unprocessable(
-                "the result has no transcript, so there is nothing that could be scored again"
-            )
+        if why := _unscorable(case):
+            raise Unprocessable(why)
         status = case.job.status if case.is_own else case.round.status
         if status != "completed":
             raise Conflict(f"the result's round is {status}: only a completed one has results that count")
@@ -368,20 +367,31 @@ class Challenges:
 def found(case: Case, round_id: int, judged: Judgement) -> Finding:
     """Return the fraud that an upheld challenge found, with the step that most verifiers name as the first wrong one.
 
-    Of steps that are named equally often, the earliest. A mismatch that no single step shows has none.
+    Of steps that are named equally often, the earliest. A mismatch that no single step shows has none, and so has an answer without a transcript,
+    whose steps nobody can prove.
     """
     steps = (_wrong_step(score, judged.calibration) for score in judged.scores.values())
     named = Counter(step for step in steps if step is not None)
-    step = min(named, key=lambda step: (-named[step], step), default=None)
-    transcript = Transcript.from_json(case.said.transcript)
-    proof: JsonObject | None = None
+    step, proof = min(named, key=lambda step: (-named[step], step), default=None), None
+    if case.said.transcript is None:
+        step = None
     if step is not None:
+        transcript = Transcript.from_json(case.said.transcript)
         proof = {"commitment": transcript.commitment(), **transcript.step_proof(step).model_dump(mode="json")}
     at_step = (
         [] if step is None else [_at(verifier, score, step) for verifier, score in judged.scores.items()]
     )
     kept = verdict_json(judged.verdict) | {"verifiers": at_step}
     return Finding(case.said.operator, case.job.id, case.result, round_id, step, proof, kept)
+
+
+def _unscorable(case: Case) -> str:
+    shown = read_shown(case.said)
+    if shown is None:
+        return (
+            "the result has neither a transcript nor a record, so there is nothing that could be scored again"
+        )
+    return unscorable(shown, case.said.model)
 
 
 def _wrong_step(score: Score, calibration: Calibration | None) -> int | None:

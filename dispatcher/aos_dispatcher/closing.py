@@ -31,12 +31,16 @@ from aos_service.coalesce import Coalescer
 
 @dataclass(frozen=True)
 class End:
-    """How a round ended, at which clock; `reason` says why it failed. A completed one has a verdict if it had verifiers."""
+    """How a round ended, at which clock; `reason` says why it failed.
+
+    A completed one has a verdict if it had verifiers, or if it is `unscored` for a reason: nobody could score, or can.
+    """
 
     status: str
     reason: str
     clock: Mapping[str, str]
     verified: bool
+    unscored: str = ""
 
 
 _Ending = tuple[RoundFacts, End]
@@ -71,9 +75,9 @@ class Closing:
         held = await hold(connection, self._owner, {facts.round_id for facts, _ in ends})
         kept = [(facts, end) for facts, end in ends if held.get(facts.round_id) == facts.fencing_token]
         judged = {
-            facts.round_id: await judgement(connection, facts.round_id)
+            facts.round_id: await judgement(connection, facts.round_id, end.unscored)
             for facts, end in kept
-            if end.verified and end.status == "completed"
+            if (end.verified or end.unscored) and end.status == "completed"
         }
         await self._write_ends(connection, kept, judged)
         for facts, _ in kept:

@@ -7,6 +7,7 @@ again. The driver performs it and reports what happened; tests step it by hand.
 2. Once the executor has answered, verifiers score that answer. Where there is a claim or a challenged result to score,
    they do so at once and nobody executes. A `blind` plan has them make an answer of their own before.
 3. Whoever is given up is replaced by the next of the draw, as long as there are any.
+4. Of an answer that nobody can score, verifiers are sent home, and nobody takes their places.
 """
 
 from collections.abc import Collection, Sequence
@@ -186,11 +187,13 @@ class Committee:
             if seat.operator == operator:
                 seat.sent = None
 
-    def step(self, now: float, connected: Collection[str]) -> Step:
-        """Advance to `now`, given who is connected, and return what to do."""
+    def step(self, now: float, connected: Collection[str], unscorable: str = "") -> Step:
+        """Advance to `now`, given who is connected, and why nobody can score the answer, if so; return what to do."""
         for seat in self._open():
             self._watch(seat, now, seat.operator in connected)
-        while self.reserves and len(self.seats) - self._given_up() < self.size:
+            if unscorable and self.task_of(seat) is Task.SCORE:
+                self._settle(seat.operator, SeatState.REFUSED, unscorable)
+        while not unscorable and self.reserves and len(self.seats) - self._given_up() < self.size:
             self.seats.append(Seat(_replacing(self.reserves.pop(0)), "verifier"))
         if now >= self.deadline and not any(seat.receiving for seat in self._open()):
             self._run_out()

@@ -24,9 +24,10 @@ def seed_document(value: str, proof: str) -> JsonObject:
     return {"value": value, "proof": proof}
 
 
-def policy_document(audit_ppm: int) -> JsonObject:
-    """How the dispatcher verified when the job was submitted."""
-    return {"audit_ppm": audit_ppm}
+def policy_document(audit_ppm: int, least_evidence: str | None) -> JsonObject:
+    """How the dispatcher verified when the job was submitted, and what answers had to show; a job of before one could say has none of that."""
+    policy: JsonObject = {"audit_ppm": audit_ppm}
+    return policy if least_evidence is None else policy | {"least_evidence": least_evidence}
 
 
 def place_document(row: Mapping[str, Any], subject: str | None, plea: JsonObject | None) -> JsonObject:

@@ -174,7 +174,8 @@ class RoundDriver:
             return
         verified = any(seat.role == "verifier" for seat in round_.committee.seats)
         clock = await self._clock.tick(round_.facts.clock, *round_.heard, round_.dispatch_clock)
-        await self._end(round_.facts, End("failed" if failure else "completed", failure, clock, verified))
+        status = "failed" if failure else "completed"
+        await self._end(round_.facts, End(status, failure, clock, verified, round_.unscored()))
 
     async def _follow(self, round_: ActiveRound, deliveries: asyncio.TaskGroup) -> str:
         """Perform the committee's steps until it closes; returns why it failed, or ''."""
@@ -182,7 +183,8 @@ class RoundDriver:
             round_.poke.clear()
             if round_.unsure:
                 raise Unavailable("what was stored of the round is not known; it is read again")
-            step = round_.committee.step(time.monotonic(), self._hub.connected())
+            now, unscorable = time.monotonic(), round_.unscorable()
+            step = round_.committee.step(now, self._hub.connected(), unscorable)
             await self._store_changes(round_)
             if round_.cancelled or step.closed is not None:
                 return step.closed or ""

@@ -71,7 +71,7 @@ class EvidenceDesk:
             "domain": {"chain_id": self._domain.chain_id, "registry": self._domain.registry},
             "job": _job(job),
             "seed": seed_document(job.seed, job.seed_proof),
-            "policy": policy_document(job.audit_ppm),
+            "policy": policy_document(job.audit_ppm, job.least_evidence),
             "calibrations": calibrations,
             "rounds": rounds,
             "rejections": rejections,

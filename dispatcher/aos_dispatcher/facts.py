@@ -11,7 +11,7 @@ from sqlalchemy import Row
 from aos_dispatcher.committee import Plan
 from aos_dispatcher.tables import JsonObject
 from aos_protocol import sortition
-from aos_protocol.fields import Position, Tag, parse_message
+from aos_protocol.fields import EvidenceLevel, Position, Tag, parse_message
 from aos_protocol.job import SubmitRequest
 from aos_protocol.messages import ModelOffer
 
@@ -23,7 +23,7 @@ RoundKey = tuple[str, str, int]
 class RoundFacts:
     """A round and its job. `seed` draws its committee; only a challenge's is another than `job_seed`, from which answers are sampled.
 
-    `fencing_token` is that of the lease under which it was read. `subject` is the id of the challenged result, `subject_frame` that result as its operator signed it.
+    `least` is what its answers have to show at least. `fencing_token` is that of the lease under which it was read. `subject` is the id of the challenged result, `subject_frame` that result as its operator signed it.
     """
 
     round_id: int
@@ -48,6 +48,7 @@ class RoundFacts:
     prompt_hash: str
     clock: Mapping[str, str]
     deadline: float
+    least: EvidenceLevel = "fingerprints"
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> "RoundFacts":
@@ -77,6 +78,7 @@ class RoundFacts:
             prompt_hash=request.job.prompt_hash(),
             clock=row.clock,
             deadline=time.monotonic() + left,
+            least=row.least_evidence or "fingerprints",
         )
 
     @property

@@ -33,6 +33,7 @@ from aos_dispatcher.tables import Counter, Job, JsonObject, Round
 from aos_dispatcher.tags import Tagging, User, active_tags, open_before, store_tags
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.identity import Signer
 from aos_protocol.job import SubmitRequest
 from aos_protocol.log_entries import job_entry, round_entry, verdict_entry
@@ -121,6 +122,7 @@ class Jobs:
         domain: Domain,
         timeout: float,
         audit_ppm: int,
+        least_evidence: EvidenceLevel = "fingerprints",
         *,
         limits: Limits,
         clock: DispatcherClock,
@@ -137,6 +139,7 @@ class Jobs:
         self._domain = domain
         self._timeout = timedelta(seconds=timeout)
         self._audit_ppm = audit_ppm
+        self._least_evidence = least_evidence
         self._limits = limits
         self._intake: Coalescer[Submission, Accepted] = Coalescer(self._store, _BATCH, hopeless=Unavailable)
 
@@ -281,6 +284,7 @@ class Jobs:
             "created_at": now,
             "deadline": now + self._timeout,
             "audit_ppm": self._audit_ppm,
+            "least_evidence": self._least_evidence,
         }
 
     def _round(self, row: JsonObject, submission: Submission, placement: Placement) -> JsonObject:
@@ -321,9 +325,10 @@ class Jobs:
 def _record(connection: AsyncConnection, placed: _Placed) -> None:
     for job, round_ in zip(placed.rows, placed.rounds, strict=True):
         seed = seed_document(job["seed"], job["seed_proof"])
+        policy = policy_document(job["audit_ppm"], job["least_evidence"])
         record(
             connection,
-            job_entry(job | {"job_id": job["id"]}, seed, policy_document(job["audit_ppm"])),
+            job_entry(job | {"job_id": job["id"]}, seed, policy),
             job["id"],
         )
         record(connection, round_entry(job["id"], place_document(round_, None, None)), job["id"])

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.attestation.statement import Attestation, Kind
 from aos_protocol.evidence_document import DomainDocument, VerdictDocument
-from aos_protocol.fields import Address, Hex32, Message, Role
+from aos_protocol.fields import Address, EvidenceLevel, Hex32, Message, Role
 from aos_protocol.job import SubmitRequest
 from aos_protocol.log import LogEntry, TreeHead
 from aos_protocol.messages import Receipt, Vrf
@@ -52,7 +52,8 @@ class ResultRow(BaseModel):
     """What one member of a committee said. `id` is `<operator>_<job id>_<tag>`, a challenge's with its number behind; times are UTC.
 
     `attestation` is what vouches for the enclave that gave the answer, `build` what the dispatcher's policy calls it, with
-    ` (debug)` behind where its host could read it; both null where no enclave did. `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
+    ` (debug)` behind where its host could read it; both null where no enclave did. `evidence` is how much the answer shows, `backend` the kind of
+    server that gave it where that shows no transcript; both null of a score, and null for a worker of ours. `signature` signs the answer or the score, as `signs` says. An executor's `verdict` is its committee's on its answer, a
     verifier's is what follows from its own score; null before it is there, and then `reason` says why.
     """
 
@@ -67,6 +68,8 @@ class ResultRow(BaseModel):
     signs: Literal["answer", "score"]
     attestation: Kind | None
     build: str | None
+    evidence: EvidenceLevel | None
+    backend: str | None
     job_type: str
     tag: str
     position: str

@@ -15,15 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_chain.registry import RegistryEntry, RegistryState
 from aos_dispatcher import calibrations
-from aos_dispatcher.admission import Admitted, Arrival, admit
+from aos_dispatcher.admission import Admitted, Arrival, admit, check_evidence
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError, RegistryStale
 from aos_dispatcher.log_pending import record
 from aos_dispatcher.tables import Counter, JsonObject, Model, Operator, Registry
 from aos_protocol.calibration import Calibration
 from aos_protocol.canonical import canonical, digest
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.log_entries import model_entry, operator_entry
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import ModelOffer, ServedModel
 from aos_protocol.sortition import MAX_RANGE, Holders, equal_shares
 from aos_service.coalesce import Coalescer
 
@@ -195,10 +196,19 @@ class _Reading:
 
 
 class Operators:
-    """What the running dispatcher asks of the registry: of the chain's, where there is a `chain`."""
+    """What the running dispatcher asks of the registry: of the chain's, where there is a `chain`.
 
-    def __init__(self, database: Database, chain: "ChainRegistry | None" = None) -> None:
+    Operators with models whose answers show less than `least` are not let in.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        chain: "ChainRegistry | None" = None,
+        least: EvidenceLevel = "fingerprints",
+    ) -> None:
         self._database = database
+        self._least = least
         self._chain = chain
         self._known: tuple[tuple[RegistryEntry, ...], Shares] | None = None
         self._last: _Reading | None = None
@@ -208,15 +218,17 @@ class Operators:
         self._arrivals: Coalescer[Arrival, Admitted] = Coalescer(self._admit, _MANY)
 
     async def admit(
-        self, address: str, workers: Iterable[str], models: Iterable[ModelOffer]
+        self, address: str, workers: Iterable[str], models: Iterable[ServedModel]
     ) -> tuple[int, int]:
         """Return the operator's number and last seen clock, and pin the names of models not known before.
 
-        Raises `DispatcherError` for an operator that is not registered, or a model whose name is known
-        with another digest, and `NotConfirmed` for one that should come again.
+        Raises `DispatcherError` for an operator that is not registered, a model whose name is known
+        with another digest, or one of whose answers too little can be shown, and `NotConfirmed` for one that should come again.
         """
+        models = tuple(models)
+        check_evidence(models, self._least)
         number = None if self._chain is None else await self._chain.number_of(address)
-        return await self._arrivals.submit(Arrival.of(address, number, workers, tuple(models)))
+        return await self._arrivals.submit(Arrival.of(address, number, workers, models))
 
     async def models(self) -> list[tuple[str, str, str]]:
         """Return every known model as (name, job type, SHA-256)."""

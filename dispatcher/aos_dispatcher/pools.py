@@ -27,8 +27,15 @@ class Scored:
     scores: Mapping[str, Score]
 
     def margins(self) -> list[float]:
-        """Return each position's lower median over the verifiers, so that no minority of them moves a pool."""
-        lists = [score.margins for score in self.scores.values() if score.margins is not None]
+        """Return each position's lower median over the verifiers, so that no minority of them moves a pool.
+
+        Only margins of transcripts count: what other backends compute is not as near as the calibration's samples.
+        """
+        lists = [
+            score.margins
+            for score in self.scores.values()
+            if score.margins is not None and score.level == "fingerprint"
+        ]
         return [median_low(at) for at in zip(*lists, strict=True)]
 
 

@@ -17,7 +17,7 @@ from aos_protocol.fields import Role, parse_message
 from aos_protocol.frames import open_frame
 from aos_protocol.identity import Signer
 from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall, Ticket
-from aos_protocol.shown import Shown, digest_of, read_shown
+from aos_protocol.shown import Shown, digest_of, read_record, read_shown, unscorable
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.typed_data import Domain, SeatClaim, sign_typed
 from aos_protocol.verification import Terms
@@ -94,6 +94,19 @@ class ActiveRound:
         if executor is None or executor.state is not SeatState.ANSWERED:
             return None
         return _subject_of(self.answers[executor.operator])
+
+    def unscorable(self) -> str:
+        """Return why nobody can score the executor's answer; an empty text while there is none, and for one that somebody may be able to."""
+        executor = self.committee.executor
+        if executor is None or executor.state is not SeatState.ANSWERED:
+            return ""
+        said = self.answers[executor.operator].said
+        return "" if said.record is None else unscorable(read_record(said.record), self.facts.model)
+
+    def unscored(self) -> str:
+        """Return what a verdict without any score says: why nobody can score the answer, or why who was asked to did not."""
+        gone = [seat.reason for seat in self.committee.seats if seat.role == "verifier" and seat.reason]
+        return self.unscorable() or (f"nobody has scored: {gone[0]}" if gone else "")
 
     def terms(self, seen: Mapping[str, str] | None = None) -> Terms:
         """Return what a result, or a score of a subject with the clock `seen`, is held against."""

@@ -93,7 +93,8 @@ class Claimed:
     def fresh(cls, job: JsonObject, round_: JsonObject) -> Self:
         """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id."""
         own = {"challenge": 0, "subject": None, "subject_frame": None, "seed": None, "seed_proof": None}
-        of_job = {name: job[name] for name in ("request", "sequence", "request_digest", "receipt", "clock")}
+        names = ("request", "sequence", "request_digest", "receipt", "clock", "least_evidence")
+        of_job = {name: job[name] for name in names}
         seeds = {"job_seed": job["seed"], "job_seed_proof": job["seed_proof"]}
         return cls(SimpleNamespace(**own, **of_job, **seeds, **round_))
 
@@ -306,7 +307,7 @@ def result_id(result: JobResult | JobScore) -> str:
 
 
 async def _load(connection: AsyncConnection, ids: Sequence[int]) -> list[Claimed]:
-    job = [Job.request, Job.sequence, Job.request_digest, Job.receipt, Job.clock]
+    job = [Job.request, Job.sequence, Job.request_digest, Job.receipt, Job.clock, Job.least_evidence]
     seed = [Job.seed.label("job_seed"), Job.seed_proof.label("job_seed_proof")]
     query = (
         select(Round.__table__, *job, *seed, Result.frame.label("subject_frame"))

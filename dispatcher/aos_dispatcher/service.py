@@ -101,7 +101,7 @@ def assemble(
     hub = Hub()
     hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub.here())))
     leaving = asyncio.Event()
-    operators = Operators(database, chain.registry if chain else None)
+    operators = Operators(database, chain.registry if chain else None, verification.least_evidence)
     clock, projects = DispatcherClock(database), Projects(database, settings.limits.wrong_tokens)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
     challenges = Challenges(database, signer, domain, verification, timeout)
@@ -136,6 +136,7 @@ def assemble(
         verification.audit_ppm,
         limits=Limits(settings.limits.waiting_jobs),
         clock=clock,
+        verification.least_evidence,
         loop=loop,
         lease=Lease(store.owner, settings.dispatch.lease),
         newsroom=newsroom,

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from aos_dispatcher.rates import FASTEST_RATE, LARGEST_BURST, SLOWEST_RATE
 from aos_protocol.attestation.policy import AttestationPolicy
 from aos_protocol.errors import InvalidAddress
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.identity import checksum_address
 from aos_protocol.images import MAX_IMAGE_BYTES
 from aos_protocol.typed_data import Domain
@@ -112,9 +113,13 @@ class Dispatch(Group):
 
 
 class Verification(Group):
-    """Which share of untagged jobs is verified anyway, and what follows from verdicts."""
+    """Which share of untagged jobs is verified anyway, what answers have to show at least, and what follows from verdicts.
+
+    Of `least_evidence` less than fingerprints, answers are taken that nobody can check: operators with models that show less may connect.
+    """
 
     audit_share: float = Field(0.1, ge=0, le=1)
+    least_evidence: EvidenceLevel = "fingerprints"
     challenge_window: float = Field(3600, ge=0)
     suspend_after: int = Field(2, ge=1)
     open_challenges: int = Field(8, ge=1)

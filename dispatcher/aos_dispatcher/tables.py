@@ -174,7 +174,8 @@ class Registry(Base):
 class Job(Base):
     """A project's request, its place in the sequence, its seed, and how it ended.
 
-    `verdict` is the last one that decided about its answer; `audit_ppm` is the share of audited jobs when it was submitted.
+    `verdict` is the last one that decided about its answer; `audit_ppm` is the share of audited jobs when it was submitted, `least_evidence`
+    what an answer had to show at least, null where nobody could say.
     """
 
     __tablename__ = "jobs"
@@ -205,6 +206,7 @@ class Job(Base):
     final_at: Mapped[datetime | None]
     verdict: Mapped[JsonObject | None]
     audit_ppm: Mapped[int] = mapped_column(server_default=text("0"))
+    least_evidence: Mapped[str | None]
 
 
 class UserTag(Base):

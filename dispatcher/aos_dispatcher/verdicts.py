@@ -1,6 +1,6 @@
 """A round's verdict: computed from its stored scores, never signed (`aos_protocol.verdict`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,8 +24,8 @@ class Judgement:
     verdict: Verdict
 
 
-async def judgement(connection: AsyncConnection, round_id: int) -> Judgement:
-    """Judge a round by all that is stored of it: the same whichever process took the scores in."""
+async def judgement(connection: AsyncConnection, round_id: int, unscored: str = "") -> Judgement:
+    """Judge a round by all that is stored of it: the same whichever process took the scores in. Without any, `unscored` says why."""
     digest = select(Round.calibration).where(Round.id == round_id)
     calibration = await calibrations.load(connection, (await connection.execute(digest)).scalar())
     query = select(Row.operator, Row.frame).where(Row.round_id == round_id).order_by(Row.id)
@@ -33,8 +33,10 @@ async def judgement(connection: AsyncConnection, round_id: int) -> Judgement:
         row.operator: parse_message(Score, stored_score(row.frame).score)
         for row in await connection.execute(query)
     }
-    verdicts = [judge(score, calibration) for score in scores.values()]
-    return Judgement(scores, calibration, overall(verdicts))
+    verdict = overall([judge(score, calibration) for score in scores.values()])
+    if not scores and unscored:
+        verdict = replace(verdict, reason=unscored)
+    return Judgement(scores, calibration, verdict)
 
 
 def verdict_json(verdict: Verdict) -> JsonObject:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, select
 
@@ -12,6 +12,9 @@ from aos_dispatcher.round import stored_result, stored_score
 from aos_dispatcher.rounds_store import result_id
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Result, Round, Score
 from aos_protocol.messages import JobResult, JobScore
+
+_WHOLE: Final = "fingerprints"
+"""What an answer without a record shows: its transcript, or, sealed inside it, to its project."""
 
 
 class Views:
@@ -126,7 +129,13 @@ def _answer_row(row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> Jso
     said = stored_result(row.frame)
     shown = _row(said, row, job, verdict)
     enclave = _enclave_kind(row.attestation) | {"build": _build(row.attestation)}
-    return shown | {"id": row.id, "result": said.result, "signs": "answer"} | enclave
+    return shown | {"id": row.id, "result": said.result, "signs": "answer"} | enclave | _evidence(said)
+
+
+def _evidence(said: JobResult) -> JsonObject:
+    """What is shown of an answer, and by which kind of server, where that is not a worker of ours."""
+    record = said.record or {}
+    return {"evidence": record.get("level", _WHOLE), "backend": record.get("backend")}
 
 
 def _build(appraisal: JsonObject | None) -> str | None:
@@ -141,7 +150,8 @@ def _score_row(row: Row[Any], job: Row[Any]) -> JsonObject:
     shown = _row(said, row, job, row.verdict)
     suffix = f"_{row.challenge}" if row.challenge else ""
     named = f"{result_id(said)}{suffix}"
-    return shown | {"id": named, "result": "", "signs": "score", "attestation": None, "build": None}
+    nothing = dict.fromkeys(("attestation", "build", "evidence", "backend"))
+    return shown | {"id": named, "result": "", "signs": "score"} | nothing
 
 
 def _row(said: JobResult | JobScore, row: Row[Any], job: Row[Any], verdict: JsonObject | None) -> JsonObject:

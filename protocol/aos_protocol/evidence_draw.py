@@ -78,8 +78,9 @@ def _check_committee(view: RoundView) -> None:
     expected = view.ranking[: len(view.members) + given_up]
     if [seat.operator for seat in seats] != [candidate.operator for candidate in expected[: len(seats)]]:
         raise InvalidEvidence("the seats are not the head of the draw, in its order")
-    # While a round goes on, the last replacement may not be seated yet.
-    if len(seats) < (len(expected) if view.ended else len(view.members)):
+    # While a round goes on, the last replacement may not be seated yet; of an answer that nobody can score, no verifier is replaced.
+    whole = view.ended and not view.unscorable
+    if len(seats) < (len(expected) if whole else len(view.members)):
         raise InvalidEvidence("the committee is smaller than the draw made it")
     for seat, candidate in zip(seats, expected, strict=False):
         if seat.filled == candidate.selected:
@@ -194,5 +195,6 @@ def _audit(view: RoundView) -> str:
 def _check_audit(view: RoundView) -> None:
     seated = sum(not is_given_up(seat) for seat in view.document.committee)
     nobody_left = len(view.document.committee) == len(view.ranking)
-    if seated < min(view.minimum, len(view.members)) and view.ended and not nobody_left:
+    excused = nobody_left or view.unscorable
+    if seated < min(view.minimum, len(view.members)) and view.ended and not excused:
         raise InvalidEvidence(f"it needs a committee of {view.minimum}, and has one of {seated}")

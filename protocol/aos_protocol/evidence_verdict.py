@@ -99,9 +99,8 @@ def _look(view: RoundView, what: str) -> Judged:
     what = what or (f"the answer of {operator}{view.where}" if operator else "the claim")
     if view.document.scores:
         return Judged(what, verdict_of(view))
-    return Judged(
-        what, None, "no verifier has scored it yet" if view.verifiers else "nobody was asked to score it"
-    )
+    unscored = "no verifier has scored it yet" if view.verifiers else "nobody was asked to score it"
+    return Judged(what, None, view.unscorable or unscored)
 
 
 def _match(what: str, verdict: Verdict) -> Check:

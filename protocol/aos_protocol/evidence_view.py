@@ -24,7 +24,7 @@ from aos_protocol.job import SubmitRequest
 from aos_protocol.messages import Draw, JobResult, JobScore, Ticket
 from aos_protocol.record import Record
 from aos_protocol.score_document import Score
-from aos_protocol.shown import Shown, digest_of, read_shown
+from aos_protocol.shown import Shown, digest_of, read_record, read_shown, unscorable
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.typed_data import Domain
 from aos_protocol.verification import Terms, check_ticket
@@ -216,6 +216,15 @@ class RoundView:
             for operator, record in shown.items()
             if isinstance(record, Record)
         }
+
+    @property
+    def unscorable(self) -> str:
+        """Why nobody can score the answer that the round has made, so that its verifiers are sent home; empty where somebody may be able to."""
+        try:
+            records = [result.record for result in self._executed]
+            return unscorable(read_record(records[0]), self.document.model) if any(records) else ""
+        except ProtocolError:
+            return ""
 
     @property
     def least(self) -> EvidenceLevel:

@@ -286,6 +286,6 @@ def _check_complete(view: RoundView) -> None:
     answered = sum(seat.state == "answered" for seat in seats)
     # A job is not lost for want of verifiers: where nobody was left to ask, it has fewer. A challenge needs all of them.
     nobody_left = len(seats) == len(view.ranking) and not view.document.challenge
-    needed = 1 if nobody_left else min(view.minimum, len(view.members))
+    needed = 1 if nobody_left or view.unscorable else min(view.minimum, len(view.members))
     if answered < needed:
         raise InvalidEvidence(f"{needed} members must have answered, {answered} have")

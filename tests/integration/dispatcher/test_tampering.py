@@ -87,6 +87,7 @@ CHANGES = [
     ("jobs", "reason", _OTHER_TEXT, "AOS-LOG-1"),
     ("jobs", "clock", "'{{\"1\": \"999\"}}'::json", "AOS-LOG-1"),
     ("jobs", "audit_ppm", _MORE, "AOS-LOG-1"),
+    ("jobs", "least_evidence", "'text'", "AOS-LOG-1"),
     ("rounds", "id", "{0} + 1000", "AOS-LOG-1"),
     ("rounds", "job_id", "(select id from jobs where id <> :job limit 1)", "AOS-LOG-1"),
     ("rounds", "tag", "'malicious'", "AOS-LOG-1"),

@@ -316,3 +316,41 @@ def test_a_restored_committee_goes_on_where_it_was() -> None:
     seats = Committee(3, plan(3, blind=True), [lost, done, fresh], [], PATIENCE, DEADLINE)
     assert (done.role, done.state) == ("executor", SeatState.ANSWERED)
     assert calls(seats, 0, "abc") == [("c", EXECUTE)]
+
+
+WHY = "ollama shows text of its answers"
+
+
+@pytest.mark.parametrize(("names", "size"), [("abc", 3), ("abcdef", 3), ("ab", 2)])
+def test_verifiers_of_an_answer_that_nobody_can_score_are_sent_home_at_once(names: str, size: int) -> None:
+    seats = drawn(names, size, plan(size))
+    assert calls(seats, 0, names) == [("a", EXECUTE)]
+    seats.executed("a")
+    step = seats.step(1, set(), WHY)  # they need not even be there
+    assert (step.calls, step.closed) == ([], "")
+    assert states(seats) == {"a": "answered"} | dict.fromkeys(names[1:size], "refused")
+    assert {seat.reason for seat in seats.seats if seat.role == "verifier"} == {WHY}
+
+
+def test_blind_verifiers_of_such_an_answer_execute_and_are_sent_home_then() -> None:
+    seats = drawn("abcd", 3, plan(3, blind=True))
+    assert calls(seats, 0, "abcd") == [("a", EXECUTE), ("b", EXECUTE), ("c", EXECUTE)]
+    seats.executed("a")
+    assert seats.step(1, set("abcd"), WHY).closed is None
+    seats.executed("b")
+    assert states(seats) | {"b": "assigned"} == states(seats)
+    assert seats.step(2, set("abcd"), WHY).closed is None
+    assert states(seats)["b"] == "refused"
+    seats.executed("c")
+    assert seats.step(3, set("abcd"), WHY).closed == ""
+    assert "d" not in states(seats)
+
+
+def test_who_was_lost_before_such_an_answer_is_replaced_and_nobody_after() -> None:
+    seats = drawn("abcd", 2, plan(2))
+    calls(seats, 0, "abcd")
+    seats.refused("a", "too hot")
+    assert calls(seats, 1, "abcd") == [("b", EXECUTE)]
+    seats.executed("b")
+    assert seats.step(2, set("abcd"), WHY).closed == ""
+    assert states(seats) == {"a": "refused", "b": "answered", "c": "refused"}

@@ -37,9 +37,17 @@ def facts(claim: dict[str, Any] | None = None, **changes: Any) -> RoundFacts:
         "model_sha256": "ef" * 32,
         "clock": {"1": "1"},
         "deadline": datetime.now(UTC) + timedelta(seconds=60),
+        "least_evidence": None,
     }
     read: Any = SimpleNamespace(**row | changes)
     return RoundFacts.from_row(read)
+
+
+@pytest.mark.parametrize(
+    ("stored", "least"), [(None, "fingerprints"), ("fingerprints", "fingerprints"), ("text", "text")]
+)
+def test_answers_have_to_show_what_they_had_to_when_the_job_came(stored: str | None, least: str) -> None:
+    assert facts(least_evidence=stored).least == least
 
 
 @pytest.mark.parametrize(

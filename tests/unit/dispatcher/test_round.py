@@ -106,7 +106,7 @@ def test_there_is_nothing_to_score_before_the_executor_has_answered() -> None:
     assert subject.frame == answer.frame
     assert subject.operator == OPERATORS[0].address
     assert subject.digest == Transcript.from_json(answer.said.transcript).commitment()
-    assert subject.transcript == Transcript.from_json(answer.said.transcript)
+    assert subject.shown == Transcript.from_json(answer.said.transcript)
 
 
 def test_a_score_call_carries_the_executors_frame_as_it_was_signed() -> None:
@@ -128,7 +128,7 @@ def test_a_claim_is_its_own_subject(claim: dict[str, Any]) -> None:
     assert subject is not None
     assert of.request.job.claim is not None
     assert (subject.digest, subject.operator, subject.frame) == (of.request.job.claim.digest(), None, None)
-    assert subject.transcript is None
+    assert subject.shown is None
     call = parse_message(ScoreCall, round_.score_call_to(round_.committee.seats[0], subject, {"1": "6"}))
     assert call.subject is None
 
