@@ -6,8 +6,8 @@ from aos_dispatcher.committee import Seat, SeatState, Task
 from aos_dispatcher.desk import NEVER, Desk
 from aos_dispatcher.enclaves import Enclaves, refusals_seen
 from aos_dispatcher.errors import Refused
-from aos_dispatcher.hub import Peer
 from aos_dispatcher.facts import RoundFacts
+from aos_dispatcher.hub import Peer
 from aos_dispatcher.intake import Intake, receiving
 from aos_dispatcher.metrics import ATTESTATIONS, RESULTS_ACCEPTED
 from aos_dispatcher.newsroom import Newsroom
@@ -19,8 +19,8 @@ from aos_protocol.errors import InvalidMessage
 from aos_protocol.fields import Role
 from aos_protocol.frames import Frame
 from aos_protocol.messages import JobResult
-from aos_protocol.typed_data import Domain
 from aos_protocol.shown import check_level, read_record
+from aos_protocol.typed_data import Domain
 from aos_protocol.verification import check_counter, check_result
 
 log = structlog.get_logger()
@@ -51,6 +51,7 @@ class ResultIntake(Intake[JobResult]):
         with refusals_seen(said):
             statement = check_result(said, round_.terms(), round_.tickets[peer.address], role, self._domain)
         check_counter(said, peer.number)
+        _check_level(round_.facts, peer, said)
         if not round_.told.agrees(peer.address, said.result) and said.answered:
             raise InvalidMessage("the answer does not begin with what was streamed of it")
         if not said.answered:
@@ -59,7 +60,6 @@ class ResultIntake(Intake[JobResult]):
             return
         with receiving(seat):
             appraisal = await self._appraised(round_, said, statement)
-        _check_level(round_.facts, peer, said)
             # Somebody may have given the seat up meanwhile, although it was not lost for being late.
             self._desk.open_seat(round_, peer)
             await self._store_answer(round_, seat, peer.seen, frame, said, appraisal=appraisal)
@@ -104,16 +104,6 @@ class ResultIntake(Intake[JobResult]):
         )
 
 
-def _enclave(appraisal: Appraisal | None) -> dict[str, str | bool]:
-    """Return what a log line says of an enclave."""
-    if appraisal is None:
-        return {}
-    return {"attestation": appraisal.kind, "build": appraisal.build, "debug": appraisal.debug}
-
-
-def _role_of(round_: ActiveRound, seat: Seat, result: JobResult) -> Role:
-    """Return the role that a result must carry; a verifier that became executor while it executed may be called either."""
-    promoted = seat is round_.committee.executor and seat is not round_.committee.seats[0]
 def _check_level(facts: RoundFacts, peer: Peer, said: JobResult) -> None:
     """Raise `InvalidRecord` for an answer that shows less than its job was accepted for, or than its operator offers."""
     if said.record is None:
@@ -125,4 +115,14 @@ def _check_level(facts: RoundFacts, peer: Peer, said: JobResult) -> None:
         check_level(shown, offer.evidence, f"what {peer.address} offers of {model}")
 
 
+def _enclave(appraisal: Appraisal | None) -> dict[str, str | bool]:
+    """Return what a log line says of an enclave."""
+    if appraisal is None:
+        return {}
+    return {"attestation": appraisal.kind, "build": appraisal.build, "debug": appraisal.debug}
+
+
+def _role_of(round_: ActiveRound, seat: Seat, result: JobResult) -> Role:
+    """Return the role that a result must carry; a verifier that became executor while it executed may be called either."""
+    promoted = seat is round_.committee.executor and seat is not round_.committee.seats[0]
     return result.role if promoted and round_.committee.plan.blind else seat.role
