@@ -16,17 +16,39 @@ from typing import Final
 
 from aos_operator.backends.protocol import Piece, Queued
 from aos_operator.errors import Refused
-from aos_protocol.direct import AnswerSealer, Bond, Ending, Prompt, open_prompt
-from aos_protocol.errors import NotSealed
+from aos_protocol.direct import AnswerSealer, Bond, Ending, Prompt, check_session, open_prompt
+from aos_protocol.errors import InvalidMessage, NotSealed
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import DirectChunk, DirectOffer, Dispatch
 from aos_protocol.sealing import SealingKey
+from aos_protocol.typed_data import Domain
 
 NOBODY_CAME: Final = "the client did not come"
 RESTARTED: Final = "this operator was restarted before the client came, and has another key since"
 """Reasons of direct jobs without an answer."""
 
+_LONGEST_S: Final = 3600
 _UNKNOWN = "no such job waits for its prompt here: it has ended, or its session is another operator's"
+
+
+def check_direct(
+    dispatch: Dispatch, offer: DirectOffer | None, domain: Domain, dispatcher: str, operator: str
+) -> None:
+    """Raise `ProtocolError` unless a direct job comes with a session that this dispatcher signed for it, this operator, and the key that it offers."""
+    session = dispatch.session
+    if offer is None:
+        raise InvalidMessage("this operator takes no direct jobs")
+    if session is None:
+        raise InvalidMessage("a direct job comes with its session")
+    check_session(session, domain, dispatcher=dispatcher, job_id=dispatch.job_id, now=time.time())
+    if (session.operator, session.model, session.seed) != (operator, dispatch.model, dispatch.seed):
+        raise InvalidMessage("the session is for another operator, model or seed than the dispatch")
+    if (session.key, session.url) != (offer.key, offer.url):
+        raise InvalidMessage(
+            "the session names another key or address than this operator's: it was restarted since"
+        )
+    if session.expires_at > time.time() + _LONGEST_S:
+        raise InvalidMessage(f"the session may begin for more than {_LONGEST_S} seconds")
 
 
 class Visit:

@@ -9,9 +9,7 @@ import base64
 import json
 import re
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -33,22 +31,6 @@ _MOST_CONNECTIONS: Final = 256
 _PATH: Final = re.compile(r"/direct/([0-9a-f]{64})")
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Listen:
-    """An address to listen on."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def read(cls, text: str) -> "Listen":
-        """Read `host:port` or `http://host:port`. Raises `ValueError`."""
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        if parts.scheme != "http" or not parts.hostname or parts.port is None or parts.path.strip("/"):
-            raise ValueError("must be host:port, as in 127.0.0.1:21001")
-        return cls(parts.hostname, parts.port)
 
 
 class DirectApp:
@@ -85,7 +67,7 @@ class DirectApp:
         return found[1]
 
 
-async def serve(desk: DirectDesk, listen: Listen) -> None:
+async def serve(desk: DirectDesk, host: str, port: int) -> None:
     """Listen until cancelled. Raises `StartError` when the address cannot be used."""
     config = uvicorn.Config(
         DirectApp(desk), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
@@ -95,14 +77,12 @@ async def serve(desk: DirectDesk, listen: Listen) -> None:
     loop = asyncio.get_running_loop()
     # Not uvicorn's own server, which would take the operator's signals for itself.
     try:
-        server = await loop.create_server(
-            lambda: _Impatient(config, state, app_state={}), listen.host, listen.port
-        )
+        server = await loop.create_server(lambda: _Impatient(config, state, app_state={}), host, port)
     except OSError as error:
         raise StartError(
-            f"net.rest_url: cannot listen on {listen.host}:{listen.port} ({error.strerror or error}): choose another"
+            f"net.rest_url: cannot listen on {host}:{port} ({error.strerror or error}): choose another"
         ) from error
-    _log.info("takes direct prompts", host=listen.host, port=listen.port)
+    _log.info("takes direct prompts", host=host, port=port)
     try:
         await server.serve_forever()
     finally:

@@ -237,7 +237,7 @@ class Jobs:
         return task
 
     async def _produce(self, work: _Work) -> Product:
-        async with self._slots:
+        async with self._workshop.attending(work.request), self._slots:
             outcome = await self._workshop.work(work.request)
         return await until_available(
             lambda: self._store.finish(work.request, outcome), "storing the outcome in PostgreSQL"

@@ -14,15 +14,24 @@ from websockets.frames import CloseCode
 
 from aos_operator.backoff import Backoff
 from aos_operator.errors import DispatcherLeaves, LinkLost, Refused, Replaced, StartError, Unavailable
-from aos_operator.events import AttestCall, CancelCall, DrawCall, JobCall, Say, Settled, Welcomed
+from aos_operator.events import (
+    AttestCall,
+    CancelCall,
+    DirectCall,
+    DrawCall,
+    JobCall,
+    Say,
+    Settled,
+    Welcomed,
+)
 from aos_operator.offer import Offer
 from aos_operator.outbox import Outbox, Wire
 from aos_operator.session import MAX_FRAME_BYTES, Session
 from aos_operator.tasks import Request, TaskKey
-from aos_protocol.canonical import JsonObject
+from aos_protocol.canonical import JsonObject, digest
 from aos_protocol.errors import ProtocolError
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Attest, Draw, ScoreCall
+from aos_protocol.messages import Attest, DirectPrompt, Dispatch, Draw, ScoreCall
 from aos_protocol.typed_data import Domain
 from aos_service.tls import handshake_problem
 
@@ -34,7 +43,7 @@ _PAUSE_LIMIT_S = 8.0
 _STABLE_S = 10.0
 _AT_ONCE = 64
 
-_Call: TypeAlias = DrawCall | JobCall | CancelCall | AttestCall
+_Call: TypeAlias = DrawCall | JobCall | CancelCall | AttestCall | DirectCall
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +69,10 @@ class Desk(Protocol):
 
     async def attest(self, call: Attest) -> JsonObject:
         """Return a fresh attestation of the enclave, at once or not at all: nobody else may have to wait for it."""
+        ...
+
+    def relay(self, prompt: DirectPrompt) -> None:
+        """Take a client's sealed prompt for a direct job, and begin to answer it by way of the dispatcher."""
         ...
 
 
@@ -194,7 +207,7 @@ class Link:
                     self._outbox.settle(reply)
                 case Say(text):
                     await wire.send(text)
-                case DrawCall() | JobCall() | CancelCall() | AttestCall() as call:
+                case DrawCall() | JobCall() | CancelCall() | AttestCall() | DirectCall() as call:
                     await self._slots.acquire()
                     answers.create_task(self._answer(session, wire, call))
 
@@ -223,7 +236,7 @@ class Link:
             return session.reply(call.frame_id, code, str(error))
 
     async def _carry_out(self, session: Session, call: _Call) -> str | None:
-        attestation = None
+        attestation = accepted = None
         match call:
             case DrawCall():
                 await self._desk.admit(call.draw)
@@ -233,11 +246,21 @@ class Link:
                 if isinstance(request, ScoreCall):
                     await asyncio.to_thread(session.check_subject, request)
                 await self._desk.take(request)
+                accepted = _accepted(request)
             case CancelCall(keys=keys):
                 await self._desk.cancel(keys)
             case AttestCall(attest=attest):
                 attestation = await self._desk.attest(attest)
-        return session.reply(call.frame_id, attestation=attestation)
+            case DirectCall(prompt=prompt):
+                self._desk.relay(prompt)
+        return session.reply(call.frame_id, attestation=attestation, accepted=accepted)
+
+
+def _accepted(request: Request) -> str | None:
+    """Return what this operator accepts with a direct job: its session, which names its key."""
+    if not isinstance(request, Dispatch) or request.session is None:
+        return None
+    return digest(request.session.to_json())
 
 
 def _problem(error: Exception, target: Target) -> str:

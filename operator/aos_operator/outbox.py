@@ -14,7 +14,6 @@ from aos_operator.events import DrawCall, Settled
 from aos_operator.session import Session
 from aos_operator.tasks import Task
 from aos_protocol.canonical import JsonObject
-from aos_protocol.canonical import JsonObject
 from aos_protocol.typed_data import Domain
 
 

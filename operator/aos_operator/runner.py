@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,8 @@ from aos_operator.backends.worker import HttpWorker
 from aos_operator.counter import Counter
 from aos_operator.courier import Courier
 from aos_operator.database import check_tables
+from aos_operator.direct import DirectDesk
+from aos_operator.direct_relay import DirectRelay
 from aos_operator.errors import Refused, StartError
 from aos_operator.jobs import Jobs, Limits
 from aos_operator.link import Link, Target
@@ -28,7 +31,7 @@ from aos_operator.watch import WorkerWatch
 from aos_operator.workshop import Workshop
 from aos_protocol.canonical import JsonObject
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Attest, Draw
+from aos_protocol.messages import Attest, DirectPrompt, Dispatch, Draw
 from aos_service.database import create_engine
 from aos_service.keys import load_signer
 from aos_service.tracing import exporting
@@ -88,11 +91,16 @@ class Operator:
         limits = Limits(node.cache_msg_maximum, net.worker_concurrency, settings.api.read_maximum)
         self._courier = Courier(store.blobs, outbox)
         studio = Studio(worker, signer.address, self._courier)
-        workshop = Workshop(worker, signer.address, outbox.domain, studio)
+        self._direct = DirectDesk(signer.address, net.outer_url)
+        self._listen = net.listen
+        self._relay = DirectRelay(outbox)
+        workshop = Workshop(worker, signer.address, outbox.domain, studio, self._direct)
         self._jobs = Jobs(store, queue, workshop, self._courier, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
         self._registry = registry
-        self._desk = _Desk(self._watch, self._jobs, Attesting(worker), registry)
+        self._desk = _Desk(
+            self._watch, self._jobs, Attesting(worker), registry, direct=self._direct, relay=self._relay
+        )
         domain = registry.domain if registry else None
         tls = net.tls.context() if net.tls else None
         target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval, domain, tls)
@@ -103,8 +111,12 @@ class Operator:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""
         _log.info("operator starts", operator=self._address, node_type=self._watch.offer.worker_type)
         async with asyncio.TaskGroup() as group:
-            work = (self._jobs.run(), self._courier.run(), self._face_dispatcher())
+            work = (self._jobs.run(), self._courier.run(), self._relay.run(), self._face_dispatcher())
             parts = [group.create_task(part) for part in work]
+            if self._listen is not None:
+                from aos_operator import direct_http  # only such an operator needs uvicorn
+
+                parts.append(group.create_task(direct_http.serve(self._direct, *self._listen)))
             if self._registry is not None:
                 parts.append(group.create_task(self._registry.run()))
             await stop.wait()
@@ -136,17 +148,27 @@ class _Desk:
     """`link.Desk`: puts the dispatcher's requests to the worker's watch, to the registry, to the jobs and to the enclave."""
 
     def __init__(
-        self, watch: WorkerWatch, jobs: Jobs, attesting: Attesting, registry: Registry | None
+        self,
+        watch: WorkerWatch,
+        jobs: Jobs,
+        attesting: Attesting,
+        registry: Registry | None,
+        *,
+        direct: DirectDesk,
+        relay: DirectRelay,
     ) -> None:
         self._watch = watch
         self._jobs = jobs
         self._attesting = attesting
         self._registry = registry
+        self._direct = direct
+        self._relay = relay
         self.stopping = False
 
     def offer(self) -> Offer:
-        """See `Desk.offer`."""
-        return self._watch.offer
+        """See `Desk.offer`. What is for an enclave is sealed to it, not to its operator."""
+        offer = self._watch.offer
+        return replace(offer, direct=self._direct.offer) if offer.worker_type == "opml" else offer
 
     async def admit(self, draw: Draw) -> None:
         """See `Desk.admit`."""
@@ -162,10 +184,20 @@ class _Desk:
         if self._registry is not None:
             await self._registry.check(request)
         await self._jobs.take(request)
+        if isinstance(request, Dispatch) and request.job.direct is not None:
+            self._direct.expect(request)
 
     async def cancel(self, keys: Iterable[TaskKey]) -> None:
         """See `Desk.cancel`."""
+        keys = list(keys)
         await self._jobs.cancel(keys)
+        for key in keys:
+            self._direct.forget(key.job_id)
+
+    def relay(self, prompt: DirectPrompt) -> None:
+        """See `Desk.relay`."""
+        visit = self._direct.come(prompt.job_id, prompt.box)
+        self._relay.start(prompt.job_id, prompt.route, visit)
 
     async def attest(self, call: Attest) -> JsonObject:
         """See `Desk.attest`."""

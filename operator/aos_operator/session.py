@@ -19,8 +19,8 @@ from typing import Final
 
 import structlog
 
-from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher, WrongNetwork
 from aos_operator.direct import check_direct
+from aos_operator.errors import DispatcherRefused, LinkLost, Unavailable, WrongDispatcher, WrongNetwork
 from aos_operator.events import (
     AttestCall,
     CancelCall,

@@ -60,6 +60,28 @@ def _worker_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _listen(text: str) -> str:
+    """Read `host:port`, also with http:// before it."""
+    bare = text.removeprefix("http://").rstrip("/")
+    parts = urlsplit(f"//{bare}")
+    if not parts.hostname or not parts.port or parts.path or parts.query:
+        raise ValueError("must be host:port, as in 127.0.0.1:21001")
+    return bare
+
+
+def _outer_url(text: str) -> str:
+    parts = urlsplit(text)
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or parts.port == 0
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("must be http://host:port or https://host, as clients reach this operator")
+    return text.rstrip("/")
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Positive = Annotated[int, Field(ge=1)]
@@ -148,15 +170,18 @@ class Tls(Group):
 
 
 class Net(Group):
-    """Where the dispatcher and the worker are. Several `dispatcher_url` are those of processes that are one dispatcher."""
+    """Where the dispatcher and the worker are. Several `dispatcher_url` are those of processes that are one dispatcher.
+
+    Clients of direct sessions reach this operator at `outer_url`, for which it listens on `rest_url`; without that, on loopback, on the same port.
+    """
 
     dispatcher_url: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_dispatcher_urls)]
     tls: Tls | None = None
     worker_url: Annotated[str, AfterValidator(_worker_url)] = "http://127.0.0.1:5005"
     worker_timeout: Seconds = 900
     worker_concurrency: Positive = 4
-    rest_url: str | None = None
-    outer_url: str | None = None
+    rest_url: Annotated[str, AfterValidator(_listen)] | None = None
+    outer_url: Annotated[str, AfterValidator(_outer_url)] | None = None
     callback_url: str | None = None
     tee_llm_cid: int = Field(15, ge=3, le=2**32 - 1)
     tee_llm_port: int = Field(5005, ge=1, le=2**32 - 1)
@@ -169,6 +194,17 @@ class Net(Group):
                 "is for TLS, and dispatcher_url names none: write wss://host:port/ws, or leave tls out"
             )
         return tls
+
+    @property
+    def listen(self) -> tuple[str, int] | None:
+        """Host and port for clients of direct sessions; None when they reach this operator by way of the dispatcher only."""
+        if self.outer_url is None:
+            return None
+        if self.rest_url is None:
+            outer = urlsplit(self.outer_url)
+            return "127.0.0.1", outer.port or {"http": 80, "https": 443}[outer.scheme]
+        parts = urlsplit(f"//{self.rest_url}")
+        return str(parts.hostname), int(parts.port or 0)
 
 
 class Node(Group):
@@ -267,8 +303,6 @@ class OperatorSettings(NodeSettings):
             f"{key} has no effect: {why}"
             for key, value, why in (
                 ("net.callback_url", self.net.callback_url, "workers answer in the response"),
-                ("net.rest_url", self.net.rest_url, "the operator opens no port of its own"),
-                ("net.outer_url", self.net.outer_url, "the operator opens no port of its own"),
                 ("chain.vrf_sort_precision", self.chain.vrf_sort_precision, "selection is exact"),
             )
             if value is not None
@@ -278,6 +312,10 @@ class OperatorSettings(NodeSettings):
             for key in ("tee_llm_cid", "tee_llm_port")
             if key in self.net.model_fields_set and not self._on_vsock
         ]
+        if self.net.rest_url is not None and self.net.outer_url is None:
+            said.append(
+                "net.rest_url has no effect: without net.outer_url, clients are not told where to come"
+            )
         return said
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -10,6 +11,8 @@ import structlog
 from aos_operator.answers import accept_answer, accept_score
 from aos_operator.backends.protocol import Backend, Execution
 from aos_operator.backoff import until_available
+from aos_operator.direct import DirectDesk
+from aos_operator.direct_work import run_direct
 from aos_operator.errors import AnswerRejected, Unavailable, WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.studio import Studio
 from aos_operator.subjects import subject_of
@@ -40,11 +43,22 @@ class Workshop:
         operator: str,
         domain: Callable[[], Awaitable[Domain]],
         studio: Studio | None = None,
+        direct: DirectDesk | None = None,
     ) -> None:
         self._worker = worker
         self.operator = operator
         self._domain = domain
         self._studio = studio
+        self._direct = direct or DirectDesk(operator, None)
+
+    @asynccontextmanager
+    async def attending(self, request: Request) -> AsyncIterator[None]:
+        """Wait until a request can be worked on, which takes no worker yet: a direct job's client has to come first, or not to come in time."""
+        if isinstance(request, ScoreCall) or request.job.direct is None:
+            yield
+            return
+        async with self._direct.attending(request):
+            yield
 
     async def work(self, request: Request) -> Product:
         """Run or score what is asked for. However long the worker is away, it is asked again; what it cannot do has a reason.
@@ -54,6 +68,8 @@ class Workshop:
         """
         if isinstance(request, ScoreCall):
             return await self._score(request)
+        if request.job.direct is not None:
+            return await run_direct(self._worker, self._direct, request, self.operator)
         if request.job.image is None:
             return await self._generate(request)
         if self._studio is None:

@@ -75,8 +75,6 @@ def test_a_file_of_aos_is_read_and_what_has_no_effect_is_said_once() -> None:
     assert settings.db.url().database == "operator_db"
     assert [notice.split(" ")[0] for notice in settings.notices()] == [
         "net.callback_url",
-        "net.rest_url",
-        "net.outer_url",
         "chain.vrf_sort_precision",
         "net.tee_llm_cid",
         "net.tee_llm_port",
