@@ -72,6 +72,7 @@ async def submit(
         )
     sha256 = await _known_model(service, request)
     service.enclaves.admit(request.job, sha256)
+    await service.images.blobs.require_source(request)
     try:
         accepted = await service.jobs.submit(request, body, sha256, idempotency_key)
     except NotCanonical as error:

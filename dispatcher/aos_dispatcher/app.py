@@ -14,10 +14,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from aos_dispatcher import api, attestation_api, disputes_api, log_api
+from aos_dispatcher import api, attestation_api, disputes_api, gateway, log_api
 from aos_dispatcher.draining import Draining
 from aos_dispatcher.edge import Edge
 from aos_dispatcher.errors import ApiError
+from aos_dispatcher.gateway.errors import error_body, said_plainly
 from aos_dispatcher.http_bounds import Gate
 from aos_dispatcher.link import POLICY_VIOLATION
 from aos_dispatcher.log_backfill import backfill
@@ -44,6 +45,8 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.include_router(disputes_api.router)
     app.include_router(attestation_api.router)
     app.include_router(log_api.router)
+    for router in gateway.routers:
+        app.include_router(router)
     app.add_api_route("/healthz", healthz, tags=["service"])
     app.add_api_route("/readyz", readyz, tags=["service"], response_model=None, responses={503: ERRORS[503]})
     app.add_api_route(
@@ -68,7 +71,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts = [dispatcher.loop.run(), dispatcher.sequencer.run(), dispatcher.front.run()] + (
         [chain.run()] if chain else []
     )
-    parts.append(dispatcher.following.run())
+    parts += [dispatcher.following.run(), dispatcher.images.run()]
     if dispatcher.mesh is not None:
         parts.append(dispatcher.mesh.run(dispatcher.errands))
     tasks = [asyncio.create_task(part) for part in parts]
@@ -163,22 +166,19 @@ async def operator_socket(websocket: WebSocket) -> None:
     await dispatcher.link.serve(_StarletteSocket(websocket))
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"code": status, "message": message}, status)
-
-
 async def _render(request: Request, error: ApiError) -> Response:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("request failed", path=request.url.path, why=str(error))
     again = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
-    said = {"code": error.status, "message": str(error)} | error.details
-    return JSONResponse(said, error.status, again | error.headers)
+    return JSONResponse(error_body(request.url.path, error), error.status, again | error.headers)
 
 
-async def _render_validation(_request: Request, error: RequestValidationError) -> Response:
+async def _render_validation(request: Request, error: RequestValidationError) -> Response:
     said = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-    return _error(HTTPStatus.UNPROCESSABLE_ENTITY, said)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return JSONResponse(said_plainly(request.url.path, status, said), status)
 
 
-async def _render_http(_request: Request, error: HTTPException) -> Response:
-    return _error(error.status_code, str(error.detail))
+async def _render_http(request: Request, error: HTTPException) -> Response:
+    status = error.status_code
+    return JSONResponse(said_plainly(request.url.path, status, str(error.detail)), status)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aos_dispatcher.database import Database
 from aos_dispatcher.desk import NEVER, NOT_NOW
-from aos_dispatcher.errors import NotFound, Refused, StoreFull, Unavailable
+from aos_dispatcher.errors import NotFound, Refused, StoreFull, Unavailable, Unprocessable
 from aos_dispatcher.settings import Limits
 from aos_dispatcher.tables import Assignment, Blob, BlobChunk, Job, Project, Round
 from aos_protocol.errors import InvalidMessage
@@ -166,13 +166,13 @@ class Blobs:
                 _compare(one, rows.get(one.sha256))
 
     async def require_source(self, request: SubmitRequest) -> None:
-        """Raise `NotFound` unless the image that a job wants edited is one of its project's own here."""
+        """Raise `Unprocessable` unless the image that a job wants edited is one of its project's own here."""
         source = request.job.image.source if request.job.image else None
         if source is None:
             return
         async with self._database.connect() as connection:
             if await _source(connection, request.project, source) is None:
-                raise NotFound(
+                raise Unprocessable(
                     f"job.image.source: project {request.project!r} has no image {source} here; POST /v1/images/edits takes the image itself"
                 )
 

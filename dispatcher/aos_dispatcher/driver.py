@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from http import HTTPStatus
 
 import structlog
 
@@ -95,7 +94,7 @@ class RoundDriver:
         await self._end(facts, End("failed", reason, clock, verified=False))
 
     async def _draw(self, facts: RoundFacts, patience: Patience) -> ActiveRound | None:
-        peers = self._hub.serving(facts.request.job.tag, facts.model)
+        peers = self._hub.serving(facts.request.job.tag, facts.model, facts.request.job.kind)
         if time.monotonic() >= facts.deadline:
             why = f"no operator that serves {facts.model.name} and may be asked took the job in time"
             if waits := self._operators.waits_for_chain():
@@ -252,8 +251,6 @@ class RoundDriver:
                 await peer.request("cancel_job", what, self._settings.draw_timeout)
             except (PeerGone, ReplyTimeout) as error:
                 log.info("cancellation not acknowledged", job_id=round_.facts.job_id, why=str(error))
-        if round_.facts.own:
-            JOBS_ENDED.labels("cancelled").inc()
 
     async def _end(self, facts: RoundFacts, end: End) -> None:
         with span("end", status=end.status):

@@ -55,7 +55,7 @@ class Socket(Protocol):
         """Close, giving the peer a reason and a WebSocket close code."""
 
 
-_Take = Callable[[Peer, Frame], Awaitable[None]]
+_Take = Callable[[Peer, Frame], Awaitable[JsonObject | None]]
 _Note = Callable[[Frame], None]
 
 
@@ -94,7 +94,9 @@ class OperatorLink:
     """Serves operators' connections.
 
     `methods` are what an operator may request, each with what stores it or raises `Refused` with the reply's code; `notices` what it
-    may say without a clock, to no reply, each with what takes it in at once or raises `ProtocolError`; `keep` stores what an operator signed and was refused, with the reason. While `leaving` is set, operators are sent elsewhere.
+    may say without a clock, to no reply, each with what takes it in at once or raises `ProtocolError`; `asks` what it may request without
+    a clock, each with what says the reply or raises as `methods` do; `keep` stores what an operator signed
+    and was refused, with the reason. While `leaving` is set, operators are sent elsewhere.
     """
 
     signer: Signer
@@ -105,6 +107,7 @@ class OperatorLink:
     frame_bytes: int
     methods: Mapping[str, _Take]
     notices: Mapping[str, _Note]
+    asks: Mapping[str, _Take]
     keep: Callable[[Frame, str], Awaitable[None]]
     leaving: asyncio.Event
     door: set[object] = field(default_factory=set, init=False, repr=False)
@@ -238,6 +241,9 @@ class OperatorLink:
         if note is not None and len(frame.params) == 1:
             note(frame)
             return None
+        ask = self.asks.get(frame.method or "")
+        if ask is not None and len(frame.params) == 1:
+            return ask
         take = self.methods.get(frame.method or "")
         if take is None or len(frame.params) != 1:
             raise Refused(
@@ -250,8 +256,8 @@ class OperatorLink:
     async def _take(self, talk: "_Talk", frame: Frame, take: _Take) -> None:
         peer = talk.peer
         try:
-            await take(peer, frame)
-            await peer.reply(frame.id, {"code": 200, "message": "success"})
+            said = await take(peer, frame)
+            await peer.reply(frame.id, {"code": 200, "message": "success"} | (said or {}))
         except (ProtocolError, Refused) as error:
             await self._refuse(talk, frame, error)
         except Unavailable as error:
@@ -271,7 +277,7 @@ class OperatorLink:
         if frame is None or frame.method in self.notices:
             return
         code, why = error.code if isinstance(error, Refused) else 400, str(error)
-        if code in {400, OVERTAKEN} and frame.address == peer.address:
+        if code in {400, OVERTAKEN} and frame.address == peer.address and frame.method not in self.asks:
             try:
                 await self.keep(frame, why)
             except Unavailable as away:

@@ -2,6 +2,7 @@
 
 import structlog
 
+from aos_dispatcher.blobs import Blobs
 from aos_dispatcher.committee import Seat, SeatState, Task
 from aos_dispatcher.desk import NEVER, Desk
 from aos_dispatcher.enclaves import Enclaves, refusals_seen
@@ -33,11 +34,19 @@ class ResultIntake(Intake[JobResult]):
     answers = Task.EXECUTE
 
     def __init__(
-        self, store: RoundsStore, desk: Desk, domain: Domain, enclaves: Enclaves, newsroom: Newsroom
+        self,
+        store: RoundsStore,
+        desk: Desk,
+        domain: Domain,
+        enclaves: Enclaves,
+        *,
+        newsroom: Newsroom,
+        blobs: Blobs,
     ) -> None:
         super().__init__(store, desk, domain, JobResult)
         self._enclaves = enclaves
         self._newsroom = newsroom
+        self._blobs = blobs
 
     async def _stored(self, said: JobResult) -> JobResult | None:
         frame = await self._store.result_frame(result_id(said))
@@ -59,6 +68,8 @@ class ResultIntake(Intake[JobResult]):
             self._desk.give_up(round_, peer, said.reason)
             return
         with receiving(seat):
+            if round_.facts.request.job.image is not None:
+                await self._blobs.require(said, round_.facts.request.job.image)
             appraisal = await self._appraised(round_, said, statement)
             # Somebody may have given the seat up meanwhile, although it was not lost for being late.
             self._desk.open_seat(round_, peer)

@@ -20,6 +20,7 @@ from aos_dispatcher.extras import chain_extra
 from aos_dispatcher.following import Following
 from aos_dispatcher.front import Front
 from aos_dispatcher.hub import Hub, Peer
+from aos_dispatcher.images import Images
 from aos_dispatcher.jobs import Jobs, Lease
 from aos_dispatcher.leases import Leases
 from aos_dispatcher.limits import Limits
@@ -80,6 +81,7 @@ class Dispatcher:
     mesh: Mesh | None
     errands: Errands
     front: Front
+    images: Images
     following: Following
 
     async def ping_database(self) -> None:
@@ -121,10 +123,12 @@ def assemble(
     )
     streams = StreamIntake(driver.active, newsroom, mesh, settings.limits.frame_bytes)
     loop = RoundLoop(store, hub, driver, settings.dispatch, leases=leases, mesh=mesh)
-    desk, enclaves = Desk(store, driver.active), Enclaves(policy)
+    desk, enclaves, images = Desk(store, driver.active), Enclaves(policy), Images.of(settings, database)
     sequencer = Sequencer(database, signer, domain)
     intakes = {
-        "job_result": ResultIntake(store, desk, domain, enclaves, newsroom).accept,
+        "job_result": ResultIntake(
+            store, desk, domain, enclaves, newsroom=newsroom, blobs=images.blobs
+        ).accept,
         "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
     }
     posting = Posting(intakes, desk, leases, mesh)
@@ -162,6 +166,7 @@ def assemble(
             settings.limits.frame_bytes,
             posting.methods,
             {METHOD: streams.accept},
+            images.asks,
             desk.keep,
             leaving,
         ),
@@ -176,6 +181,7 @@ def assemble(
         sequencer=sequencer,
         chain=chain,
         front=Front.of(settings, database, signer.address),
+        images=images,
         following=Following(database, newsroom, jobs),
     )
 

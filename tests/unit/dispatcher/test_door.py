@@ -39,6 +39,7 @@ def link() -> OperatorLink:
         frame_bytes=1 << 16,
         methods={},
         notices={},
+        asks={},
         keep=unused,
         leaving=asyncio.Event(),
     )
