@@ -132,8 +132,10 @@ class Link:
                     _log.warning("not connected to the dispatcher", url=self._url, problem=str(error))
                     if self._moves_at_once(error):
                         continue
+                renewed = self._renewing
                 self._turn()
-                await backoff.wait()
+                if not renewed:
+                    await backoff.wait()
 
     async def renew(self) -> None:
         """Connect again, to announce a new offer."""

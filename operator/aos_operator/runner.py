@@ -25,6 +25,7 @@ from aos_operator.queue import Queue, RedisQueue, connect_redis
 from aos_operator.registry import Registry, open_registry
 from aos_operator.settings import NodeSettings, OperatorSettings
 from aos_operator.store import PostgresStore, Store
+from aos_operator.streams import Streams
 from aos_operator.studio import Studio
 from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
@@ -94,7 +95,10 @@ class Operator:
         self._direct = DirectDesk(signer.address, net.outer_url)
         self._listen = net.listen
         self._relay = DirectRelay(outbox)
-        workshop = Workshop(worker, signer.address, outbox.domain, studio, self._direct)
+        self._streams = Streams(outbox)
+        workshop = Workshop(
+            worker, signer.address, outbox.domain, studio, self._direct, streams=self._streams
+        )
         self._jobs = Jobs(store, queue, workshop, self._courier, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
         self._registry = registry
@@ -106,13 +110,14 @@ class Operator:
         target = Target(net.dispatcher_url, node.dispatcher_address, node.heartbeat_interval, domain, tls)
         self._link = Link(target, signer, self._desk, outbox)
         self.welcomed = self._link.welcomed
+        self.look_again = self._watch.nudge
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""
         _log.info("operator starts", operator=self._address, node_type=self._watch.offer.worker_type)
         async with asyncio.TaskGroup() as group:
             work = (self._jobs.run(), self._courier.run(), self._relay.run(), self._face_dispatcher())
-            parts = [group.create_task(part) for part in work]
+            parts = [group.create_task(part) for part in (*work, self._streams.run())]
             if self._listen is not None:
                 from aos_operator import direct_http  # only such an operator needs uvicorn
 

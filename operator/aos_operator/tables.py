@@ -69,3 +69,16 @@ class BlobRow(Base):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     data: Mapped[bytes]
+
+
+class InstanceRow(Base):
+    """A model that registered with this node: for which project, in which container, at which URL, of which type."""
+
+    __tablename__ = "instances"
+
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    cid: Mapped[str] = mapped_column(primary_key=True)
+    api: Mapped[str]
+    kind: Mapped[int]

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final
 
 import structlog
 
@@ -11,6 +13,9 @@ from aos_operator.errors import WorkerUnavailable
 from aos_operator.offer import Offer, select_models
 from aos_protocol.fields import WorkerType
 from aos_protocol.messages import ServedModel
+
+_TOGETHER_S: Final = 0.2
+"""How long after a change others are waited for, before the dispatcher is told of them all."""
 
 _log = structlog.get_logger(__name__)
 
@@ -27,6 +32,11 @@ class WorkerWatch:
         self._served: Sequence[ServedModel] | None = None
         self.offer = Offer(worker_type)
         self.away = "the worker has not answered yet"
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Have the worker asked soon: what it serves has changed. Changes that come together are one."""
+        self._nudged.set()
 
     async def start(self) -> None:
         """Return once the worker has said what it serves, however long that takes."""
@@ -35,7 +45,7 @@ class WorkerWatch:
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Ask again and again, for ever; call `changed` after the offer has."""
         while True:
-            await asyncio.sleep(self._interval)
+            await self._until_due()
             try:
                 if await self._look():
                     await changed()
@@ -43,6 +53,14 @@ class WorkerWatch:
                 if not self.away:
                     _log.error("the worker is away: draws are declined until it is back", problem=str(error))
                 self.away = str(error)
+
+    async def _until_due(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval):
+                await self._nudged.wait()
+        if self._nudged.is_set():
+            await asyncio.sleep(_TOGETHER_S)
+            self._nudged.clear()
 
     async def _look(self) -> bool:
         served = await self._worker.models()

@@ -98,3 +98,20 @@ async def test_models_that_the_worker_lacks_are_an_error_that_lists_what_it_has(
     [error] = [entry for entry in logs if entry["log_level"] == "error"]
     assert error["missing"] == [MODEL.name]
     assert error["worker_has"] == (OTHER.name if served else "none")
+
+
+async def test_whoever_knows_of_a_change_has_the_worker_asked_before_it_is_due() -> None:
+    watch = WorkerWatch(ChangingWorker([SERVED], [SERVED, OTHER]), "opml", [], interval=3600)
+    await watch.start()
+    announced = asyncio.Event()
+
+    async def changed() -> None:
+        announced.set()
+
+    watching = asyncio.create_task(watch.run(changed))
+    for _ in range(3):
+        watch.nudge()
+    async with asyncio.timeout(5):
+        await announced.wait()
+    assert set(watch.offer.models) == {SERVED.name, OTHER.name}
+    watching.cancel()
