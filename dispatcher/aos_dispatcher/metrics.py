@@ -32,6 +32,7 @@ THROTTLE_ALONE = Gauge(
 )
 STREAM_DELTAS = Counter("aos_stream_deltas_total", "Deltas of streamed jobs that are led here", ["outcome"])
 STREAMS_ENDED = Counter("aos_streams_ended_total", "Jobs that were followed to their end", ["outcome"])
+STATS_LISTENERS = Gauge("aos_stats_listeners", "Who listens to this process on /ws/stats")
 MESH_PROCESSES = Gauge("aos_mesh_processes", "Other processes of this dispatcher that are there")
 MESH_DROPPED = Counter("aos_mesh_dropped_total", "Messages to other processes that redis did not take")
 MESH_REFUSED = Counter("aos_mesh_refused_total", "Messages over redis that were ignored")

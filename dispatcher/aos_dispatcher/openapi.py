@@ -34,7 +34,10 @@ class Error(BaseModel):
 class TooManyError(Error):
     """Refused for how many there are: which limit, and where a queue is full, how many wait before this one."""
 
-    limit: Literal["rate", "daily", "waiting", "dispatcher", "challenges", "token", "address"] | None = None
+    limit: (
+        Literal["rate", "daily", "waiting", "dispatcher", "challenges", "token", "address", "listeners"]
+        | None
+    ) = None
     position: int | None = None
 
 

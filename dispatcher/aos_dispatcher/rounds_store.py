@@ -218,6 +218,7 @@ class RoundsStore:
         row: JsonObject = {"id": result_id(result), "job_id": result.job_id, "round_id": facts.round_id}
         row |= {"operator": result.operator, "frame": frame}
         row["attestation"] = None if appraisal is None else appraisal.to_json()
+        row["tokens"] = tokens_of(result, facts.request.job.params.max_tokens)
         await self._changes.submit(
             Change(
                 facts.round_id,
@@ -299,6 +300,14 @@ def _assignment(round_id: int, rank: int, seat: Seat) -> JsonObject:
         "state": seat.state,
         "reason": seat.reason,
     }
+
+
+def tokens_of(result: JobResult, most: int) -> int | None:
+    """Return how many tokens an answer has, no more than its job allows; None where nobody knows, as of a sealed one or an image."""
+    shown = result.transcript or result.record or {}
+    tokens = shown.get("output_tokens")
+    said = shown.get("completion_tokens") if tokens is None else len(tokens)
+    return None if said is None else min(said, most)
 
 
 def result_id(result: JobResult | JobScore) -> str:

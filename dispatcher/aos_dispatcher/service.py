@@ -180,7 +180,7 @@ def assemble(
         relay=AttestationRelay(hub, operators, settings.dispatch.draw_timeout),
         sequencer=sequencer,
         chain=chain,
-        front=Front.of(settings, database, signer.address),
+        front=Front.of(settings, database, signer, hub, operators),
         images=images,
         following=Following(database, newsroom, jobs),
     )

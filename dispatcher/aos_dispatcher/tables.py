@@ -243,6 +243,7 @@ class Round(Base):
             "id",
             postgresql_where=text("status in ('created', 'dispatched')"),
         ),
+        Index("verdicts_found", "finished_at", postgresql_where=text("(verdict ->> 'outcome') is not null")),
         Index("waiting_deadlines", "deadline", postgresql_where=text("status = 'created'")),
         Index(
             "waiting_rounds",
@@ -301,10 +302,12 @@ class Assignment(Base):
 class Result(Base):
     """A verified answer: the operator's signed frame, from which every row shown is read.
 
-    `attestation` is the appraisal of the enclave that gave it (`aos_protocol.attestation.appraisal`); null for `opml`.
+    `attestation` is the appraisal of the enclave that gave it (`aos_protocol.attestation.appraisal`); null for `opml`. `tokens` is how many the
+    answer has, for figures only; null where nobody knows.
     """
 
     __tablename__ = "results"
+    __table_args__ = (Index("results_made", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
@@ -312,6 +315,7 @@ class Result(Base):
     operator: Mapped[str]
     frame: Mapped[str]
     attestation: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
+    tokens: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -195,6 +195,7 @@ UNSHOWN = {
         "job_id": "the frame has it",
         "operator": "the frame is signed by it",
         "attestation": "appraised anew from the frame by whoever checks (AOS-ATTEST-1)",
+        "tokens": "counted once more for figures of the network, which no evidence has; the frame has the tokens",
         "created_at": "the dispatcher's own time",
     },
     "scores": {
