@@ -44,6 +44,8 @@ class Outbox:
         self._opened = asyncio.Event()
         self._open: _Open | None = None
         self._domain: Domain | None = None
+        self.connection = 0
+        """How many connections there have been."""
 
     async def attach(self, session: Session, wire: Wire, last_seen: int) -> None:
         """Use this connection from now on. Raises `StoreUnavailable` when the counter cannot be lifted."""
@@ -51,6 +53,7 @@ class Outbox:
             await self._counter.lift(last_seen)
             self._open = _Open(session, wire)
             self._domain = session.domain
+            self.connection += 1
             self._opened.set()
 
     def detach(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -14,6 +14,7 @@ from aos_operator.backoff import until_available
 from aos_operator.direct import DirectDesk
 from aos_operator.direct_work import run_direct
 from aos_operator.errors import AnswerRejected, Unavailable, WorkerBusy, WorkerRefused, WorkerUnavailable
+from aos_operator.streams import Streams
 from aos_operator.studio import Studio
 from aos_operator.subjects import subject_of
 from aos_operator.tasks import Outcome, Product, Request, Scored
@@ -34,7 +35,8 @@ _log = structlog.get_logger(__name__)
 class Workshop:
     """Works on requests with one worker; `operator` is the address whose fingerprints its answers carry.
 
-    `domain` waits, if it must, for the EIP-712 domain in which an enclave has to sign: the dispatcher's. Images are made in the `studio`.
+    `domain` waits, if it must, for the EIP-712 domain in which an enclave has to sign: the dispatcher's. Images are made in the `studio`,
+    and what comes of streamed jobs goes to `streams`.
     """
 
     def __init__(
@@ -44,12 +46,15 @@ class Workshop:
         domain: Callable[[], Awaitable[Domain]],
         studio: Studio | None = None,
         direct: DirectDesk | None = None,
+        *,
+        streams: Streams | None = None,
     ) -> None:
         self._worker = worker
         self.operator = operator
         self._domain = domain
         self._studio = studio
         self._direct = direct or DirectDesk(operator, None)
+        self._streams = streams
 
     @asynccontextmanager
     async def attending(self, request: Request) -> AsyncIterator[None]:
@@ -81,11 +86,7 @@ class Workshop:
         if dispatch.job.tag == "tee":
             execution, again = Execution(dispatch.job_id, await self._domain()), WorkerBusy
         try:
-            answer = await until_available(
-                lambda: self._worker.generate(dispatch.job, dispatch.seed, self.operator, execution),
-                "running the job on the worker",
-                again,
-            )
+            answer = await self._answer(dispatch, execution, again)
             return await _aside(
                 lambda: accept_answer(answer, dispatch, self.operator, execution),
                 short=_tokens(answer) <= _SHORT_TOKENS,
@@ -93,6 +94,25 @@ class Workshop:
         except (WorkerUnavailable, WorkerRefused, AnswerRejected) as error:
             _log.warning("the job has no answer", reason=str(error), node_type=dispatch.job.tag)
             return Outcome.failed(str(error))
+
+    async def _answer(
+        self, dispatch: Dispatch, execution: Execution | None, again: type[Unavailable]
+    ) -> dict[str, Any]:
+        """Ask the worker until it answers, and tell of what it streams; each attempt is told from its beginning."""
+        with self._streams.telling(dispatch) if self._streams else nullcontext() as telling:
+
+            async def attempt() -> dict[str, Any]:
+                if telling is not None:
+                    telling.begin()
+                hear = telling.hear if telling is not None else None
+                return await self._worker.generate(
+                    dispatch.job, dispatch.seed, self.operator, execution, hear
+                )
+
+            answer = await until_available(attempt, "running the job on the worker", again)
+            if telling is not None:
+                telling.check(answer)
+            return answer
 
     async def _score(self, call: ScoreCall) -> Scored:
         short = call.subject is not None and len(call.subject) <= _SHORT_FRAME

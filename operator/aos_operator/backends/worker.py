@@ -1,17 +1,20 @@
 """Our own worker as a backend: over HTTP on TCP, a unix socket, or vsock when it is an enclave."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx
 
-from aos_operator.backends.protocol import Execution, Hear
+from aos_operator.backends.protocol import Execution, Hear, Piece, Queued
 from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import Subject
+from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import parse_message
 from aos_protocol.job import JobSpec
-from aos_protocol.messages import ServedModel
+from aos_protocol.messages import ServedModel, TokenLogprob
 from aos_service.tracing import span
 from aos_service.transport import WorkerTransport
 
@@ -19,6 +22,7 @@ _QUICK_S = 10.0
 _BUSY: Final = frozenset({429, 503})
 """Statuses of a worker that is full, and will not be."""
 
+_NO_STREAM: Final = "the worker's stream cannot be read: is it an AOS worker?"
 _AWAY: Final = frozenset({408, 425, 502, 504})
 """What a proxy says for a worker that is away or slow. With any other error the job itself is at fault."""
 
@@ -52,16 +56,22 @@ class HttpWorker:
         seed: str,
         prover: str,
         execution: Execution | None = None,
-        hear: Hear | None = None,  # noqa: ARG002
+        hear: Hear | None = None,
     ) -> dict[str, Any]:
         """See `Backend.generate`."""
-        body = {"model": job.model, **_asked(job), "seed": seed, "prover": prover, "stream": False}
+        streams = hear is not None and job.sealed is None
+        body = {"model": job.model, **_asked(job), "seed": seed, "prover": prover, "stream": streams}
         if execution is not None:
             body["execution"] = execution.to_json()
         with span("worker", kind="client", asked="generate") as asking:
             async with _translated():
-                response = await self._client.post("/v1/generate", json=body, headers=asking.headers)
-        return _good(response)
+                if hear is None or not streams:
+                    response = await self._client.post("/v1/generate", json=body, headers=asking.headers)
+                    return _good(response)
+                async with self._client.stream(
+                    "POST", "/v1/generate", json=body, headers=asking.headers
+                ) as streaming:
+                    return await _streamed(streaming, hear)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         """See `Backend.score`. The prompt is the job's own, so that an answer to another one shows."""
@@ -116,13 +126,68 @@ def _asked(job: JobSpec) -> dict[str, Any]:
 
 def _good(response: httpx.Response) -> dict[str, Any]:
     """The JSON object of an answer that is no error."""
-    if response.status_code in _BUSY:
-        raise WorkerBusy(f"the worker cannot do it now: {_problem(response)}")
-    if response.status_code in _AWAY:
-        raise WorkerUnavailable(f"the worker cannot be asked: {_problem(response)}")
     if response.is_error:
-        raise WorkerRefused(_problem(response))
+        raise _refusal(response.status_code, _problem(response))
     return _object(response)
+
+
+def _refusal(status: int, problem: str) -> WorkerUnavailable | WorkerRefused:
+    """What to make of an error with this HTTP status."""
+    if status in _BUSY:
+        return WorkerBusy(f"the worker cannot do it now: {problem}")
+    if status in _AWAY:
+        return WorkerUnavailable(f"the worker cannot be asked: {problem}")
+    return WorkerRefused(problem)
+
+
+async def _streamed(response: httpx.Response, hear: Hear) -> dict[str, Any]:
+    """Tell the text of a stream of server-sent events as it comes, and return its last event, which is the answer."""
+    if response.is_error:
+        await response.aread()
+        return _good(response)
+    name, answer = "", None
+    async for line in response.aiter_lines():
+        field, _, value = line.partition(":")
+        if field == "event":
+            name = value.strip()
+        elif field == "data":
+            answer = _event(name, value, hear)
+        elif not line:
+            name = ""
+    if answer is None:
+        raise WorkerUnavailable("the worker broke off in the middle of its answer")
+    return answer
+
+
+def _event(name: str, data: str, hear: Hear) -> dict[str, Any] | None:
+    """Take one event in (docs/worker.md); returns the answer if it is that. Raises what an `error` says, or `WorkerUnavailable`."""
+    try:
+        said = json.loads(data)
+    except ValueError as error:
+        raise WorkerUnavailable(_NO_STREAM) from error
+    match name, said:
+        case "", {"text": str(text), **rest} if rest.keys() <= {"logprobs"}:
+            hear(Piece(text, _logprobs(rest.get("logprobs"))))
+        case "", dict(answer):
+            return answer
+        case "queued", {"position": int(position)}:
+            hear(Queued(position))
+        case "error", {"code": int(code), "message": str(message)}:
+            raise _refusal(code, f"{message} (HTTP {code})")
+        case _:
+            raise WorkerUnavailable(_NO_STREAM)
+    return None
+
+
+def _logprobs(said: object) -> tuple[TokenLogprob, ...]:
+    if said is None:
+        return ()
+    if not isinstance(said, list):
+        raise WorkerUnavailable(_NO_STREAM)
+    try:
+        return tuple(parse_message(TokenLogprob, one) for one in said)
+    except ProtocolError as error:
+        raise WorkerUnavailable(_NO_STREAM) from error
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:
