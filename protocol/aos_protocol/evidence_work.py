@@ -32,7 +32,7 @@ def work_checks(view: RoundView) -> Iterator[Planned]:
     said = f"results: {results}, scores: {scores}" if view.executes else f"scores: {scores}"
     unsaid = view.undrawn or ("" if results or scores else "there is neither a result nor a score")
     unanswered = view.undrawn or ("" if results else "there is no result")
-    unscored = view.undrawn or ("" if scores else "no verifier has scored")
+    unscored = view.undrawn or ("" if scores else view.unscorable or "no verifier has scored")
     if view.executes or results:
         yield Planned(
             "AOS-RESULT-1",

@@ -30,8 +30,9 @@ from aos_protocol.messages import (
     Vrf,
     Welcome,
 )
+from aos_protocol.record import Record
 from aos_protocol.score_document import Score
-from aos_protocol.transcript import Transcript
+from aos_protocol.shown import read_shown
 from aos_protocol.typed_data import Domain, sign_typed
 from aos_protocol.verification import result_claim, score_claim
 
@@ -44,7 +45,8 @@ Bend = Callable[[dict[str, Any]], dict[str, Any]]
 class ScriptedOperator:
     """One connection of one operator. `answer` is what it says to every prompt; None makes it stay silent.
 
-    `cheats_from` is the step from which its fingerprints are another model's. `scores` is False for one that gives no score,
+    `cheats_from` is the step from which its fingerprints are another model's. With a `record`, it shows that in place of a transcript, and its
+    `logprobs` besides. `scores` is False for one that gives no score,
     `score_reason` why it says so; `sees` changes what it measures. `bend_ticket`, `bend_result`, `bend_score` and `bend_frame`
     change a message just before it is sealed or sent.
     """
@@ -57,6 +59,8 @@ class ScriptedOperator:
         self.answer: str | None = "a sensible answer"
         self.reason = ""
         self.cheats_from: int | None = None
+        self.record: dict[str, Any] | None = None
+        self.logprobs: list[dict[str, Any]] | None = None
         self.scores = True
         self.score_reason = ""
         self.sees: Callable[[Score], Score] = lambda score: score
@@ -204,15 +208,18 @@ class ScriptedOperator:
             "role": dispatch.role,
             "model": dispatch.model.to_json(),
         }
-        if not self.reason:
+        if not self.reason and self.record is not None:
+            said["record"] = self.record
+        elif not self.reason:
             said["transcript"] = transcript(dispatch, self.signer.address, self.cheats_from)
+        if self.logprobs is not None:
+            said["logprobs"] = self.logprobs
         return self.bend_result(self.signed(said, dispatch))
 
     def signed(self, said: dict[str, Any], dispatch: Dispatch) -> dict[str, Any]:
         """Put the EIP-712 signature on a result, whatever it says."""
         result = parse_message(JobResult, said)
-        made = Transcript.from_json(result.transcript) if result.transcript else None
-        claim = result_claim(result, dispatch.job.params.digest(), made, seed=dispatch.seed)
+        claim = result_claim(result, dispatch.job.params.digest(), read_shown(result), seed=dispatch.seed)
         return {**said, "signature": sign_typed(self.signer, self.domain, claim)}
 
     async def _on_score_call(self, frame: Frame) -> None:
@@ -289,6 +296,24 @@ def transcript(dispatch: Dispatch, prover: str, cheats_from: int | None = None) 
     }
 
 
+def _of_record(record: Record, call: ScoreCall) -> Score:
+    """What an honest verifier measures of tokens that came without fingerprints."""
+    tokens = record.output_tokens or []
+    greedy = call.job.params.temperature == 0
+    return Score(
+        level="greedy" if greedy else "likelihood",
+        subject=record.digest(),
+        model=call.model.sha256,
+        engine="scripted",
+        positions=len(tokens),
+        margins=[0.0] * len(tokens) if greedy else None,
+        surprisals=[1.0] * len(tokens),
+        winners=tokens,
+        entropy=float(len(tokens)),
+        variance=1.0,
+    )
+
+
 def measured(call: ScoreCall) -> tuple[str, str | None, Score]:
     """What an honest verifier measures of the call's subject: its digest, whose it is, and the numbers."""
     common = {"model": call.model.sha256, "engine": "scripted", "entropy": 12.0, "variance": 1.0}
@@ -305,7 +330,10 @@ def measured(call: ScoreCall) -> tuple[str, str | None, Score]:
             Score(level=level, subject=claim.digest(), positions=count, **lists, **common),
         )
     said = parse_message(JobResult, open_frame(call.subject, max_bytes=1 << 24).params[0])
-    made = Transcript.from_json(said.transcript)
+    made = read_shown(said)
+    if isinstance(made, Record):
+        return made.digest(), said.operator, _of_record(made, call)
+    assert made is not None
     claimed = fingerprint.from_text(made.fingerprints, len(made.output_tokens))
     steps = [claimed[at : at + fingerprint.BYTES] for at in range(0, len(claimed), fingerprint.BYTES)]
     score = Score(
