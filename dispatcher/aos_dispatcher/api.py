@@ -66,11 +66,15 @@ async def submit(
     started, token = time.time_ns(), body.pop("verify", None)
     request = _parse(SubmitRequest, body)
     await service.projects.authorise(token if isinstance(token, str) else None, request.project, "submit")
+    if request.job.direct is not None:
+        raise Unprocessable(
+            "direct: ask for a session at POST /api/session, whose answer says whom the prompt goes to"
+        )
     if request.tag and request.job.sealed is not None:
         raise Unprocessable(
             "tag: nobody could verify a sealed prompt, so it cannot have one; send the prompt unsealed, or without a tag"
         )
-    sha256 = await _known_model(service, request)
+    sha256 = await known_model(service, request)
     service.enclaves.admit(request.job, sha256)
     await service.images.blobs.require_source(request)
     try:
@@ -121,7 +125,8 @@ async def _job(service: Dispatcher, body: JsonObject, token: str | None) -> Row[
     return job
 
 
-async def _known_model(service: Dispatcher, request: SubmitRequest) -> str:
+async def known_model(service: Dispatcher, request: SubmitRequest) -> str:
+    """Return the SHA-256 of the file that the request's model stands for. Raises `Unprocessable` for one that nobody has announced."""
     models = await service.operators.models()
     for name, job_type, sha256 in models:
         if (name, job_type) == (request.job.model, request.job.tag):

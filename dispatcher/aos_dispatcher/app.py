@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from aos_dispatcher import api, attestation_api, disputes_api, gateway, log_api, network_api
+from aos_dispatcher import api, attestation_api, disputes_api, gateway, log_api, network_api, sessions_api
 from aos_dispatcher.draining import Draining
 from aos_dispatcher.edge import Edge
 from aos_dispatcher.errors import ApiError
@@ -45,6 +45,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     app.include_router(disputes_api.router)
     app.include_router(attestation_api.router)
     app.include_router(log_api.router)
+    app.include_router(sessions_api.router)
     app.include_router(network_api.router)
     for router in gateway.routers:
         app.include_router(router)

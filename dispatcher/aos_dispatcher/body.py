@@ -11,8 +11,8 @@ from aos_protocol.canonical import parse
 from aos_protocol.errors import NotCanonical
 
 
-async def json_body(request: Request) -> JsonObject:
-    """Return the body's JSON object. Raises `TooLarge`, `TooSlow` or `Malformed`; nothing larger than the limit is kept."""
+async def raw_body(request: Request) -> bytes:
+    """Return the body. Raises `TooLarge`, `TooSlow` or `Malformed`; nothing larger than the limit is kept."""
     limits = request.app.state.dispatcher.settings.limits
     received = bytearray()
     try:
@@ -25,8 +25,13 @@ async def json_body(request: Request) -> JsonObject:
         raise TooSlow(f"the body was not complete within {limits.body_timeout:g} seconds") from None
     except ClientDisconnect:
         raise Malformed("the connection ended before the body did") from None
+    return bytes(received)
+
+
+async def json_body(request: Request) -> JsonObject:
+    """Return the body's JSON object. Raises as `raw_body` does."""
     try:
-        value = parse(bytes(received))
+        value = parse(await raw_body(request))
     except NotCanonical as error:
         raise Malformed(str(error)) from None
     if not isinstance(value, dict):

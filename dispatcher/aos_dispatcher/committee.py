@@ -137,6 +137,7 @@ class Committee:
         return cls(len(seats), plan, seats, list(reserves), patience, deadline)
 
     def __post_init__(self) -> None:
+        self._bound = False
         self._appoint()
 
     @property
@@ -153,6 +154,11 @@ class Committee:
             return Task.EXECUTE
         has_subject = executor is None or executor.state is SeatState.ANSWERED
         return Task.SCORE if has_subject else None
+
+    def bind(self) -> None:
+        """Record that nobody can take the executor's place any more: the client of a direct job has a session with it."""
+        self.reserves.clear()
+        self._bound = True
 
     def executed(self, operator: str) -> None:
         """Record that this operator's own answer was verified and stored."""
@@ -273,8 +279,8 @@ class Committee:
         return min(ends)
 
     def _can_spare(self, seat: Seat) -> bool:
-        """True when somebody else takes the seat's place, or enough members have answered."""
-        if self.reserves or self._answered() >= self.plan.minimum:
+        """True when somebody else takes the seat's place, nobody could, or enough members have answered."""
+        if self.reserves or self._bound or self._answered() >= self.plan.minimum:
             return True
         return seat is self.executor and len(self._open()) > 1
 

@@ -12,16 +12,18 @@ from aos_dispatcher.draw import DrawResult, electorate, hold_draw
 from aos_dispatcher.errors import PeerGone, RegistryStale, ReplyTimeout, Unavailable
 from aos_dispatcher.events import wait
 from aos_dispatcher.facts import RoundFacts, RoundKey
-from aos_dispatcher.hub import Hub
+from aos_dispatcher.hub import Hub, Peer
 from aos_dispatcher.metrics import JOBS_ENDED, VERDICTS
 from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.operators import Operators, RegistrySnapshot
 from aos_dispatcher.round import ActiveRound, Author, restore
 from aos_dispatcher.rounds_store import Claimed, Drawn, RoundsStore
+from aos_dispatcher.sessions import Sessions
 from aos_dispatcher.settings import Dispatch
 from aos_dispatcher.tables import JsonObject
-from aos_protocol.errors import InvalidMessage
+from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.fields import parse_message
+from aos_protocol.frames import Frame
 from aos_protocol.messages import Reply
 from aos_service.tracing import span, where
 
@@ -54,6 +56,7 @@ class RoundDriver:
         clock: DispatcherClock,
         author: Author,
         newsroom: Newsroom,
+        sessions: Sessions,
         settings: Dispatch,
     ) -> None:
         self.active: Active = {}
@@ -64,6 +67,7 @@ class RoundDriver:
         self._clock = clock
         self._author = author
         self._newsroom = newsroom
+        self._sessions = sessions
         self._settings = settings
         self._warned_at = float("-inf")
 
@@ -110,6 +114,8 @@ class RoundDriver:
             await self._store.release(facts.round_id, _PAUSE_S)
             return None
         barred = await self._store.barred(facts.round_id) if facts.challenge else snapshot.suspended
+        if facts.direct:
+            peers = [peer for peer in peers if peer.direct is not None]
         asked = electorate(peers, facts, snapshot, barred)
         draw_clock = await self._clock.tick(facts.clock)
         with span("draw") as drawing:
@@ -213,7 +219,7 @@ class RoundDriver:
     async def _deliver(self, round_: ActiveRound, seat: Seat, task: Task) -> None:
         try:
             peer = self._hub.require(seat.operator)
-            parameter = await self._call(round_, seat, task)
+            parameter = await self._call(round_, seat, task, peer)
             place = where(*round_.facts.key, task, seat.operator)
             with span(str(task), at=place, kind="producer", operator=seat.operator, role=seat.role):
                 frame = await peer.request(task, parameter, self._settings.draw_timeout)
@@ -230,13 +236,24 @@ class RoundDriver:
             elif reply.code != 200:
                 round_.committee.refused(seat.operator, reply.message)
             else:
-                round_.committee.taken(seat.operator)
+                await self._taken(round_, seat, parameter, frame)
         round_.poke.set()
 
-    async def _call(self, round_: ActiveRound, seat: Seat, task: Task) -> JsonObject:
+    async def _taken(self, round_: ActiveRound, seat: Seat, call: JsonObject, frame: Frame) -> None:
+        """Note that a member has taken its task; the executor of a direct job has accepted the session in the call, too."""
+        if round_.facts.direct:
+            try:
+                await self._sessions.accepted(round_, call, frame)
+            except ProtocolError as error:
+                round_.committee.refused(seat.operator, str(error))
+                return
+        round_.committee.taken(seat.operator)
+
+    async def _call(self, round_: ActiveRound, seat: Seat, task: Task, peer: Peer) -> JsonObject:
         subject = round_.subject()
         if task is Task.EXECUTE or subject is None:
-            return round_.dispatch_to(seat)
+            session = self._sessions.offer(round_, peer) if round_.facts.direct else None
+            return round_.dispatch_to(seat, session)
         clock = await self._clock.tick(round_.dispatch_clock, subject.clock)
         return round_.score_call_to(seat, subject, clock)
 

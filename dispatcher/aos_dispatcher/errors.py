@@ -43,6 +43,12 @@ class Conflict(ApiError):
     status = 409
 
 
+class Gone(ApiError):
+    """The session has expired, or its job has ended; ask for another."""
+
+    status = 410
+
+
 class TooSlow(ApiError):
     """The request did not arrive in time."""
 
@@ -105,6 +111,13 @@ class StoreFull(ApiError):
 
     status = 503
     retry_after = 60
+
+
+class NoOperator(ApiError):
+    """No operator that is connected can do this now; try again."""
+
+    status = 503
+    retry_after = 5
 
 
 class Busy(ApiError):

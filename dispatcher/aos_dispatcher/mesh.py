@@ -26,6 +26,7 @@ from aos_dispatcher.mesh_messages import (
     Call,
     Cancelled,
     Deltas,
+    Direct,
     Ended,
     GivenUp,
     Gone,
@@ -72,8 +73,8 @@ class Errands(Protocol):
     async def take(self, peer: Peer, frame: Frame) -> None:
         """Take a statement in. Raises `Refused`, `ProtocolError` or `Unavailable`."""
 
-    def streamed(self, said: Stream | Deltas | GivenUp | Ended) -> None:
-        """Take in what comes of streamed jobs. Raises `Refused` or `ProtocolError`."""
+    def streamed(self, said: Stream | Deltas | GivenUp | Ended | Direct) -> None:
+        """Take in what comes of streamed and direct jobs. Raises `Refused` or `ProtocolError`."""
 
 
 @dataclass
@@ -140,6 +141,11 @@ class Mesh:
     def stream(self, rounds: Iterable[tuple[str, str]], frame: Frame) -> None:
         """Pass an operator's `job_stream` on to whoever leads these rounds (job id and tag)."""
         self._say_if_heard(Stream(rounds=sorted(rounds), text=frame.text))
+
+    def direct(self, process: str, frame: Frame) -> None:
+        """Pass an operator's `direct_chunks` on to the process that has the client."""
+        if process in self._others:
+            self._say(process, Direct(text=frame.text))
 
     def deltas(self, operator: str, deltas: Sequence[Delta]) -> None:
         """Tell the others what the executor of jobs that are led here has said of them."""
@@ -258,7 +264,7 @@ class Mesh:
                 self._spawn(self._take(errands, origin, said))
             case Reply():
                 self._replied(other, said)
-            case Stream() | Deltas() | GivenUp() | Ended():
+            case Stream() | Deltas() | GivenUp() | Ended() | Direct():
                 _streamed(errands, said)
             case Taken(id=id_):
                 _, waiting = self._statements.get(id_, ("", None))
@@ -366,7 +372,7 @@ class Mesh:
         return peer
 
 
-def _streamed(errands: Errands, said: Stream | Deltas | GivenUp | Ended) -> None:
+def _streamed(errands: Errands, said: Stream | Deltas | GivenUp | Ended | Direct) -> None:
     try:
         errands.streamed(said)
     except (ProtocolError, Refused) as error:

@@ -131,6 +131,13 @@ class GivenUp(_Part):
     reason: str
 
 
+class Direct(_Part):
+    """An operator's `direct_chunks`, as they came, for the receiver, who has the client."""
+
+    kind: Literal["direct"] = "direct"
+    text: str
+
+
 class Ended(_Part):
     """A job has its answer, or its end: whoever follows it finds that in the database."""
 
@@ -149,6 +156,7 @@ Message = (
     | Statement
     | Taken
     | Stream
+    | Direct
     | Deltas
     | GivenUp
     | Ended

@@ -16,7 +16,7 @@ from aos_protocol.clock import VectorClock
 from aos_protocol.fields import Role, parse_message
 from aos_protocol.frames import open_frame
 from aos_protocol.identity import Signer
-from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall, Ticket
+from aos_protocol.messages import Dispatch, JobResult, JobScore, ScoreCall, Session, Ticket
 from aos_protocol.shown import Shown, digest_of, read_record, read_shown, unscorable
 from aos_protocol.sortition import Candidate, Member
 from aos_protocol.typed_data import Domain, SeatClaim, sign_typed
@@ -55,7 +55,8 @@ class ActiveRound:
     """A round that was drawn: everything needed to call its members, and to verify what they say.
 
     `answers` are by operator; `heard` are the clocks of all that was accepted, `told` is what its executor has streamed. It is `unsure` when the database went away while something was
-    stored: then only the database knows whether it was.
+    stored: then only the database knows whether it was. The `session` of a direct job is what its client was given: nobody but that operator can
+    answer it any more.
     """
 
     facts: RoundFacts
@@ -69,6 +70,7 @@ class ActiveRound:
     answers: dict[str, Answer] = field(default_factory=dict)
     heard: list[dict[str, str]] = field(default_factory=list)
     told: Told = field(default_factory=Told)
+    session: Session | None = None
     poke: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     unsure: bool = False
@@ -126,8 +128,8 @@ class ActiveRound:
             registry_block=self.registry_block,
         )
 
-    def dispatch_to(self, seat: Seat) -> JsonObject:
-        """Return `dispatch_job`'s parameter for a member; the job is the JSON that the project sent."""
+    def dispatch_to(self, seat: Seat, session: Session | None = None) -> JsonObject:
+        """Return `dispatch_job`'s parameter for a member; the job is the JSON that the project sent, with the session of a direct one."""
         facts = self.facts
         start, end = self.ranges[seat.operator]
         message = Dispatch(
@@ -148,6 +150,7 @@ class ActiveRound:
             role=seat.role,
             seat=self._signed(seat),
             model=facts.model,
+            session=session,
         )
         return {**message.to_json(), "job": facts.body["job"]}
 
@@ -210,6 +213,10 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience, author: Aut
         answers[said.operator] = Answer(frame, said)
     heard = [answer.said.clock for answer in answers.values()]
     heard += [stored_score(frame).clock for frame in claimed.scores]
+    committee = _seated(facts, claimed, _candidates(facts, tickets, ranges), set(answers), patience)
+    session = None if row.session is None else parse_message(Session, row.session["session"])
+    if session is not None:
+        committee.bind()
     return ActiveRound(
         facts=facts,
         author=author,
@@ -217,7 +224,8 @@ def restore(facts: RoundFacts, claimed: Claimed, patience: Patience, author: Aut
         ranges=ranges,
         tickets=tickets,
         dispatch_clock=row.dispatch_clock,
-        committee=_seated(facts, claimed, _candidates(facts, tickets, ranges), set(answers), patience),
+        committee=committee,
+        session=session,
         calibration=claimed.calibration,
         answers=answers,
         heard=heard,

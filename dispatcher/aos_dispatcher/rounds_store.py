@@ -92,7 +92,8 @@ class Claimed:
     @classmethod
     def fresh(cls, job: JsonObject, round_: JsonObject) -> Self:
         """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id."""
-        own = {"challenge": 0, "subject": None, "subject_frame": None, "seed": None, "seed_proof": None}
+        own = {"challenge": 0, "session": None}
+        own |= dict.fromkeys(("subject", "subject_frame", "seed", "seed_proof"))
         names = ("request", "sequence", "request_digest", "receipt", "clock", "least_evidence")
         of_job = {name: job[name] for name in names}
         seeds = {"job_seed": job["seed"], "job_seed_proof": job["seed_proof"]}
@@ -200,6 +201,11 @@ class RoundsStore:
         """Store where seats stand now, each with its rank: reserves that were seated, and members that were given up. Raises `LeaseLost`."""
         rows = [_assignment(facts.round_id, rank, seat) for rank, seat in seats]
         await self._changes.submit(Change(facts.round_id, facts.fencing_token, facts.job_id, seats=rows))
+
+    async def session_given(self, facts: RoundFacts, session: JsonObject) -> None:
+        """Store the session that a direct job's executor has accepted, and its acceptance. Raises `LeaseLost`."""
+        change = Change(facts.round_id, facts.fencing_token, facts.job_id, round={"session": session})
+        await self._changes.submit(change)
 
     async def executed(
         self,

@@ -28,7 +28,7 @@ from aos_dispatcher.link import OperatorLink
 from aos_dispatcher.log_sequencer import Sequencer
 from aos_dispatcher.mesh import MISSED, Errands, Mesh
 from aos_dispatcher.mesh_bus import RedisBus
-from aos_dispatcher.mesh_messages import Deltas, Ended, GivenUp, Stream
+from aos_dispatcher.mesh_messages import Deltas, Direct, Ended, GivenUp, Stream
 from aos_dispatcher.metrics import OPERATORS_CONNECTED
 from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.operators import Operators
@@ -40,6 +40,7 @@ from aos_dispatcher.round import Author
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import RoundsStore
 from aos_dispatcher.scores import ScoreIntake
+from aos_dispatcher.sessions import Sessions
 from aos_dispatcher.settings import Chain, DispatcherSettings
 from aos_dispatcher.standing import Standing
 from aos_dispatcher.streaming import METHOD, StreamIntake
@@ -83,6 +84,7 @@ class Dispatcher:
     front: Front
     images: Images
     following: Following
+    sessions: Sessions
 
     async def ping_database(self) -> None:
         """Raise `Unavailable` unless PostgreSQL answers."""
@@ -111,6 +113,7 @@ def assemble(
     author = Author(signer, domain)
     mesh, leases = _mesh(settings, hub, signer, store.owner), Leases(database)
     newsroom = Newsroom(mesh, settings.limits.frame_bytes)
+    sessions = Sessions.of(settings, database, store, hub, mesh)
     driver = RoundDriver(
         store,
         closing,
@@ -119,6 +122,7 @@ def assemble(
         clock=clock,
         author=author,
         newsroom=newsroom,
+        sessions=sessions,
         settings=settings.dispatch,
     )
     streams = StreamIntake(driver.active, newsroom, mesh, settings.limits.frame_bytes)
@@ -165,14 +169,14 @@ def assemble(
             Epochs(database),
             settings.limits.frame_bytes,
             posting.methods,
-            {METHOD: streams.accept},
+            {METHOD: streams.accept, **sessions.notices},
             images.asks,
             desk.keep,
             leaving,
         ),
         leaving=leaving,
         mesh=mesh,
-        errands=_Errands(loop, posting, newsroom, streams),
+        errands=_Errands(loop, posting, newsroom, streams, sessions),
         challenges=challenges,
         standing=Standing(sequencer, projects, verification.suspend_after),
         views=Views(database),
@@ -182,6 +186,7 @@ def assemble(
         chain=chain,
         front=Front.of(settings, database, signer, hub, operators),
         images=images,
+        sessions=sessions,
         following=Following(database, newsroom, jobs),
     )
 
@@ -194,6 +199,7 @@ class _Errands:
     posting: Posting
     newsroom: Newsroom
     streams: StreamIntake
+    sessions: Sessions
 
     def wake(self) -> None:
         self.loop.wake()
@@ -204,10 +210,12 @@ class _Errands:
     async def take(self, peer: Peer, frame: Frame) -> None:
         await self.posting.take_here(peer, frame)
 
-    def streamed(self, said: Stream | Deltas | GivenUp | Ended) -> None:
+    def streamed(self, said: Stream | Deltas | GivenUp | Ended | Direct) -> None:
         match said:
             case Stream():
                 self.streams.passed_on(said.rounds, said.text)
+            case Direct():
+                self.sessions.relays.passed_on(said.text)
             case Deltas():
                 self.newsroom.hear_deltas(said.operator, said.deltas)
             case GivenUp():

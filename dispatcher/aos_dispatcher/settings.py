@@ -112,6 +112,13 @@ class Dispatch(Group):
     concurrency: int = Field(256, ge=1)
 
 
+class Sessions(Group):
+    """Direct sessions, in seconds: how long a client may take to begin once it has one, and how long it is waited for an operator that takes the job."""
+
+    begin: float = Field(60, ge=1, le=3600)
+    wait: float = Field(30, gt=0, le=300)
+
+
 class Verification(Group):
     """Which share of untagged jobs is verified anyway, what answers have to show at least, and what follows from verdicts.
 
@@ -231,6 +238,7 @@ class DispatcherSettings(Group):
     listen: Listen = Listen()
     limits: Limits = Limits()
     dispatch: Dispatch = Dispatch()
+    sessions: Sessions = Sessions()
     verification: Verification = Verification()
     chain: Chain = Chain()
     attestation: Attestation = Attestation()

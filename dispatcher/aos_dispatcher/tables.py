@@ -229,7 +229,7 @@ class Round(Base):
     `fencing_token` is how often it was leased: what was begun under an earlier lease is not written, be it the same process's.
     `project_id` is that of the job, on a job's own round only: those that wait are counted by it.
     `cause` is the tagged job that this round is held for, where that is another one. `registry_chain` is where on the chain the registry
-    was read, null for the dispatcher's own.
+    was read, null for the dispatcher's own. `session` is what the client of a direct job was given (`sessions.Given`).
     """
 
     __tablename__ = "rounds"
@@ -281,6 +281,7 @@ class Round(Base):
     dispatch_clock: Mapped[dict[str, str] | None]
     electorate: Mapped[list[JsonObject] | None]
     size: Mapped[int | None]
+    session: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
 

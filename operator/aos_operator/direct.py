@@ -40,7 +40,7 @@ def check_direct(
         raise InvalidMessage("this operator takes no direct jobs")
     if session is None:
         raise InvalidMessage("a direct job comes with its session")
-    check_session(session, domain, dispatcher=dispatcher, job_id=dispatch.job_id, now=time.time())
+    check_session(session, domain, dispatcher=dispatcher, job_id=dispatch.job_id)
     if (session.operator, session.model, session.seed) != (operator, dispatch.model, dispatch.seed):
         raise InvalidMessage("the session is for another operator, model or seed than the dispatch")
     if (session.key, session.url) != (offer.key, offer.url):

@@ -188,6 +188,7 @@ UNSHOWN = {
         "job_type": "the request in the evidence has it",
         "reason": "the own round's is the job's, which is in the log; that of others is told in the API only",
         "size": "follows from the draw",
+        "session": "dispatcher and operator have signed it, and the client holds it against that before it sends a prompt",
         **dict.fromkeys(("deadline", "lease_owner", "lease_until", "not_before", "fencing_token"), "steers the dispatch loop only"),
         **dict.fromkeys(("created_at", "finished_at"), "the dispatcher's own time"),
     },

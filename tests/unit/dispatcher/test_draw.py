@@ -121,7 +121,7 @@ def test_a_round_taken_up_by_another_process_has_the_same_reserves(operators: in
     drawn = story.own()
     [view] = round_views(story.document())
     seats = [SimpleNamespace(**seat) for seat in drawn["committee"]]
-    row = SimpleNamespace(**drawn, size=len(seats), sequence=1)
+    row = SimpleNamespace(**drawn, size=len(seats), sequence=1, session=None)
     known: Any = SimpleNamespace(
         tag="",
         position="",
