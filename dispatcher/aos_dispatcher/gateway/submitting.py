@@ -42,7 +42,7 @@ async def submit(
     if wanted.conversation is not None:
         turn = await service.front.conversations.begin(project, wanted.conversation, wanted.turns)
     try:
-        place = {"from": project, "tag": "", "user": wanted.user or _name_of(token)}
+        place = {"from": project, "tag": "", "user": wanted.user or name_of(token)}
         bodies = [place | {"job": job} for job in _jobs(wanted, model, turn)]
         accepted = await _submit_all(service, bodies, model, key)
     except BaseException:
@@ -119,6 +119,11 @@ def _parse(service: Dispatcher, body: JsonObject, model: Served) -> SubmitReques
     return request
 
 
+async def submit_one(service: Dispatcher, body: JsonObject, model: Served, key: str | None) -> Accepted:
+    """Submit one job of a model that was found. Raises `ApiError`."""
+    return await _submit_one(service, _parse(service, body, model), body, model, key)
+
+
 async def _submit_one(
     service: Dispatcher, request: SubmitRequest, body: JsonObject, model: Served, key: str | None
 ) -> Accepted:
@@ -132,7 +137,7 @@ async def _submit_one(
     return accepted
 
 
-def _name_of(token: str | None) -> str:
+def name_of(token: str | None) -> str:
     """Return the public name of a token that was found to be good."""
     presented = present(token or "")
     if presented is None:
