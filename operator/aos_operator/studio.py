@@ -52,7 +52,7 @@ class Studio:
                 "fetching the image to be edited",
             )
         return await until_available(
-            lambda: painter.paint(dispatch.job, image, dispatch.seed, source),
+            lambda: painter.paint(dispatch.job, image, source),
             "having images made by the backend",
         )
 

@@ -45,7 +45,7 @@ class Execution:
 class Painter(Protocol):
     """What a backend besides is that makes images (kinds 1 and 2 of its models)."""
 
-    async def paint(self, job: JobSpec, image: ImageSpec, seed: str, source: bytes | None) -> dict[str, Any]:
+    async def paint(self, job: JobSpec, image: ImageSpec, source: bytes | None) -> dict[str, Any]:
         """Make the images that a job asks for, of a `source` if there is one to be edited; return the backend's unchecked answer.
 
         That is an object with `text` (`aos_protocol.images.images_text`), a `record` that has the same images, and `blobs`, their bytes by
