@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from aos_dispatcher import openapi
 from aos_protocol.fields import Ability, Address, EvidenceLevel, Hex32, ModelKind, WorkerType
+from aos_protocol.record import ImageRecord
 
 
 class Success(BaseModel):
@@ -105,6 +106,30 @@ class CompletionAnswer(_Whole):
     choices: list[TextChoice]
 
 
+class ImageEntry(BaseModel):
+    """One image: its bytes in base64 or its address, as `response_format` says, the other empty; the prompt is as it was sent."""
+
+    b64_json: str
+    url: str
+    revised_prompt: str
+
+
+class ImagesFacts(JobFacts):
+    """The job of an answer of images, which nobody scores, and what its signed result says of them."""
+
+    verdict: Literal["inconclusive"]
+    reason: str
+    images: list[ImageRecord]
+
+
+class ImagesDocument(Success):
+    """The images of a job, in the order of its result."""
+
+    created: int
+    data: list[ImageEntry]
+    aos: ImagesFacts
+
+
 class ModelEntry(BaseModel):
     """A model that is served now.
 
@@ -163,3 +188,8 @@ def answered(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """Return how OpenAPI shows the good answer of a request that may be streamed."""
     events = {"text/event-stream": {"schema": {"type": "string"}}}
     return {200: {"model": whole, "content": events, "headers": _JOB}}
+
+
+def answered_images(whole: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return how OpenAPI shows the good answer of a request for images."""
+    return {200: {"model": whole, "headers": _JOB}}
