@@ -8,16 +8,17 @@
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 from pydantic import ValidationError
 
 from aos_operator.backends.protocol import Piece, Queued
 from aos_operator.errors import AnswerRejected, LinkLost
+from aos_operator.tasks import Outcome
 from aos_protocol.canonical import JsonObject
 from aos_protocol.messages import Delta, Dispatch, JobStream, TokenLogprob
 
@@ -73,12 +74,11 @@ class Telling:
             self.pieces.append(said)
         self.streams.send(self)
 
-    def check(self, answer: Mapping[str, Any]) -> None:
-        """Raise `AnswerRejected` unless a backend's answer begins with what it has streamed: the dispatcher would refuse it, too."""
-        text, logprobs = answer.get("text"), answer.get("logprobs") or []
+    def check(self, outcome: Outcome) -> None:
+        """Raise `AnswerRejected` unless an answer begins with what was streamed of it: the dispatcher would refuse it, too."""
         told = "".join(piece.text for piece in self.pieces)
         shown = [one.to_json() for piece in self.pieces for one in piece.logprobs]
-        if not isinstance(text, str) or not text.startswith(told) or list(logprobs[: len(shown)]) != shown:
+        if not outcome.result.startswith(told) or (outcome.logprobs or [])[: len(shown)] != shown:
             raise AnswerRejected("the backend's answer is another one than what it has streamed")
 
     @property

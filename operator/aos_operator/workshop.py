@@ -14,7 +14,7 @@ from aos_operator.backoff import until_available
 from aos_operator.direct import DirectDesk
 from aos_operator.direct_work import run_direct
 from aos_operator.errors import AnswerRejected, Unavailable, WorkerBusy, WorkerRefused, WorkerUnavailable
-from aos_operator.streams import Streams
+from aos_operator.streams import Streams, Telling
 from aos_operator.studio import Studio
 from aos_operator.subjects import subject_of
 from aos_operator.tasks import Outcome, Product, Request, Scored
@@ -85,34 +85,32 @@ class Workshop:
         execution, again = None, Unavailable
         if dispatch.job.tag == "tee":
             execution, again = Execution(dispatch.job_id, await self._domain()), WorkerBusy
-        try:
-            answer = await self._answer(dispatch, execution, again)
-            return await _aside(
-                lambda: accept_answer(answer, dispatch, self.operator, execution),
-                short=_tokens(answer) <= _SHORT_TOKENS,
-            )
-        except (WorkerUnavailable, WorkerRefused, AnswerRejected) as error:
-            _log.warning("the job has no answer", reason=str(error), node_type=dispatch.job.tag)
-            return Outcome.failed(str(error))
-
-    async def _answer(
-        self, dispatch: Dispatch, execution: Execution | None, again: type[Unavailable]
-    ) -> dict[str, Any]:
-        """Ask the worker until it answers, and tell of what it streams; each attempt is told from its beginning."""
         with self._streams.telling(dispatch) if self._streams else nullcontext() as telling:
-
-            async def attempt() -> dict[str, Any]:
-                if telling is not None:
-                    telling.begin()
-                hear = telling.hear if telling is not None else None
-                return await self._worker.generate(
-                    dispatch.job, dispatch.seed, self.operator, execution, hear
+            try:
+                answer = await until_available(
+                    lambda: self._attempt(dispatch, execution, telling),
+                    "running the job on the worker",
+                    again,
                 )
+                outcome = await _aside(
+                    lambda: accept_answer(answer, dispatch, self.operator, execution),
+                    short=_tokens(answer) <= _SHORT_TOKENS,
+                )
+                if telling is not None:
+                    telling.check(outcome)
+            except (WorkerUnavailable, WorkerRefused, AnswerRejected) as error:
+                _log.warning("the job has no answer", reason=str(error), node_type=dispatch.job.tag)
+                return Outcome.failed(str(error))
+        return outcome
 
-            answer = await until_available(attempt, "running the job on the worker", again)
-            if telling is not None:
-                telling.check(answer)
-            return answer
+    async def _attempt(
+        self, dispatch: Dispatch, execution: Execution | None, telling: Telling | None
+    ) -> dict[str, Any]:
+        """Ask the worker once; what it streams is told from the beginning."""
+        if telling is not None:
+            telling.begin()
+        hear = None if telling is None else telling.hear
+        return await self._worker.generate(dispatch.job, dispatch.seed, self.operator, execution, hear)
 
     async def _score(self, call: ScoreCall) -> Scored:
         short = call.subject is not None and len(call.subject) <= _SHORT_FRAME
