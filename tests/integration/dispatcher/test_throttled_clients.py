@@ -1,0 +1,119 @@
+"""The limits of /v1 as clients meet them: the official openai package waits as it is told, and each answer says what is left."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import httpx
+import openai
+import pytest
+import pytest_asyncio
+
+from aos_dispatcher.settings import Gateway
+from aos_dispatcher.throttling import LocalBuckets
+from support.operators import MODEL
+
+Network: TypeAlias = Any  # of conftest.py, which is no module to import
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+
+
+class Clock:
+    """Time as the limits see it: it goes on when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        self.waited: list[float] = []
+
+    async def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest_asyncio.fixture
+async def limited(unstarted: Network, clock: Clock) -> AsyncIterator[Network]:
+    """A network whose tokens may send two requests at once, and one a second after that."""
+    network = unstarted
+    gateway = Gateway(token_rate=1, token_burst=2)
+    network.settings = network.settings.model_copy(update={"gateway": gateway})
+    await network.start()
+    network.dispatcher.front.throttle._local = LocalBuckets(lambda: clock.now)
+    await network.calibrate()
+    await network.project()
+    operator = await network.operator()
+    yield network
+    await operator.close()
+    await network.stop()
+
+
+def body(**more: Any) -> dict[str, Any]:
+    return {"model": MODEL.name, "messages": HELLO} | more
+
+
+async def ask(network: Network, **more: Any) -> httpx.Response:
+    bearer = {"Authorization": f"Bearer {network.token}"}
+    answer: httpx.Response = await network.client.post(
+        "/v1/chat/completions", json=body(**more), headers=bearer
+    )
+    return answer
+
+
+async def test_the_openai_package_waits_as_long_as_it_is_told_and_no_shorter(
+    limited: Network, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openai._base_client.anyio.sleep", clock.wait)
+    answers: list[tuple[int, str | None]] = []
+
+    async def note(response: httpx.Response) -> None:
+        answers.append((response.status_code, response.headers.get("retry-after")))
+
+    async with openai.AsyncOpenAI(
+        base_url=f"{limited.client.base_url}/v1",
+        api_key=limited.token,
+        max_retries=1,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [note]}),
+    ) as client:
+        assert (await ask(limited, n=2)).status_code == 200  # all that may be sent at once
+        told = await client.chat.completions.with_raw_response.create(model=MODEL.name, messages=HELLO)
+    assert told.status_code == 200
+    # By itself it would have come again after half a second, in vain.
+    assert answers == [(429, "1"), (200, None)]
+    assert clock.waited == [1.0]
+
+
+async def test_every_answer_says_what_is_left_and_n_costs_n(limited: Network, clock: Clock) -> None:
+    first = await ask(limited, n=2)
+    assert first.status_code == 200, first.text
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    never = await ask(limited, n=3)
+    assert never.status_code == 422
+    assert never.json()["error"]["message"].startswith("n: 3 answers are more than the 2 ")
+    refused = await ask(limited, n=2)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.json()["limit"] == "token"
+    assert (refused.headers["retry-after"], refused.headers["x-ratelimit-reset-requests"]) == ("2", "2s")
+    assert (await ask(limited)).status_code == 429
+    await clock.wait(1)
+    assert (await ask(limited)).headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_a_conversation_goes_on_over_the_gateway_and_its_job_has_the_whole_prompt(
+    network: Network,
+) -> None:
+    await network.operator()
+    first = await ask(network, id="talk")
+    assert first.status_code == 200, first.text
+    second = await ask(network, id="talk")
+    assert second.status_code == 200, second.text
+    detail = await network.detail(second.json()["aos"]["job_id"])
+    said = {"role": "assistant", "content": first.json()["choices"][0]["message"]["content"]}
+    assert detail["job"]["messages"] == [*HELLO, said, *HELLO]
+    assert all(check.status != "FAIL" for check in await network.checks(second.json()["aos"]["job_id"]))
+    bearer = {"Authorization": f"Bearer {network.token}"}
+    shown = await network.client.get("/v1/conversations/talk", headers=bearer)
+    assert shown.json()["turns"] == 2
