@@ -14,12 +14,12 @@ from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.operators import Operators, list_models, pin_model, register_operator
 from aos_dispatcher.rounds_store import RoundsStore
-from aos_protocol.messages import ModelOffer
+from aos_protocol.messages import ServedModel
 from aos_service.database import create_engine, database_url
 
-TINY = ModelOffer(name="tiny", sha256="a" * 64)
-OTHER = ModelOffer(name="tiny", sha256="b" * 64)
-LARGE = ModelOffer(name="large", sha256="c" * 64)
+TINY = ServedModel(name="tiny", sha256="a" * 64)
+OTHER = ServedModel(name="tiny", sha256="b" * 64)
+LARGE = ServedModel(name="large", sha256="c" * 64)
 
 
 @pytest_asyncio.fixture
@@ -35,7 +35,7 @@ def database(engine: AsyncEngine) -> Database:
     return Database(engine)
 
 
-def arrival(address: str, *models: ModelOffer, number: int | None = None) -> Arrival:
+def arrival(address: str, *models: ServedModel, number: int | None = None) -> Arrival:
     return Arrival.of(address, number, ["opml"], models)
 
 

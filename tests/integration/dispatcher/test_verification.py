@@ -160,7 +160,7 @@ async def test_a_job_is_not_lost_when_nobody_can_score_it(network: Any) -> None:
     assert (row["result"], row["verdict"], row["reason"]) == (
         "a sensible answer",
         "inconclusive",
-        "nobody has scored",
+        "nobody has scored: no room for another sequence",
     )
     assert len((await network.evidence(job_id))["rejections"]) == 2
     failed = {check.split()[0] for check in await network.unpassed(job_id) if " FAIL " in check}
