@@ -13,7 +13,7 @@ from aos_protocol.messages import ServedModel
 STRONG = ServedModel(name="strong", sha256="ab" * 32)
 
 
-@pytest.mark.parametrize(("least", "offered"), itertools.product(EVIDENCE_LEVELS, EVIDENCE_LEVELS))
+@pytest.mark.parametrize(("least", "offered"), list(itertools.product(EVIDENCE_LEVELS, repeat=2)))
 def test_a_model_is_taken_that_shows_as_much_or_more(least: EvidenceLevel, offered: EvidenceLevel) -> None:
     models = [STRONG, ServedModel(name="weak", sha256="cd" * 32, evidence=offered)]
     if EVIDENCE_LEVELS.index(offered) <= EVIDENCE_LEVELS.index(least):
@@ -37,7 +37,7 @@ def test_whoever_says_nothing_takes_transcripts_only() -> None:
     assert Verification().least_evidence == "fingerprints"
 
 
-@pytest.mark.parametrize("level", ["", "nothing", "Text", None])
+@pytest.mark.parametrize("level", ["", "nothing", "Text"])
 def test_another_level_is_no_setting(level: object) -> None:
     with pytest.raises(ValueError, match="least_evidence"):
         Verification.model_validate({"least_evidence": level})
