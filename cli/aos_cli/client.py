@@ -11,7 +11,8 @@ Nothing here is trusted: `receipts` and `checks` hold what comes back against wh
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -178,6 +179,25 @@ class DispatcherClient:
             raise BadAnswer(f"{self.url} gave no proof that its log only grew")
         return proof
 
+    async def begin_session(self, wanted: JsonObject) -> JsonObject:
+        """Ask for a direct session and return what comes, nothing of it verified yet."""
+        return await self._call("POST", "/api/session", wanted, self._bearer())
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, *, content: bytes | None = None, json: JsonObject | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """Post something as the project, and give the answer, which is no error, as it comes, however long that takes."""
+        timeout = httpx.Timeout(_TIMEOUT_S, read=None)
+        with self._translated():
+            async with self._http.stream(
+                "POST", path, content=content, json=json, headers=self._bearer(), timeout=timeout
+            ) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise ApiError(response.status_code, _message(response))
+                yield response
+
     async def until_ended(self, job_id: str) -> JsonObject:
         """Wait for a job's end, however long that takes, and return its detail."""
         while (detail := await self.detail(job_id))["status"] not in ENDED:
@@ -215,8 +235,17 @@ class DispatcherClient:
     async def _send(
         self, method: str, path: str, body: JsonObject | None = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        try:
+        with self._translated():
             response = await self._http.request(method, path, json=body, headers=headers)
+        if response.is_error:
+            raise ApiError(response.status_code, _message(response))
+        return response
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise `Unreachable` for what the connection fails with."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise Unreachable(f"{self.url} did not answer in time: see its log, and try again") from error
         except httpx.TransportError as error:
@@ -226,9 +255,6 @@ class DispatcherClient:
                 f"nothing answers at {self.url} ({str(error) or type(error).__name__}): start a dispatcher with `aos up`, "
                 "or name another with --dispatcher URL"
             ) from error
-        if response.is_error:
-            raise ApiError(response.status_code, _message(response))
-        return response
 
 
 def _of_an_operator(row: object) -> bool:

@@ -116,7 +116,7 @@ class Sessions(Group):
     """Direct sessions, in seconds: how long a client may take to begin once it has one, and how long it is waited for an operator that takes the job."""
 
     begin: float = Field(60, ge=1, le=3600)
-    wait: float = Field(30, gt=0, le=300)
+    wait: float = Field(20, gt=0, le=300)
 
 
 class Verification(Group):
