@@ -9,7 +9,9 @@ from pathlib import Path
 import structlog
 
 from aos_operator.attesting import Attesting
+from aos_operator.backends.build import open_backends
 from aos_operator.backends.protocol import Backend
+from aos_operator.backends.router import Router
 from aos_operator.backends.worker import HttpWorker
 from aos_operator.counter import Counter
 from aos_operator.courier import Courier
@@ -67,7 +69,7 @@ async def run_operator(
         store = await _open_store(settings, signer.address, stack)
         queue = await _open_queue(settings, signer.address, stack)
         if worker is None:
-            worker = HttpWorker(settings.worker_url, settings.net.worker_timeout)
+            worker = _open_worker(settings)
             stack.push_async_callback(worker.close)
         registry = await open_registry(settings.chain, signer.address, stack)
         await Operator(settings, signer, store, queue, worker, registry=registry).run(stop)
@@ -217,6 +219,14 @@ class _Desk:
     def _check_running(self) -> None:
         if self.stopping:
             raise Refused(503, "this operator is shutting down")
+
+
+def _open_worker(settings: OperatorSettings) -> HttpWorker | Router:
+    """What runs the models: the backends of the settings, or without any, the one worker."""
+    timeout = settings.net.worker_timeout
+    if settings.backends:
+        return open_backends(settings.backends, timeout)
+    return HttpWorker(settings.worker_url, timeout)
 
 
 def _signer(settings: OperatorSettings, file: Path | None) -> Signer:

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from sqlalchemy import URL
 
+from aos_operator.backends.settings import BackendSettings
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.identity import checksum_address
 from aos_service.database import database_url
@@ -285,6 +286,21 @@ class OperatorSettings(NodeSettings):
     queue: Queue
     chain: Chain = Chain()
     telemetry: Telemetry = Telemetry()
+    backends: Annotated[list[BackendSettings], Field(max_length=64)] = []
+
+    @field_validator("backends")
+    @classmethod
+    def _instead_of_the_worker(
+        cls, backends: list[BackendSettings], info: ValidationInfo
+    ) -> list[BackendSettings]:
+        node, net = info.data.get("node"), info.data.get("net")
+        if backends and node is not None and node.node_type == "tee":
+            raise ValueError("are for node_type opml: an enclave is an operator's only worker")
+        if backends and net is not None and "worker_url" in net.model_fields_set:
+            raise ValueError(
+                "stand in place of net.worker_url: leave it out, and write {kind: worker, url: ...}"
+            )
+        return backends
 
     @property
     def worker_url(self) -> str:

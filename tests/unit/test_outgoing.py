@@ -39,6 +39,7 @@ CONNECTS = {
     "dispatcher/aos_dispatcher/redis_client.py": "cluster.redis_url",
     "operator/aos_operator/link.py": "net.dispatcher_url",
     "operator/aos_operator/backends/worker.py": "net.worker_url",
+    "operator/aos_operator/backends/upstream.py": "backends[].url, provider.yaml's apiHostname",
     "operator/aos_operator/queue.py": "queue.queue_url",
     "operator/aos_operator/postgres_errors.py": "the errors of asyncpg only",
     "service/aos_service/transport.py": "net.worker_url",
