@@ -1,63 +1,27 @@
 """docs/api.md is executed: every command on it runs, and every answer has the form that it shows."""
 
 import json
-import os
 import re
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from acceptance.processes import SCRIPTS, Network
+from acceptance import pages
+from acceptance.pages import DOCS, form, run_page
+from acceptance.processes import Network
 
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
-END = "\x1e"
+PAGE = DOCS / "api.md"
 
 
 def examples() -> list[tuple[str, Any]]:
     """The page's commands in order, each with the answer that it shows, or None."""
-    blocks = re.findall(r"^```(sh|json)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    found: list[tuple[str, Any]] = []
-    for language, text in blocks:
-        if language == "sh":
-            found.append((text, None))
-        else:
-            assert found[-1][1] is None, text
-            found[-1] = found[-1][0], json.loads(text)
-    return found
-
-
-def form(value: Any) -> Any:
-    """What a value looks like: keys and types. A vector clock's participants differ from run to run."""
-    if isinstance(value, dict):
-        return (
-            "clock"
-            if value and all(key.isdigit() for key in value)
-            else {k: form(v) for k, v in value.items()}
-        )
-    if isinstance(value, list):
-        return [form(value[0])] if value else []
-    return type(value)
+    return pages.examples(PAGE)
 
 
 @pytest.fixture(scope="module")
 def outputs(network: Network, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What each block of commands printed, all of them run in one shell."""
-    blocks = [command for command, _ in examples()]
-    here = {"URL=": f"URL={network.url}", "TOKEN=": f"TOKEN={network.token}"}
-    blocks[0] = "\n".join(here[line.partition("=")[0] + "="] for line in blocks[0].splitlines())
-    ran = subprocess.run(
-        ["bash", "-eu", "-o", "pipefail", "-c", f"\nprintf '{END}'\n".join(blocks)],
-        cwd=tmp_path_factory.mktemp("api"),
-        env=os.environ | {"AOS_DATA": str(network.data), "PATH": f"{SCRIPTS}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout.split(END)
+    """What each block of commands printed."""
+    return run_page(PAGE, network, tmp_path_factory.mktemp("api"))
 
 
 def test_every_answer_has_the_form_that_the_page_shows(outputs: list[str]) -> None:
