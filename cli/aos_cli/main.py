@@ -12,6 +12,7 @@ from aos_cli.client import certificate_authorities
 from aos_cli.demo import demo
 from aos_cli.doctor import doctor
 from aos_cli.errors import MessageGroup
+from aos_cli.provider import provider
 from aos_cli.submit import submit
 from aos_cli.up import up
 
@@ -71,6 +72,7 @@ app.command(
     epilog=f"Example: aos appeal {_JOB} --keystore operator-key.json --reason 'the worker ran the pinned file'"
 )(disputes.appeal)
 app.command(epilog=f"Example: aos standing {_OPERATOR} --json")(disputes.standing)
+app.command(epilog="Example: aos provider --init, then fill in what it wrote, and aos provider")(provider)
 app.command(
     epilog="Example: aos doctor; beside an operator: aos doctor -c config-operator.yaml --dispatcher http://..."
 )(doctor)

@@ -53,6 +53,8 @@ def place_of(api: str, kind: ModelKind) -> Place:
     if base is None:
         ends = " or ".join(_PATHS[kind])
         raise _wrong(f"must end with {ends}, since the model's type is {kind}")
+    if not urlsplit(base).path.strip("/"):
+        raise _wrong("must have a path before that, such as /v1")
     return Place(base)
 
 

@@ -15,7 +15,7 @@ from aos_protocol.fields import ModelKind
         ("http://127.0.0.1:1042/v1/chat/completions", 0, "http://127.0.0.1:1042/v1"),
         ("http://localhost:1042/v1/chat/completions", 0, "http://localhost:1042/v1"),
         ("https://127.0.0.1/v1/chat/completions", 0, "https://127.0.0.1/v1"),
-        ("http://[::1]:1042/chat/completions", 0, "http://[::1]:1042"),
+        ("http://[::1]:1042/v1/chat/completions", 0, "http://[::1]:1042/v1"),
         ("http://127.8.9.10:1042/a/b/v1/images/generations", 1, "http://127.8.9.10:1042/a/b/v1"),
         ("http://127.0.0.1:1042/v1/images/edits", 2, "http://127.0.0.1:1042/v1"),
     ],
@@ -54,6 +54,7 @@ def test_the_url_says_where_the_api_begins(api: str, kind: ModelKind, base: str)
         ("http://127.0.0.1/\r\nx/chat/completions", "plain ASCII"),
         ("http://127.0.0.1/ü/chat/completions", "plain ASCII"),
         ("http://127.0.0.1/v1/completion", "must end with /chat/completions"),
+        ("http://127.0.0.1:1042/chat/completions", "a path before that, such as /v1"),
         ("http://127.0.0.1/v1/images/generations", "must end with /chat/completions"),
     ],
 )
