@@ -35,6 +35,22 @@ def doctor(
             show_default=False,
         ),
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Look at this model server only: what it is, what it can do, and with which settings an operator uses it.",
+            show_default=False,
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file whose first line is the key that --backend wants.",
+            show_default=False,
+        ),
+    ] = None,
     dispatcher: Dispatcher = None,
     project: Project = None,
     token_file: TokenFile = None,
@@ -47,11 +63,15 @@ def doctor(
     FAIL needs mending; SKIP was not looked at. The exit status is 1 if anything failed.
     """
     # They import every package of ours, which would make each of the other commands a second slower.
+    from aos_cli.doctor_backend import backend_findings
     from aos_cli.doctor_chain import chain_findings
     from aos_cli.doctor_dispatcher import dispatcher_findings
     from aos_cli.doctor_machine import machine_findings
     from aos_cli.doctor_operator import operator_findings
 
+    if backend is not None:
+        _finish(asyncio.run(_show([backend_findings(backend, api_key_file)])))
+        return
     token = read_token(token_file, os.environ.get("AOS_TOKEN"))
     groups = [
         machine_findings(model, port, data_folder(data)),
@@ -60,7 +80,10 @@ def doctor(
     ]
     if config is not None:
         groups.append(operator_findings(config))
-    failed = asyncio.run(_show(groups))
+    _finish(asyncio.run(_show(groups)))
+
+
+def _finish(failed: int) -> None:
     if failed:
         typer.echo(f"{failed} to mend", err=True)
         raise typer.Exit(1)

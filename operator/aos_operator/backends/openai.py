@@ -82,7 +82,7 @@ class OpenAi:
         if not choices:
             return Chunk(**rest)
         choice = members(choices[0], "a choice")
-        source = members(choice.get("delta"), "a delta") if asked.messages is not None else choice
+        source = members(choice.get("delta") or {}, "a delta") if asked.messages is not None else choice
         text = source.get("content") if asked.messages is not None else source.get("text")
         return Chunk(
             text=text_of(text, "the text of a chunk"),
