@@ -7,7 +7,7 @@ from typing import Final
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
@@ -56,6 +56,13 @@ async def read_form(request: Request, limits: Limits) -> Form:
         raise Malformed("the connection ended before the form did") from None
     except (MultiPartException, FormParserError) as error:
         raise Malformed(f"the form cannot be read: {error}") from None
+    try:
+        return await _checked(form, limits.upload_bytes)
+    finally:
+        await form.close()
+
+
+async def _checked(form: FormData, most: int) -> Form:
     fields: dict[str, str] = {}
     image = b""
     for name, value in form.multi_items():
@@ -71,13 +78,12 @@ async def read_form(request: Request, limits: Limits) -> Form:
             raise BadRequest(f"{name} must be there once, and image as a file", param=name)
         else:
             fields[name] = value
-    await form.close()
     if not image:
         raise BadRequest(
             "image is missing: send it as a file of the form, or its URL in a JSON body", param="image"
         )
-    if len(image) > limits.upload_bytes:
-        raise TooLarge(f"the image is larger than {limits.upload_bytes} bytes")
+    if len(image) > most:
+        raise TooLarge(f"the image is larger than {most} bytes")
     return Form(fields, image)
 
 
