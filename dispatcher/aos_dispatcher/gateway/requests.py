@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from aos_dispatcher.gateway.aliases import by_openai_s_names
 from aos_dispatcher.gateway.errors import BadRequest
 from aos_dispatcher.gateway.unsupported import NEUTRAL, TURN_NEUTRAL, without_neutral
 from aos_dispatcher.tables import JsonObject
@@ -200,7 +201,7 @@ R = TypeVar("R", bound=Asked)
 
 def parse(kind: type[R], body: JsonObject) -> R:
     """Check a body. Raises `BadRequest`, which names the first field that is wrong or not supported."""
-    given = without_neutral(body, frozenset(kind.model_fields), NEUTRAL)
+    given = without_neutral(by_openai_s_names(body), frozenset(kind.model_fields), NEUTRAL)
     try:
         return kind.model_validate(given)
     except ValidationError as error:

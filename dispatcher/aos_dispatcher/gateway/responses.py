@@ -55,7 +55,6 @@ class Answering:
             raise
         finally:
             for job in telling.open:
-                log.info("a job is given up", job_id=job, why=reason)
                 await self.following.abandon(job, reason, failed=False)
             if self.turn is not None and not telling.whole:
                 self.turn.drop()

@@ -23,7 +23,7 @@ from aos_dispatcher.gateway.shapes import (
     ModelList,
     answered,
 )
-from aos_dispatcher.gateway.submitting import submit
+from aos_dispatcher.gateway.submitting import Caller, caller, submit
 from aos_dispatcher.openapi import json_request
 from aos_dispatcher.service import Dispatcher
 from aos_dispatcher.tables import JsonObject
@@ -41,8 +41,8 @@ async def chat_completions(
     request: Request, service: Service, body: Body, token: Token, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer a chat. Each choice is a job; with `stream`, its text comes as server-sent events."""
-    await service.projects.owner(token, "submit")
-    return await _answer(request, service, token, wanted_chat(parse(ChatRequest, body)), idempotency_key)
+    by = await caller(request, service, token, idempotency_key)
+    return await _answer(service, by, wanted_chat(parse(ChatRequest, body)))
 
 
 @router.post(
@@ -55,9 +55,8 @@ async def completions(
     request: Request, service: Service, body: Body, token: Token, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Go on with a prompt, or fill in what is between it and a `suffix`."""
-    await service.projects.owner(token, "submit")
-    wanted = wanted_completion(parse(CompletionRequest, body))
-    return await _answer(request, service, token, wanted, idempotency_key)
+    by = await caller(request, service, token, idempotency_key)
+    return await _answer(service, by, wanted_completion(parse(CompletionRequest, body)))
 
 
 @router.get("/models", response_model=ModelList)
@@ -74,8 +73,6 @@ async def model(request: Request, service: Service, model: str, token: Token) ->
     return (await find(service, model)).to_json(str(request.base_url)) | SUCCESS
 
 
-async def _answer(
-    request: Request, service: Dispatcher, token: str | None, wanted: Wanted, key: str | None
-) -> Response:
-    answering = await submit(request, service, token, wanted, key)
+async def _answer(service: Dispatcher, by: Caller, wanted: Wanted) -> Response:
+    answering = await submit(service, by, wanted)
     return EventStream(answering) if wanted.stream else WholeAnswer(answering)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastapi import Request
 
@@ -26,25 +27,38 @@ from aos_protocol.job import SubmitRequest
 from aos_service.tracing import ended, where
 
 
-async def submit(
-    request: Request, service: Dispatcher, token: str | None, wanted: Wanted, key: str | None
-) -> Answering:
-    """Submit the jobs of a request, in this order: who asks, what for, whether there is room, which conversation it goes on with.
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request: the request itself, its token, the project that this is one of, and the Idempotency-Key, if there is one."""
+
+    request: Request
+    token: str
+    project: str
+    key: str | None
+
+
+async def caller(request: Request, service: Dispatcher, token: str | None, key: str | None) -> Caller:
+    """Return who sent a request that is to become jobs. Raises `ApiError` for a token that may not submit."""
+    project = await service.projects.owner(token, "submit")
+    return Caller(request, token or "", project, key)
+
+
+async def submit(service: Dispatcher, by: Caller, wanted: Wanted) -> Answering:
+    """Submit the jobs of a request: is there room, what is the model able to, which conversation does it go on with.
 
     Raises `ApiError`, and leaves no job and no conversation open then.
     """
-    project = await service.projects.owner(token, "submit")
+    headers = await admit(by.request, service, by.project, len(wanted.jobs))
     model = await find(service, wanted.model)
     check_able(model, wanted.needs)
     wanted = taken_apart(wanted, model)
-    headers = await admit(request, service, project, len(wanted.jobs))
     turn = None
     if wanted.conversation is not None:
-        turn = await service.front.conversations.begin(project, wanted.conversation, wanted.turns)
+        turn = await service.front.conversations.begin(by.project, wanted.conversation, wanted.turns)
     try:
-        place = {"from": project, "tag": "", "user": wanted.user or name_of(token)}
+        place = {"from": by.project, "tag": "", "user": wanted.user or name_of(by.token)}
         bodies = [place | {"job": job} for job in _jobs(wanted, model, turn)]
-        accepted = await _submit_all(service, bodies, model, key)
+        accepted = await _submit_all(service, bodies, model, by.key)
     except BaseException:
         if turn is not None:
             turn.drop()

@@ -41,8 +41,8 @@ NEUTRAL: Final[Mapping[str, tuple[tuple[JsonValue, ...], str]]] = {
 }
 """For each of those fields, the values with which it asks for nothing, and why others are refused."""
 
-HINTS: Final = frozenset({"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"})
-"""Fields that say how to be quick at OpenAI, and never change what is answered."""
+HINTS: Final = frozenset({"keep_alive", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"})
+"""Fields that say how to be quick at OpenAI or Ollama, and never change what is answered."""
 
 TURN_NEUTRAL: Final[Mapping[str, tuple[tuple[JsonValue, ...], str]]] = {
     "annotations": (([],), _TEXT),

@@ -183,6 +183,29 @@ def test_what_an_answer_said_can_be_sent_back_as_it_came() -> None:
     }
 
 
+def test_other_servers_names_are_understood() -> None:
+    assert completion(n_predict=7) == completion(max_tokens=7)
+    options = {"temperature": 0.5, "num_predict": 7, "stop": ["x"], "seed": 3, "top_p": None}
+    told = completion(temperature=0.5, max_tokens=7, stop=["x"], seed=3)
+    assert completion(options=options, keep_alive="5m") == told
+    assert completion(options=options, max_tokens=7) == told
+    assert completion(options=None, n_predict=None) == completion()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"options": {"num_ctx": 5}}, "options.num_ctx"),
+        ({"options": []}, "options"),
+        ({"options": {"num_predict": 5}, "max_tokens": 6}, "options.num_predict"),
+        ({"n_predict": 5, "max_tokens": 6}, "n_predict"),
+        ({"n_predict": -1}, "max_tokens"),
+    ],
+)
+def test_other_servers_names_are_refused_where_they_say_something_else(body: Any, param: str) -> None:
+    assert refused(completion, **body).param == param
+
+
 def test_abilities_follow_from_fields() -> None:
     assert chat(logprobs=True).needs == {"chat": "messages", "logprobs": "logprobs"}
     assert chat(logprobs=False).needs == {"chat": "messages"}
