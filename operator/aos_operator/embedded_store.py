@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aos_operator.embedded import Change, Embedded, R, translated
 from aos_operator.embedded_blobs import SqliteBlobs
+from aos_operator.embedded_instances import SqliteInstances
 from aos_operator.errors import StoreUnavailable
 from aos_operator.tasks import (
     Product,
@@ -29,6 +30,7 @@ class SqliteStore:
     def __init__(self, file: Embedded) -> None:
         self._file = file
         self.blobs = SqliteBlobs(file)
+        self.instances = SqliteInstances(file)
 
     async def reserve(self, count: int) -> int:
         """See `CounterStore.reserve`."""

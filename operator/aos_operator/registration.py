@@ -87,7 +87,7 @@ class _Instance:
 class Registrations:
     """The registered models of one node. Await `start`, then keep `run` running; `changed` is called after the offer has changed.
 
-    `taken` are the names of models that the node serves otherwise: nobody registers another model of such a name.
+    `taken` says of a name whether the node serves another model by it: nobody registers one then.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Registrations:
         probe: Probe,
         changed: Callable[[], None],
         *,
-        taken: frozenset[str] = frozenset(),
+        taken: Callable[[str], bool],
         pace: Pace | None = None,
     ) -> None:
         self._store = store
@@ -176,7 +176,7 @@ class Registrations:
         keys = {*self._known, *(registered.key for registered in asked)}
         for registered in asked:
             name = registered.key.model
-            if name in self._taken:
+            if self._taken(name):
                 raise Refused(409, f"this node serves {name} itself, by its settings: register another name")
             if sum(key.model == name for key in keys) > MOST_ALIKE:
                 raise Refused(429, f"{MOST_ALIKE} instances of {name} are registered here already")

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from aos_operator.registration import MakeBackend, Pool, Registrations
+from aos_operator.registration import Pool, Registrations
+from aos_operator.registration_backends import registered_backend
 from aos_operator.registration_health import HttpProbe, probe_client
 from aos_operator.registration_server import listening
 from aos_operator.registration_store import InstanceStore
@@ -15,17 +16,17 @@ async def registering(
     port: int,
     store: InstanceStore,
     pool: Pool,
-    make: MakeBackend,
     changed: Callable[[], None],
-    *,
-    taken: frozenset[str] = frozenset(),
+    taken: Callable[[str], bool],
 ) -> AsyncIterator[int]:
     """Take registrations on this port of the loopback (0: any free one), and look after what is registered; give the port's number.
 
     The rest is as for `Registrations`. Raises `StartError` when the port is taken.
     """
     async with probe_client() as client, asyncio.TaskGroup() as group:
-        registrations = Registrations(store, pool, make, HttpProbe(client), changed, taken=taken)
+        registrations = Registrations(
+            store, pool, registered_backend, HttpProbe(client), changed, taken=taken
+        )
         async with listening(registrations, port) as number:
             await registrations.start()
             running = group.create_task(registrations.run())

@@ -72,7 +72,14 @@ async def run_operator(
             worker = _open_worker(settings)
             stack.push_async_callback(worker.close)
         registry = await open_registry(settings.chain, signer.address, stack)
-        await Operator(settings, signer, store, queue, worker, registry=registry).run(stop)
+        operator = Operator(settings, signer, store, queue, worker, registry=registry)
+        if settings.registration is not None and isinstance(worker, Router):
+            from aos_operator.registration_node import registering  # only such an operator needs uvicorn
+
+            port = settings.registration.port
+            registrar = registering(port, store.instances, worker, operator.look_again, operator.pinned)
+            await stack.enter_async_context(registrar)
+        await operator.run(stop)
 
 
 class Operator:
@@ -113,6 +120,7 @@ class Operator:
         self._link = Link(target, signer, self._desk, outbox)
         self.welcomed = self._link.welcomed
         self.look_again = self._watch.nudge
+        self.pinned = self._watch.pinned
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""
@@ -128,6 +136,7 @@ class Operator:
                 parts.append(group.create_task(self._registry.run()))
             await stop.wait()
             self._desk.stopping = True
+            self._direct.close()
             _log.info("operator stops", open_tasks=self._jobs.open_count)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_S):
@@ -222,11 +231,14 @@ class _Desk:
 
 
 def _open_worker(settings: OperatorSettings) -> HttpWorker | Router:
-    """What runs the models: the backends of the settings, or without any, the one worker."""
+    """What runs the models: the backends of the settings, or without any, the one worker; models that register join them."""
     timeout = settings.net.worker_timeout
-    if settings.backends:
-        return open_backends(settings.backends, timeout)
-    return HttpWorker(settings.worker_url, timeout)
+    if settings.registration is None and settings.has_worker:
+        return HttpWorker(settings.worker_url, timeout)
+    router = open_backends(settings.backends, timeout)
+    if settings.has_worker:
+        router.put("worker", HttpWorker(settings.worker_url, timeout))
+    return router
 
 
 def _signer(settings: OperatorSettings, file: Path | None) -> Signer:

@@ -271,6 +271,12 @@ class Api(Group):
     read_maximum: Positive = 20
 
 
+class Registration(Group):
+    """The port of this machine's loopback on which models register themselves; DBC's is 6000."""
+
+    port: int = Field(6000, ge=1, le=65_535)
+
+
 class NodeSettings(Group):
     """What an operator needs to know wherever its memory is kept."""
 
@@ -287,6 +293,7 @@ class OperatorSettings(NodeSettings):
     chain: Chain = Chain()
     telemetry: Telemetry = Telemetry()
     backends: Annotated[list[BackendSettings], Field(max_length=64)] = []
+    registration: Registration | None = None
 
     @field_validator("backends")
     @classmethod
@@ -301,6 +308,21 @@ class OperatorSettings(NodeSettings):
                 "stand in place of net.worker_url: leave it out, and write {kind: worker, url: ...}"
             )
         return backends
+
+    @field_validator("registration")
+    @classmethod
+    def _is_for_no_enclave(
+        cls, registration: Registration | None, info: ValidationInfo
+    ) -> Registration | None:
+        node = info.data.get("node")
+        if registration is not None and node is not None and node.node_type == "tee":
+            raise ValueError("is for node_type opml: an enclave is an operator's only worker")
+        return registration
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether there is one worker at `worker_url`: not beside `backends`, nor where models register and the settings name none."""
+        return not self.backends and (self.registration is None or "worker_url" in self.net.model_fields_set)
 
     @property
     def worker_url(self) -> str:

@@ -13,6 +13,7 @@ from aos_operator.blob_store import BlobStore, PostgresBlobs
 from aos_operator.counter import CounterStore
 from aos_operator.errors import StoreUnavailable
 from aos_operator.postgres_errors import translated
+from aos_operator.registration_postgres import PostgresInstances
 from aos_operator.tables import ClockRow, TaskRow
 from aos_operator.tasks import (
     Product,
@@ -110,6 +111,7 @@ class PostgresStore:
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._operator = operator
         self.blobs = PostgresBlobs(engine, operator)
+        self.instances = PostgresInstances(engine, operator)
         self._taking = Coalescer(self._take_all, _BATCH, hopeless=StoreUnavailable)
         self._finishing = Coalescer(self._finish_all, _BATCH, hopeless=StoreUnavailable)
         self._closing = Coalescer(self._close_all, _BATCH, hopeless=StoreUnavailable)

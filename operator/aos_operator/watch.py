@@ -8,11 +8,12 @@ from typing import Final
 import structlog
 
 from aos_operator.backends.protocol import Backend
-from aos_operator.backoff import until_available
+from aos_operator.backoff import Backoff
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.offer import Offer, select_models
 from aos_protocol.fields import WorkerType
 from aos_protocol.messages import ServedModel
+from aos_protocol.record import named_model_digest
 
 _TOGETHER_S: Final = 0.2
 """How long after a change others are waited for, before the dispatcher is told of them all."""
@@ -38,14 +39,29 @@ class WorkerWatch:
         """Have the worker asked soon: what it serves has changed. Changes that come together are one."""
         self._nudged.set()
 
+    def pinned(self, name: str) -> bool:
+        """Whether a model of this name is served now of which more is known than the name: no other can be served as the same."""
+        model = self.offer.models.get(name)
+        return model is not None and model.sha256 != named_model_digest(name)
+
     async def start(self) -> None:
         """Return once the worker has said what it serves, however long that takes."""
-        await until_available(self._look, "asking the worker for its models")
+        backoff = Backoff()
+        while True:
+            try:
+                await self._look()
+            except WorkerUnavailable as error:
+                _log.warning(
+                    "waiting to try again", attempt="asking the worker for its models", problem=str(error)
+                )
+            else:
+                return
+            await self._until_due(backoff.next())
 
     async def run(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Ask again and again, for ever; call `changed` after the offer has."""
         while True:
-            await self._until_due()
+            await self._until_due(self._interval)
             try:
                 if await self._look():
                     await changed()
@@ -54,9 +70,9 @@ class WorkerWatch:
                     _log.error("the worker is away: draws are declined until it is back", problem=str(error))
                 self.away = str(error)
 
-    async def _until_due(self) -> None:
+    async def _until_due(self, interval: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._interval):
+            async with asyncio.timeout(interval):
                 await self._nudged.wait()
         if self._nudged.is_set():
             await asyncio.sleep(_TOGETHER_S)

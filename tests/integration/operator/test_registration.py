@@ -91,7 +91,14 @@ class World:
     @asynccontextmanager
     async def node(self, **options: Any) -> AsyncIterator[Registrations]:
         """A node that runs; when it ends, its pool is empty as that of a process that ended."""
-        node = Registrations(self.store, self, self.make, self, self.changed, **{"pace": EAGER, **options})
+        node = Registrations(
+            self.store,
+            self,
+            self.make,
+            self,
+            self.changed,
+            **{"pace": EAGER, "taken": lambda _: False, **options},
+        )
         await node.start()
         running = asyncio.create_task(node.run())
         try:
@@ -267,7 +274,7 @@ async def test_the_number_of_instances_is_bounded(world: World) -> None:
 
 
 async def test_nobody_takes_the_name_of_what_the_node_serves_itself(world: World) -> None:
-    async with world.node(taken=frozenset({KEY.model})) as node:
+    async with world.node(taken=lambda name: name == KEY.model) as node:
         with pytest.raises(Refused, match="serves Llama3-70B itself") as caught:
             await node.register_model(asked())
         assert caught.value.code == 409

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -214,8 +214,9 @@ def test_the_template_shows_every_key(monkeypatch: pytest.MonkeyPatch, tmp_path:
     keys = yaml.safe_load(whole)
     assert keys.pop("backends") == []  # its entries have a test of their own, in backends/
     for group in keys:
-        model = OperatorSettings.model_fields[group].annotation
-        assert set(keys[group]) == set(model.model_fields), group  # type: ignore[union-attr]
+        kinds = get_args(OperatorSettings.model_fields[group].annotation)
+        model = kinds[0] if kinds else OperatorSettings.model_fields[group].annotation
+        assert set(keys[group]) == set(model.model_fields), group
     assert {*keys, "backends"} == set(OperatorSettings.model_fields)
     file = tmp_path / "config.yaml"
     file.write_text(whole.replace('"0x..."', f'"{OPERATOR.address}"').replace(" ws://", " wss://"))
@@ -288,3 +289,22 @@ def test_tls_needs_an_address_of_tls_and_both_halves_of_a_certificate() -> None:
         half = {name: file for name, file in files.items() if name != lacking}
         said = problem(changed("net", dispatcher_url="wss://h", tls=half))
         assert "net.tls.key: and certificate are given together, or not at all" in said
+
+
+def test_the_worker_stands_alone_unless_settings_say_otherwise() -> None:
+    """Where models register, the default address is nobody's word that there is a worker."""
+    assert OperatorSettings.model_validate(MINIMAL).has_worker
+    assert not OperatorSettings.model_validate({**MINIMAL, "registration": {}}).has_worker
+    assert not OperatorSettings.model_validate({**MINIMAL, "backends": [{"kind": "ollama"}]}).has_worker
+    named = {**MINIMAL, "net": {**MINIMAL["net"], "worker_url": "http://127.0.0.1:5005"}, "registration": {}}
+    assert OperatorSettings.model_validate(named).has_worker
+
+
+def test_models_register_on_dbc_s_port_and_never_with_an_enclave_s_operator() -> None:
+    said = OperatorSettings.model_validate({**MINIMAL, "registration": {}}).registration
+    assert said is not None
+    assert said.port == 6000
+    with pytest.raises(ValidationError, match="is for node_type opml"):
+        OperatorSettings.model_validate(
+            {**MINIMAL, "node": {**MINIMAL["node"], "node_type": "tee"}, "registration": {}}
+        )
