@@ -25,6 +25,7 @@ from aos_protocol.typed_data import Domain
 
 NOBODY_CAME: Final = "the client did not come"
 RESTARTED: Final = "this operator was restarted before the client came, and has another key since"
+STOPPED: Final = "this operator was stopped before the client came"
 """Reasons of direct jobs without an answer."""
 
 _LONGEST_S: Final = 3600
@@ -128,6 +129,7 @@ class DirectDesk:
         self._operator = operator
         self._key = SealingKey()
         self._places: dict[str, _Place] = {}
+        self._closed = False
         self.offer = DirectOffer(key=self._key.public, url=url)
 
     def expect(self, dispatch: Dispatch) -> None:
@@ -141,12 +143,12 @@ class DirectDesk:
     def waits_for(self, job_id: str) -> bool:
         """Whether a client may still come for this job."""
         place = self._places.get(job_id)
-        return place is not None and place.visit is None and place.left_s > 0
+        return place is not None and place.visit is None and place.left_s > 0 and not self._closed
 
     def come(self, job_id: str, box: str) -> Visit:
         """Let a client in that brings this box, in base64. Raises `Refused` with what to tell it; it may try again then."""
         place = self._places.get(job_id)
-        if place is None:
+        if place is None or self._closed:
             raise Refused(404, _UNKNOWN)
         if place.visit is not None:
             raise Refused(409, "the prompt of this job is here already")
@@ -171,7 +173,7 @@ class DirectDesk:
         """Wait for the client of a job, until it has come or cannot come any more; it is attended to until this is left."""
         place = self._place(dispatch)
         try:
-            while self._is_ours(dispatch) and place.visit is None and place.left_s > 0:
+            while self._is_ours(dispatch) and place.visit is None and place.left_s > 0 and not self._closed:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(place.left_s):
                         await place.came.wait()
@@ -182,7 +184,17 @@ class DirectDesk:
     def visit(self, dispatch: Dispatch) -> Visit | str:
         """Return the client that has come for a job that is attended to, or the reason why none did."""
         found = self._place(dispatch).visit
-        return found or (NOBODY_CAME if self._is_ours(dispatch) else RESTARTED)
+        if found is not None:
+            return found
+        if not self._is_ours(dispatch):
+            return RESTARTED
+        return STOPPED if self._closed else NOBODY_CAME
+
+    def close(self) -> None:
+        """Let nobody come any more: this operator is being stopped, and its key goes with it."""
+        self._closed = True
+        for place in self._places.values():
+            place.came.set()
 
     def _is_ours(self, dispatch: Dispatch) -> bool:
         """Whether the session names this process's key; one of before a restart does not."""
