@@ -5,6 +5,7 @@ import json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aos_dispatcher.attempts import caller_address
+from aos_dispatcher.gateway.errors import said_plainly
 
 _NOTHING = b"default-src 'none'; frame-ancestors 'none'"
 # FastAPI's pages load their programs from there, and show the API's own description.
@@ -55,7 +56,7 @@ class Edge:
             await self._app(scope, receive, send_with_headers)
         except Exception:
             if not started:
-                await _send_error(send_with_headers)
+                await _send_error(scope["path"], send_with_headers)
             raise
 
     def _completed(self, headers: list[tuple[bytes, bytes]], policy: bytes) -> list[tuple[bytes, bytes]]:
@@ -65,9 +66,9 @@ class Edge:
         return headers
 
 
-async def _send_error(send: Send) -> None:
-    """Answer in the API's own form; why it failed is for the log alone."""
-    body = json.dumps({"code": 500, "message": "the dispatcher failed; its log says why"}).encode()
+async def _send_error(path: str, send: Send) -> None:
+    """Answer in the form of whatever is at this path; why it failed is for the log alone."""
+    body = json.dumps(said_plainly(path, 500, "the dispatcher failed; its log says why")).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 500, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from aos_dispatcher.gateway.errors import said_plainly
 from aos_dispatcher.metrics import HTTP_REFUSED
 from aos_dispatcher.settings import Limits
 
@@ -158,11 +159,8 @@ class Gate:
             self._inside -= 1
 
 
-_busy = JSONResponse(
-    {
-        "code": HTTPStatus.SERVICE_UNAVAILABLE,
-        "message": "too many requests are being served; try again",
-    },
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    {"Retry-After": str(_RETRY_S), "Connection": "close"},
-)
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    said = said_plainly(scope["path"], status, "too many requests are being served; try again")
+    again = {"Retry-After": str(_RETRY_S), "Connection": "close"}
+    await JSONResponse(said, status, again)(scope, receive, send)

@@ -1,7 +1,12 @@
 """Errors have OpenAI's form and DBC's under /v1, and the API's own elsewhere."""
 
+import json
+from contextlib import suppress
+from typing import Any
+
 import pytest
 
+from aos_dispatcher.edge import Edge
 from aos_dispatcher.errors import (
     ApiError,
     Conflict,
@@ -14,6 +19,7 @@ from aos_dispatcher.errors import (
     Unavailable,
 )
 from aos_dispatcher.gateway.errors import BadRequest, NotServed, UnknownModel, error_body, said_plainly
+from aos_dispatcher.http_bounds import Gate
 
 CHAT, SUBMIT = "/v1/chat/completions", "/api/job/submit"
 
@@ -50,3 +56,36 @@ def test_details_stand_beside() -> None:
 def test_what_the_framework_says_has_the_same_forms() -> None:
     assert said_plainly(SUBMIT, 405, "no") == {"code": 405, "message": "no"}
     assert said_plainly(CHAT, 405, "no")["error"]["type"] == "invalid_request_error"
+
+
+async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An application that does not answer."""
+
+
+async def broken(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An application with a defect."""
+    raise RuntimeError("postgres://user:password@host")
+
+
+async def answer_of(app: Any, path: str) -> tuple[int, Any]:
+    """The status and JSON of what an ASGI application answers."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    with suppress(RuntimeError):
+        await app({"type": "http", "path": path, "method": "POST", "headers": []}, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+@pytest.mark.parametrize("app", [Gate(nothing, most=0), Edge(broken, tls=False)])
+async def test_what_never_reaches_an_endpoint_is_told_in_the_path_s_form(app: Any) -> None:
+    status, plain = await answer_of(app, SUBMIT)
+    assert plain == {"code": status, "message": plain["message"]}
+    assert "password" not in plain["message"]
+    error = {"message": plain["message"], "type": "server_error", "param": None, "code": None}
+    assert await answer_of(app, CHAT) == (status, plain | {"error": error})
