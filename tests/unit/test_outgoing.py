@@ -1,4 +1,7 @@
-"""Nothing that a job, a frame or a request says is ever connected to: all addresses come from settings (no server-side request forgery)."""
+"""Nothing that a job, a frame or a request says is ever connected to: all addresses come from settings (no server-side request forgery).
+
+With one exception, which tests of its own hold to the public internet: the URL of an image that is to be edited.
+"""
 
 import ast
 import re
@@ -37,7 +40,9 @@ NEVER_CONNECTED_TO = {
 CONNECTS = {
     "dispatcher/aos_dispatcher/mesh_bus.py": "cluster.redis_url",
     "dispatcher/aos_dispatcher/redis_client.py": "cluster.redis_url",
+    "dispatcher/aos_dispatcher/fetching.py": "the one exception: an image's URL in /v1/images/edits, on the public internet only (gateway.fetch_*)",
     "operator/aos_operator/link.py": "net.dispatcher_url",
+    "operator/aos_operator/backends/images.py": "the errors and answers of httpx only; backends[].url, by upstream.py",
     "operator/aos_operator/backends/worker.py": "net.worker_url",
     "operator/aos_operator/backends/upstream.py": "backends[].url, provider.yaml's apiHostname",
     "operator/aos_operator/queue.py": "queue.queue_url",
