@@ -3,7 +3,8 @@
 1. No more rounds are taken up, no more operators let in, and `/readyz` answers 503: whoever sends requests shall look elsewhere.
 2. Rounds that are worked on are given back as they stand, so that another process takes them up at once.
 3. Operators are told to connect again (WebSocket close code 1012), to another process if they know one.
-4. Requests go on to be served, for as long as the settings say (`listen.drain`): then `Server` takes no more, and finishes what is open.
+4. Requests go on to be served, for as long as the settings say (`listen.drain`): then `Server` takes no more, and finishes what is open. A stream goes on
+   meanwhile, whoever leads its round now; one that has not come to its end by then is broken off, and its job has failed.
 """
 
 import asyncio
@@ -25,6 +26,10 @@ class Draining:
     """The end of one process; `hand_over` may be awaited more than once, and happens once."""
 
     dispatcher: Dispatcher
+
+    def break_off(self) -> None:
+        """End step 4: whoever still follows a job is told that there will be no more."""
+        self.dispatcher.following.close()
 
     async def hand_over(self) -> None:
         """Do steps 1 to 3."""

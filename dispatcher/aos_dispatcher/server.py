@@ -60,6 +60,7 @@ class Server(uvicorn.Server):
                 told = left
                 self._tell(f"draining: requests are served for {left:.0f} s more")
             await asyncio.sleep(min(_LOOK_S, left))
+        self._draining.break_off()
         self._tell("draining ends: no more requests are taken")
 
     def _tell(self, what: str) -> None:

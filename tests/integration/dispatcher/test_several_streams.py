@@ -1,15 +1,14 @@
 """Streams through several dispatchers over one PostgreSQL and one Valkey: the client at one, the round led by another, the operator at a third."""
 
-import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
 
-from aos_dispatcher.following import Answered, Broken
-from aos_dispatcher.mesh import Mesh
-from integration.dispatcher.conftest import Network
-from integration.dispatcher.several import Several, mesh_of, several
+from aos_cli.embedded import EmbeddedValkey
+from aos_dispatcher.following import Answered, Broken, Piece
+from integration.dispatcher.several import Several, several
 from integration.dispatcher.test_streaming import ANSWER, Reader, answer, streamed_body, told
 from support.operators import ScriptedOperator
 
@@ -80,22 +79,27 @@ async def test_a_client_that_leaves_stops_an_operator_elsewhere(three: Several) 
     assert await reader.ended() == Broken("its client has left", 409)
 
 
-async def test_without_redis_the_database_is_looked_at(three: Several) -> None:
+async def test_without_redis_the_database_is_looked_at(new_database: Any, server_data: Path) -> None:
     """What the leader tells of the stream and of its end is lost; the answer is found all the same."""
-    operator = await three.operator(three.b)
-    reader, operator = await begin(three, operator)
-    silence(mesh_of(three.b))
-    await operator.send(told(operator, {"start": 0, "text": "one"}).text)
-    await answer(operator)
-    assert isinstance(await reader.ended(), Answered)
-    assert reader.text == ANSWER
+    async with (
+        EmbeddedValkey(server_data / "valkey-streams", durable=False) as valkey,
+        several(await new_database("dispatcher"), valkey.url()) as two,
+    ):
+        reader, operator = await begin(two, await two.operator(two.b))
+        await valkey.stop()
+        await two.until(lambda: len(two.a.dispatcher.hub) == 0)
+        await operator.send(told(operator, {"start": 0, "text": "one"}).text)
+        await answer(operator)
+        assert isinstance(await reader.ended(), Answered)
+        assert [news for news in reader.news if isinstance(news, Piece)] == [Piece(ANSWER)]
+        await valkey.start()
 
 
 async def test_the_next_leader_goes_on_with_the_stream(three: Several) -> None:
     reader, operator = await begin(three, await three.operator(three.networks[2]))
     await operator.send(told(operator, {"start": 0, "text": "one"}).text)
     await reader.has("one")
-    await lead_at(three, three.networks[2])
+    three.networks[2].dispatcher.loop._stopped = False
     await three.b.stop()
     await three.until(lambda: bool(three.networks[2].dispatcher.loop._held))
     await operator.wait(lambda: len(operator.dispatched) > 1)
@@ -104,13 +108,3 @@ async def test_the_next_leader_goes_on_with_the_stream(three: Several) -> None:
     await answer(operator)
     assert isinstance(await reader.ended(), Answered)
     assert reader.text == ANSWER
-
-
-def silence(mesh: Mesh) -> None:
-    """Have a process say nothing more of streams."""
-    mesh._say_if_heard = lambda _said: None  # type: ignore[method-assign]
-
-
-async def lead_at(three: Several, network: Network) -> None:
-    """Let a process lead rounds again."""
-    network.dispatcher.loop._stopped = False
