@@ -9,7 +9,8 @@ Before the prompt leaves, the dispatcher's signatures, the operator's own, and t
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,15 +103,16 @@ async def open_session(client: DispatcherClient, wanted: Wanted, *, dispatcher: 
     return Opened(Submission(request, receipt), session, str(answer.get("relay")), bond, prompt, opener)
 
 
-async def answer(client: DispatcherClient, opened: Opened) -> AsyncIterator[str]:
+async def answer(client: DispatcherClient, opened: Opened) -> AsyncGenerator[str, None]:
     """Send the prompt and return the answer's text as it comes, each piece opened. Raises `CliError` when it is not whole, or there is none."""
     try:
         box = seal_prompt(opened.prompt, opened.bond, opened.session.key)
-        async for way, chunk in pieces(client, opened.session.url, opened.session.job_id, opened.relay, box):
-            opened.way = way
-            text = opened.opener.take(chunk)
-            if text:
-                yield text
+        sent = pieces(client, opened.session.url, opened.session.job_id, opened.relay, box)
+        async with aclosing(sent) as chunks:
+            async for opened.way, chunk in chunks:
+                text = opened.opener.take(chunk)
+                if text:
+                    yield text
         ending = opened.opener.ending()
     except ProtocolError as error:
         raise CliError(

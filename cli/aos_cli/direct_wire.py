@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -20,7 +20,7 @@ RELAYED: Final = "relayed by the dispatcher, which can read neither prompt nor a
 
 async def pieces(
     client: DispatcherClient, url: str | None, job_id: str, relay: str, box: str
-) -> AsyncIterator[tuple[str, DirectChunk]]:
+) -> AsyncGenerator[tuple[str, DirectChunk], None]:
     """Send a sealed prompt (base64) and return the pieces that come, each with the way by which they do.
 
     Raises `NotSealed` for what is no such stream, `CliError` when neither way leads to the operator, or the one that did breaks off.

@@ -8,6 +8,7 @@ import typer
 from aos_cli import chain, disputes, jobs, keys
 from aos_cli.attest import attest
 from aos_cli.calibrate import calibrate
+from aos_cli.chat import chat
 from aos_cli.client import certificate_authorities
 from aos_cli.demo import demo
 from aos_cli.doctor import doctor
@@ -72,6 +73,10 @@ app.command(
     epilog=f"Example: aos appeal {_JOB} --keystore operator-key.json --reason 'the worker ran the pinned file'"
 )(disputes.appeal)
 app.command(epilog=f"Example: aos standing {_OPERATOR} --json")(disputes.standing)
+app.command(
+    epilog="Example: aos chat; nobody but you and the operator reads it: aos chat --direct 'What is AI?'; elsewhere: aos chat --dispatcher "
+    "https://dispatcher.example --dispatcher-address 0x... --token-file token --model tiny.gguf"
+)(chat)
 app.command(epilog="Example: aos provider --init, then fill in what it wrote, and aos provider")(provider)
 app.command(
     epilog="Example: aos doctor; beside an operator: aos doctor -c config-operator.yaml --dispatcher http://..."

@@ -194,8 +194,8 @@ async def test_a_client_that_leaves_stops_the_backend_and_the_job_says_so(
     operator = await net.operator(port=free_port() if straight else None)
     operator.worker.go.clear()
     opened = await net.open()
-    async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:  # type: ignore[type-var]
-        assert await anext(texts)  # type: ignore[call-overload]
+    async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:
+        assert await anext(texts)
     await asyncio.wait_for(operator.worker.stopped.wait(), 10)
     detail = await net.network.finished(opened.job_id)
     assert detail["status"] in {"failed", "cancelled"}

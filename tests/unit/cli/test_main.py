@@ -19,7 +19,7 @@ from unit.cli.fake import DOCUMENT, HERE, JOB, ROWS, FakeDispatcher, installed
 
 runner = CliRunner()
 COMMANDS = [
-    "demo", "up", "submit", "result", "detail", "verify", "cancel", "attest", "rounds", "challenge", "appeal", "standing", "provider",
+    "demo", "up", "submit", "result", "detail", "verify", "cancel", "attest", "rounds", "challenge", "appeal", "standing", "chat", "provider",
     "doctor", "calibrate",
 ]  # fmt: skip
 ON_CHAIN = [
