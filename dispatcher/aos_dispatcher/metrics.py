@@ -30,6 +30,11 @@ OPERATORS_CONNECTED = Gauge("aos_operators_connected", "Operators connected to t
 THROTTLE_ALONE = Gauge(
     "aos_throttle_alone", "1 while redis is away, and this process counts requests by itself, 0 else"
 )
+FIRST_TEXT_SECONDS = Histogram(
+    "aos_gateway_first_text_seconds",
+    "From a streamed request under /v1 to the first text that its client was sent",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
+)
 STREAM_DELTAS = Counter("aos_stream_deltas_total", "Deltas of streamed jobs that are led here", ["outcome"])
 STREAMS_ENDED = Counter("aos_streams_ended_total", "Jobs that were followed to their end", ["outcome"])
 STATS_LISTENERS = Gauge("aos_stats_listeners", "Who listens to this process on /ws/stats")

@@ -1,6 +1,7 @@
 """The answers to a request for text, whole or streamed: they follow its jobs, and give them up when the client leaves."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from aos_dispatcher.conversations import Turn
 from aos_dispatcher.errors import ApiError
-from aos_dispatcher.following import Following, News
+from aos_dispatcher.following import Following, News, Piece
 from aos_dispatcher.gateway.chunks import Rendering, comment, failure
 from aos_dispatcher.gateway.merging import merged
 from aos_dispatcher.gateway.telling import Telling
+from aos_dispatcher.metrics import FIRST_TEXT_SECONDS
 
 log = structlog.get_logger()
 
@@ -31,13 +33,17 @@ Places: TypeAlias = Callable[[str], Awaitable[int | None]]
 
 @dataclass(frozen=True)
 class Answering:
-    """Jobs that were submitted, and how their answers are told; `turn` is the conversation that they are part of."""
+    """Jobs that were submitted, and how their answers are told; `turn` is the conversation that they are part of.
+
+    `since` is when they were asked for, by the monotonic clock.
+    """
 
     following: Following
     rendering: Rendering
     stop: Sequence[str]
     headers: dict[str, str]
     places: Places
+    since: float
     turn: Turn | None = None
 
     @asynccontextmanager
@@ -110,7 +116,7 @@ class EventStream(Response):
         await unless_left(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
-        answering, begun = self._answering, False
+        answering, begun, silent = self._answering, False, True
         telling = Telling(answering.rendering, answering.stop)
         async with answering.news(telling) as news:
             try:
@@ -120,6 +126,9 @@ class EventStream(Response):
                         await _begin(send, answering.headers | _EVENTS)
                         told, begun = telling.begin() + told, True
                     await _send(send, told)
+                    if silent and said and isinstance(said[1], Piece):
+                        FIRST_TEXT_SECONDS.observe(time.monotonic() - answering.since)
+                        silent = False
             except ApiError as error:
                 if not begun:
                     raise

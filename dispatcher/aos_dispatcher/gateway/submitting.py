@@ -29,18 +29,23 @@ from aos_service.tracing import ended, where
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request: the request itself, its token, the project that this is one of, and the Idempotency-Key, if there is one."""
+    """Who sent a request: the request itself, its token, the project that this is one of, and the Idempotency-Key, if there is one.
+
+    `since` is when, by the monotonic clock.
+    """
 
     request: Request
     token: str
     project: str
     key: str | None
+    since: float
 
 
 async def caller(request: Request, service: Dispatcher, token: str | None, key: str | None) -> Caller:
     """Return who sent a request that is to become jobs. Raises `ApiError` for a token that may not submit."""
+    since = time.monotonic()
     project = await service.projects.owner(token, "submit")
-    return Caller(request, token or "", project, key)
+    return Caller(request, token or "", project, key, since)
 
 
 async def submit(service: Dispatcher, by: Caller, wanted: Wanted) -> Answering:
@@ -82,6 +87,7 @@ async def submit(service: Dispatcher, by: Caller, wanted: Wanted) -> Answering:
         stop=wanted.stop,
         headers=headers | accepted[-1].headers | job_headers(jobs),
         places=queue_place,
+        since=by.since,
         turn=turn,
     )
 

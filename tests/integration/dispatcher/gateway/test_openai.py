@@ -1,6 +1,7 @@
 """OpenAI's own client, unmodified, on the gateway."""
 
 import asyncio
+import re
 from typing import Any
 
 import openai
@@ -103,6 +104,8 @@ async def test_a_stream_begins_with_the_role_and_ends_with_how_it_ended(door: Do
     assert last.aos["job_id"] == dispatch.job_id == last.id.removeprefix("chatcmpl-")
     assert {chunk.object for chunk in rest} == {"chat.completion.chunk"}
     assert (await door.network.finished(dispatch.job_id))["status"] == "completed"
+    metrics = (await door.network.client.get("/metrics")).text
+    assert re.search(r"^aos_gateway_first_text_seconds_count [1-9]", metrics, re.MULTILINE)
 
 
 async def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(door: Door) -> None:
