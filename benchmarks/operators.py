@@ -107,12 +107,12 @@ class CrowdProcess:
         self._process = process
 
     @classmethod
-    async def start(cls, stack: AsyncExitStack, url: str) -> "CrowdProcess":
-        """Start it; it ends with the stack."""
+    async def start(cls, stack: AsyncExitStack, url: str, *program: str) -> "CrowdProcess":
+        """Start it, or another `program` that is driven like it; it ends with the stack."""
+        command = program or (__file__, "--crowd", url.replace("http", "ws") + "/ws")
         process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--crowd", url.replace("http", "ws") + "/ws",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+            sys.executable, *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
 
         async def stop() -> None:
             process.kill()

@@ -1,5 +1,7 @@
 """The limits of /v1 as clients meet them: the official openai package waits as it is told, and each answer says what is left."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
@@ -8,8 +10,10 @@ import openai
 import pytest
 import pytest_asyncio
 
+from aos_dispatcher.rates import SLOWEST_RATE
 from aos_dispatcher.settings import Gateway
 from aos_dispatcher.throttling import LocalBuckets
+from integration.dispatcher.several import several
 from support.operators import MODEL
 
 Network: TypeAlias = Any  # of conftest.py, which is no module to import
@@ -100,6 +104,20 @@ async def test_every_answer_says_what_is_left_and_n_costs_n(limited: Network, cl
     assert (await ask(limited)).status_code == 429
     await clock.wait(1)
     assert (await ask(limited)).headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_two_dispatchers_let_in_exactly_what_a_token_may_send(
+    new_database: Any, redis_url: str
+) -> None:
+    gateway = Gateway(token_rate=SLOWEST_RATE, token_burst=5, address_rate=0)
+    async with several(await new_database("dispatcher"), redis_url) as two:
+        for network in two.networks:
+            await two.operator(network)
+            service = network.dispatcher
+            settings = service.settings.model_copy(update={"gateway": gateway})
+            object.__setattr__(service, "settings", settings)
+        answers = await asyncio.gather(*(ask(two.networks[n % 2], user=f"user {n}") for n in range(14)))
+    assert Counter(answer.status_code for answer in answers) == {200: 5, 429: 9}
 
 
 async def test_a_conversation_goes_on_over_the_gateway_and_its_job_has_the_whole_prompt(
