@@ -34,6 +34,15 @@ def provider(
     init: Annotated[
         bool, typer.Option("--init", help="Write a commented settings file with a new identity, and stop.")
     ] = False,
+    registration_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            help="Have other models of this machine register themselves on this port of the loopback, too; DBC's is 6000.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Offer a model server that speaks OpenAI's API to a network, until Ctrl-C.
@@ -54,7 +63,7 @@ def provider(
     steps.say("reading the settings", file=str(file))
     settings = _settings(file)
     _warn(settings, file, steps)
-    asyncio.run(_run(settings, steps))
+    asyncio.run(_run(settings, steps, registration_port))
 
 
 def _settings(file: Path) -> ProviderSettings:
@@ -73,14 +82,15 @@ def _warn(settings: ProviderSettings, file: Path, steps: Steps) -> None:
         )
 
 
-async def _run(settings: ProviderSettings, steps: Steps) -> None:
+async def _run(settings: ProviderSettings, steps: Steps, registration_port: int | None) -> None:
     from aos_cli.provider_run import running
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings, steps, certificate_authorities.get()) as provider:
+    ca = certificate_authorities.get()
+    async with running(settings, steps, ca, registration_port) as provider:
         await provider.run(stop)
 
 

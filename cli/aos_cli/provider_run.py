@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from aos_cli.provider_settings import ProviderSettings, memory_file
 from aos_cli.provider_steps import Steps
 from aos_operator.backends.dialects import Source
 from aos_operator.backends.protocol import Backend
+from aos_operator.backends.router import Router
 from aos_operator.backends.text import TextBackend
 from aos_operator.embedded import opened
 from aos_operator.embedded_queue import SqliteQueue
 from aos_operator.embedded_store import SqliteStore
 from aos_operator.errors import DispatcherRefused, OperatorError, WrongDispatcher
+from aos_operator.registration_node import registering
 from aos_operator.runner import Operator
 from aos_operator.settings import Net, Node, NodeSettings, Tls
 from aos_protocol.identity import Signer
@@ -34,12 +36,16 @@ class ProviderStopped(CliError):
 
 @dataclass(frozen=True)
 class Provider:
-    """What a provider is run with: its settings, the backend of its model server, and the authorities (PEM) for a wss:// dispatcher."""
+    """What a provider is run with: its settings, the backend of its model server, and the authorities (PEM) for a wss:// dispatcher.
+
+    Models of this machine may register on `registration_port` of its loopback.
+    """
 
     settings: ProviderSettings
     backend: Backend
     steps: Steps
     ca: Path | None = None
+    registration_port: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set. Raises `CliError` with what to do when something that it needs is not there."""
@@ -62,11 +68,24 @@ class Provider:
             net=Net(dispatcher_url=(self.settings.server_url,), tls=tls),
             node=Node(dispatcher_address=dispatcher),
         )
+        router = Router()
+        router.put("provider", backend)
         try:
-            async with opened(memory_file(signer.address), signer.address) as file:
-                operator = Operator(
-                    node, signer, SqliteStore(file), SqliteQueue(file), backend, registry=None
-                )
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(router.close)
+                file = await stack.enter_async_context(opened(memory_file(signer.address), signer.address))
+                store = SqliteStore(file)
+                operator = Operator(node, signer, store, SqliteQueue(file), router, registry=None)
+                if self.registration_port is not None:
+                    await stack.enter_async_context(
+                        registering(
+                            self.registration_port,
+                            store.instances,
+                            router,
+                            operator.look_again,
+                            lambda name: name == self.settings.model or operator.pinned(name),
+                        )
+                    )
                 await _first_of(operator.run(stop), self._tell(operator, signer.address))
         except* OperatorError as group:
             raise _explained(group, self.settings) from None
@@ -84,13 +103,15 @@ class Provider:
 
 
 @asynccontextmanager
-async def running(settings: ProviderSettings, steps: Steps, ca: Path | None) -> AsyncIterator[Provider]:
+async def running(
+    settings: ProviderSettings, steps: Steps, ca: Path | None, registration_port: int | None = None
+) -> AsyncIterator[Provider]:
     """Give the provider of these settings, whose connections to the model server are closed in the end."""
     backend = TextBackend(
         Source("openai", settings.api_url, settings.api_key, {settings.model: settings.model})
     )
     try:
-        yield Provider(settings, backend, steps, ca)
+        yield Provider(settings, backend, steps, ca, registration_port)
     finally:
         await backend.close()
 

@@ -96,6 +96,7 @@ def _tell(console: Console, stack: Stack) -> None:
         "",
         f"ready: {stack.url}   API description at {stack.url}/docs",
         *(f"also at  {url}" for url in stack.urls[1:]),
+        f"key      {stack.data.address('dispatcher')}   (serverKey of aos provider)",
         f"model    {model}",
         f"project  {stack.running().project}, its token is in {stack.data.token_file}",
     ]

@@ -17,6 +17,7 @@ import yaml
 from aos_cli.provider_secret import derive
 from aos_dispatcher.operators import register_operator
 from aos_dispatcher.settings import Verification
+from aos_protocol.frames import open_frame
 from aos_service.child import Child
 from integration.dispatcher.conftest import Network
 from integration.provider.fake_model_server import FakeModelServer
@@ -134,3 +135,11 @@ async def ask(network: Network, model: str = "llama3:8b", **job: Any) -> dict[st
     assert detail["status"] == "completed", detail
     evidence: dict[str, Any] = (await network.client.get(f"/api/job/evidence/{job_id}")).json()
     return evidence
+
+
+def result_of(evidence: dict[str, Any]) -> dict[str, Any]:
+    """The only result in a job's evidence, as its operator signed it."""
+    [round_] = evidence["rounds"]
+    [result] = round_["results"]
+    signed: dict[str, Any] = open_frame(result if isinstance(result, str) else result["frame"]).params[0]
+    return signed

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aos_protocol.frames import open_frame
 from integration.dispatcher.conftest import Network
-from integration.provider.conftest import KEY, PROVIDER, ProviderProcess, ask
+from integration.provider.conftest import KEY, PROVIDER, ProviderProcess, ask, result_of
 from integration.provider.fake_model_server import FakeModelServer
 from integration.provider.tap import Tap
 
@@ -25,14 +24,6 @@ STEPS = [
     "the test call succeeded",
     "serving",
 ]
-
-
-def result_of(evidence: dict[str, Any]) -> dict[str, Any]:
-    """The only result in a job's evidence, as its operator signed it."""
-    [round_] = evidence["rounds"]
-    [result] = round_["results"]
-    signed: dict[str, Any] = open_frame(result if isinstance(result, str) else result["frame"]).params[0]
-    return signed
 
 
 async def test_a_provider_serves_and_says_each_step(
