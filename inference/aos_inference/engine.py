@@ -98,12 +98,20 @@ class Engine:
 
     @contextmanager
     def generate(
-        self, prompt: Sequence[int], params: Params, seed: bytes, prover: str, *, private: bool = False
+        self,
+        prompt: Sequence[int],
+        params: Params,
+        seed: bytes,
+        prover: str,
+        *,
+        private: bool = False,
+        logprobs: int | None = None,
     ) -> Iterator[AsyncIterator[Step | Queued]]:
         """Submit a prompt; give its steps, the last of which has `finish`, after its places in the queue, if it must wait.
 
         `seed` is the job's (32 bytes), `prover` whose fingerprints these will be. A `private` prompt neither uses nor leaves anything in a
-        slot's memory, so that the time of other jobs tells nothing of it. Leaving the context cancels the job.
+        slot's memory, so that the time of other jobs tells nothing of it. With `logprobs`, steps say how likely their token and that many
+        others were. Leaving the context cancels the job.
         Raises PromptTooLong, QueueFull, EngineStopping and EngineFailed at once; the steps raise UnusableLogits and the last two.
         """
         if len(prompt) >= self.context:
@@ -112,7 +120,15 @@ class Engine:
                 "Shorten the prompt."
             )
         job = Generation(
-            next(self._numbers), prompt, params, seed, prover, self._vocabulary, self.context, private
+            next(self._numbers),
+            prompt,
+            params,
+            seed,
+            prover,
+            self._vocabulary,
+            self.context,
+            private,
+            logprobs,
         )
         with self._submitted([job]):
             yield _steps(job)

@@ -23,6 +23,10 @@ class ContextTooLarge(StartupError):
     """The context does not fit; lower --context or --slots."""
 
 
+class FillingRefused(StartupError):
+    """The model cannot be told to fill in by this --fim; give the template that it was trained with."""
+
+
 class AddressInUse(StartupError):
     """Something else listens there; choose another --port or --uds, or stop it."""
 

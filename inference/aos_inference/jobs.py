@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from aos_inference import likelihood
 from aos_inference.errors import RequestError, UnusableLogits
 from aos_inference.scheduler import Task
 from aos_inference.writing import Vocabulary, Writing
@@ -22,12 +23,16 @@ Logits: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Step:
-    """One output token with its fingerprint (16 bytes), the text that it settled, and why the output ends here, if it does."""
+    """One output token with its fingerprint (16 bytes), the text that it settled, and why the output ends here, if it does.
+
+    If that was asked for, `likely` has the token and then the likeliest in its place, each with its logprob.
+    """
 
     token: int
     fingerprint: bytes
     text: str
     finish: FinishReason | None
+    likely: likelihood.Likely | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ Event: TypeAlias = Step | Queued | Score | RequestError
 
 @dataclass(eq=False)
 class Generation:
-    """Draws a token from the logits of every step, in at most `context` tokens with the prompt."""
+    """Draws a token from the logits of every step, in at most `context` tokens with the prompt; says how likely it and `logprobs` others were."""
 
     number: int
     prompt: Sequence[int]
@@ -76,6 +81,7 @@ class Generation:
     vocabulary: Vocabulary
     context: int
     private: bool = False
+    logprobs: int | None = None
     output: list[int] = field(default_factory=list)
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     position: int = 0
@@ -108,7 +114,8 @@ class Generation:
             )
         self.output.append(token)
         text, finish = self._writing.add(token)
-        return Step(token, fingerprint.pack(projected), text, finish)
+        likely = None if self.logprobs is None else likelihood.likely(logits[0], token, self.logprobs)
+        return Step(token, fingerprint.pack(projected), text, finish, likely)
 
 
 @dataclass(eq=False)

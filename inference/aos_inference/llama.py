@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from aos_inference.cache import BITS, CacheType
 from aos_inference.errors import ContextTooLarge, InferenceError, ModelUnreadable
+from aos_inference.filling import Gap
 
 _log = structlog.get_logger("llama.cpp")
 # ggml_log_level in ggml.h; llama-cpp-python's own table of it is out of date.
@@ -97,6 +98,19 @@ class Model:
         self.bos: int = llama_cpp.llama_vocab_bos(self._vocab)
         self.eos: int = llama_cpp.llama_vocab_eos(self._vocab)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+
+    @property
+    def gap(self) -> Gap | None:
+        """The tokens by which the model fills in what is between two texts, as its file names them; None if it lacks one."""
+        pre, suf, mid = (
+            int(of(self._vocab))
+            for of in (
+                llama_cpp.llama_vocab_fim_pre,
+                llama_cpp.llama_vocab_fim_suf,
+                llama_cpp.llama_vocab_fim_mid,
+            )
+        )
+        return Gap(pre, suf, mid) if min(pre, suf, mid) >= 0 else None
 
     @property
     def chat_template(self) -> str | None:

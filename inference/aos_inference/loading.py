@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
-from aos_inference import digest, memory
+from aos_inference import digest, filling, memory
 from aos_inference.chat import ChatFormat
 from aos_inference.engine import Engine
 from aos_inference.errors import ContextTooLarge, InvalidField, ModelUnreadable
@@ -19,6 +19,7 @@ from aos_inference.rehearsal import rehearse
 from aos_inference.scheduler import Limits
 from aos_inference.schemas import ModelCard
 from aos_inference.worker import Vocabulary
+from aos_protocol.fields import Ability
 
 if TYPE_CHECKING:
     from aos_inference import llama
@@ -39,6 +40,7 @@ class Loaded(NamedTuple):
     engine: Engine
     vocabulary: Vocabulary
     chat_format: ChatFormat | None
+    filled: filling.Filling | None = None
 
 
 @contextmanager
@@ -61,6 +63,7 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
     model, backend, length = opened(options, Progress(f"Loading {path.name}"))
     from aos_inference import llama
 
+    chat_format, filled = _chat_format(model), filling.choose(model, options.fim)
     card = ModelCard(
         name=options.name,
         sha256=sha256,
@@ -68,6 +71,7 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
         context=length,
         vocabulary=model.vocabulary,
         engine=llama.engine_name(),
+        able=abilities(chat_format, filled),
     )
     limits = Limits(
         slots=options.slots,
@@ -76,9 +80,15 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
         rows=backend.rows,
         outputs=backend.outputs,
     )
-    yield Loaded(card, Engine(backend, model, length, limits), model, _chat_format(model))
+    yield Loaded(card, Engine(backend, model, length, limits), model, chat_format, filled)
     backend.close()
     model.close()
+
+
+def abilities(chat_format: ChatFormat | None, filled: filling.Filling | None) -> list[Ability]:
+    """What the model takes beside a plain prompt, of what has been found for it."""
+    can: list[tuple[Ability, object]] = [("chat", chat_format), ("fim", filled), ("logprobs", True)]
+    return [ability for ability, found in can if found is not None]
 
 
 def opened(

@@ -13,6 +13,7 @@ from aos_inference.options import (
     DEFAULT_SLOTS,
     CacheTypeOption,
     ContextOption,
+    FimOption,
     HostOption,
     LogLevelOption,
     ModelOption,
@@ -45,6 +46,7 @@ def serve(
     slots: SlotsOption = DEFAULT_SLOTS,
     threads: ThreadsOption = None,
     cache_type: CacheTypeOption = "F16",
+    fim: FimOption = None,
     otlp_endpoint: TelemetryOption = None,
     log_level: LogLevelOption = "info",
 ) -> None:
@@ -65,6 +67,7 @@ def serve(
         slots=slots,
         threads=threads,
         cache_type=cache_type,
+        fim=fim,
     )
     try:
         gguf.check(model)

@@ -45,6 +45,14 @@ CacheTypeOption = Annotated[
         help="How keys and values are kept; Q8_0 takes half the memory, and verifiers can tell.",
     ),
 ]
+FimOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fim",
+        help="How a model without tokens of its own for it fills in between two texts: codellama, deepseek, starcoder, codegemma, or "
+        "custom:TEXT with {prefix} and {suffix}. All who serve the model must say the same.",
+    ),
+]
 TelemetryOption = Annotated[
     str | None,
     typer.Option(
@@ -67,3 +75,4 @@ class ServeOptions(BaseModel):
     slots: int = DEFAULT_SLOTS
     threads: int | None = None
     cache_type: CacheType = "F16"
+    fim: str | None = None

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from aos_inference.errors import ClientLeft, RequestError
 from aos_inference.jobs import Queued
-from aos_inference.worker import Generation, Worker
+from aos_inference.worker import Generation, Piece, Worker
 
 _Result = TypeVar("_Result")
 
@@ -42,7 +42,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class GenerationStream(Response):
-    """Events {"text"} as text comes, then the answer; an `error` event if something fails in between.
+    """Events {"text"} as text comes, with {"logprobs"} where they are asked for, then the answer; an `error` event if something fails in between.
 
     While the job waits, an event `queued` with {"position"}, from 1, whenever that changes.
 
@@ -75,11 +75,14 @@ class GenerationStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _send_news(send: Send, news: str | Queued) -> None:
+async def _send_news(send: Send, news: Piece | Queued) -> None:
     if isinstance(news, Queued):
         await _send_event(send, json.dumps({"position": news.position}), name="queued")
+    elif news.logprobs:
+        said = {"text": news.text, "logprobs": [token.to_json() for token in news.logprobs]}
+        await _send_event(send, json.dumps(said))
     else:
-        await _send_event(send, json.dumps({"text": news}))
+        await _send_event(send, json.dumps({"text": news.text}))
 
 
 async def _send_event(send: Send, data: str, name: str | None = None) -> None:

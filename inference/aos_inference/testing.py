@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aos_inference.filling import Gap
+
 _NEVER: Final = -1000.0
 """A logit that is never drawn, and finite, so that it has a fingerprint."""
 _SPECIAL: Final = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
@@ -24,7 +26,7 @@ class ByteModel:
     The logits after a sequence are a fixed random function of all its tokens, so a token in the wrong slot or at the
     wrong position changes every token after it. `open` holds the thread while cleared; `failure` is raised once set;
     an `endless` model never draws an end token. `batches` tells the rows of each slot in each batch; `cells` bounds
-    the tokens that all slots hold together; a test may set `trims` to False.
+    the tokens that all slots hold together; a test may set `trims` to False, and `gap` to tokens by which it fills in.
     """
 
     vocabulary: Final = 256 + len(_SPECIAL)
@@ -32,6 +34,7 @@ class ByteModel:
     eos = 257
     adds_bos = True
     trims = True
+    gap: Gap | None = None
 
     def __init__(self, *, sharpness: float = 3.0, endless: bool = False, cells: int | None = None) -> None:
         self.open = threading.Event()

@@ -5,12 +5,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import structlog
 from pydantic import BaseModel
 
-from aos_inference import chat, claims, writing
+from aos_inference import chat, claims, filling, likelihood, writing
 from aos_inference.engine import Engine
 from aos_inference.errors import InvalidField, UnknownModel
 from aos_inference.jobs import Claim, Names, Queued, Step
@@ -25,6 +25,7 @@ from aos_inference.schemas import (
     Usage,
 )
 from aos_protocol import fingerprint
+from aos_protocol.messages import TokenLogprob
 from aos_protocol.sampling import RULE_VERSION
 from aos_protocol.score_document import Contradiction, Score
 from aos_protocol.transcript import FinishReason, Params, Transcript
@@ -32,8 +33,22 @@ from aos_protocol.transcript import FinishReason, Params, Transcript
 _log = structlog.get_logger(__name__)
 
 
-class Vocabulary(chat.Vocabulary, claims.Vocabulary, writing.Vocabulary, Protocol):
+class Vocabulary(
+    chat.Vocabulary,
+    claims.Vocabulary,
+    filling.Vocabulary,
+    likelihood.Vocabulary,
+    writing.Vocabulary,
+    Protocol,
+):
     """What a worker needs of `llama.Model`."""
+
+
+class Piece(NamedTuple):
+    """Some more text of a generation, which may be none yet, and how likely the tokens were that it came of, if that was asked for."""
+
+    text: str
+    logprobs: list[TokenLogprob]
 
 
 @dataclass
@@ -45,7 +60,9 @@ class Generation:
     seed: bytes
     prover: str
     private: bool = False
+    wanted: int | None = None
     output: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     fingerprints: bytearray = field(default_factory=bytearray)
     text: str = ""
     finish: FinishReason | None = None
@@ -59,7 +76,7 @@ class Generation:
 
 
 class Worker:
-    """Serves `card`'s model with `engine`; without a chat format it takes prompts only.
+    """Serves `card`'s model with `engine`; without a chat format it takes prompts only, and no suffix unless it knows how to fill in.
 
     `asked` is what a generation's body must be, and `answers` what may come of it.
     """
@@ -68,12 +85,18 @@ class Worker:
     answers: ClassVar[tuple[type[BaseModel], ...]] = (Answer,)
 
     def __init__(
-        self, card: ModelCard, engine: Engine, vocabulary: Vocabulary, chat_format: chat.ChatFormat | None
+        self,
+        card: ModelCard,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        chat_format: chat.ChatFormat | None,
+        filled: filling.Filling | None = None,
     ) -> None:
         self.card = card
         self.engine = engine
         self._vocabulary = vocabulary
         self._chat = chat_format
+        self._filled = filled
 
     async def prepare(self, request: GenerateRequest) -> Generation:
         """Tokenise the request. Raises UnknownModel and InvalidField."""
@@ -81,7 +104,8 @@ class Worker:
         # In a thread: a long prompt takes the tokeniser a while. llama.cpp's vocabulary is constant, so that is safe.
         prompt = await asyncio.to_thread(self._prompt_tokens, request)
         params = Params(**request.params.model_dump())
-        return Generation(prompt, params, bytes.fromhex(request.seed), request.prover)
+        seed = bytes.fromhex(request.seed)
+        return Generation(prompt, params, seed, request.prover, wanted=request.logprobs)
 
     async def score(self, request: ScoreRequest) -> ScoreAnswer:
         """Score the request's items. Raises UnknownModel, InvalidField, and what `Engine.score` raises."""
@@ -102,7 +126,7 @@ class Worker:
         return ScoreAnswer(scores=scores)
 
     @contextmanager
-    def run(self, generation: Generation) -> Iterator[AsyncGenerator[str | Queued, None]]:
+    def run(self, generation: Generation) -> Iterator[AsyncGenerator[Piece | Queued, None]]:
         """Generate, giving text as it comes, and before it the job's places in the queue; when that ends, `answer` is due.
 
         Leaving early cancels.
@@ -111,9 +135,11 @@ class Worker:
         """
         started = time.monotonic()
         job = generation
-        with self.engine.generate(job.prompt, job.params, job.seed, job.prover, private=job.private) as steps:
+        with self.engine.generate(
+            job.prompt, job.params, job.seed, job.prover, private=job.private, logprobs=job.wanted
+        ) as steps:
             try:
-                yield _texts(generation, steps)
+                yield self._pieces(generation, steps)
             finally:
                 _log.info(
                     "generated" if generation.finish else "abandoned",
@@ -156,7 +182,23 @@ class Worker:
             transcript=transcript,
             commitment=transcript.commitment(),
             usage=Usage(prompt_tokens=len(generation.prompt), completion_tokens=len(generation.output)),
+            logprobs=None if generation.wanted is None else generation.logprobs,
         )
+
+    async def _pieces(
+        self, generation: Generation, steps: AsyncIterator[Step | Queued]
+    ) -> AsyncGenerator[Piece | Queued, None]:
+        async for step in steps:
+            if isinstance(step, Queued):
+                yield step
+                continue
+            generation.add(step)
+            # The token that ends a sequence is not written, so it is none of the answer's.
+            shown = step.likely is not None and step.finish != "eos"
+            told = [likelihood.named(self._vocabulary, step.likely)] if shown and step.likely else []
+            generation.logprobs += told
+            if step.text or told:
+                yield Piece(step.text, told)
 
     def _check_model(self, name: str) -> None:
         if name != self.card.name:
@@ -167,6 +209,10 @@ class Worker:
             if self._chat is None:
                 raise InvalidField("messages: this model has no chat template; send a prompt.")
             return self._chat.tokens([message.model_dump() for message in request.messages or ()])
+        if request.suffix is not None:
+            if self._filled is None:
+                raise InvalidField("suffix: this model does not fill in; send a prompt alone.")
+            return self._filled(request.prompt, request.suffix)
         start = [self._vocabulary.bos] if self._vocabulary.adds_bos else []
         prompt = start + self._vocabulary.tokenize(request.prompt)
         if not prompt:
@@ -214,6 +260,10 @@ class Worker:
         return score
 
     def _contradiction(self, said: Said, claim: Claim) -> Contradiction | None:
+        if said.prompt_tokens is None:
+            # Whoever wrote it has rules of its own for where an answer ends, and need not write half a character.
+            output = writing.Writing(self._vocabulary, claim.params, len(claim.prompt), self.engine.context)
+            return None if _trimmed(said.text) == _trimmed(output.spelt(claim.output)) else "text"
         if said.prompt_tokens != tuple(claim.prompt):
             return "prompt"
         text, finish = self._written(claim, self.engine.context)
@@ -229,13 +279,5 @@ class Worker:
         return output.whole(claim.output)
 
 
-async def _texts(
-    generation: Generation, steps: AsyncIterator[Step | Queued]
-) -> AsyncGenerator[str | Queued, None]:
-    async for step in steps:
-        if isinstance(step, Queued):
-            yield step
-            continue
-        generation.add(step)
-        if step.text:
-            yield step.text
+def _trimmed(text: str) -> str:
+    return text.rstrip("\ufffd")

@@ -40,6 +40,11 @@ class Writing:
             return text + self._text.finish(), "length"
         return text, None
 
+    def spelt(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens up to a stop text, wherever they end: end tokens have none."""
+        texts = [self._text.feed(self._vocabulary.piece(token)) for token in tokens]
+        return "".join([*texts, self._text.finish()])
+
     def whole(self, tokens: Sequence[int]) -> tuple[str, FinishReason | None]:
         """The text of all tokens, and why they end; no reason if they end too early, or go on after an end."""
         texts: list[str] = []

@@ -14,6 +14,7 @@ from aos_inference.options import (
     DEFAULT_SLOTS,
     CacheTypeOption,
     ContextOption,
+    FimOption,
     HostOption,
     LogLevelOption,
     ModelOption,
@@ -68,6 +69,7 @@ def serve(
     slots: SlotsOption = DEFAULT_SLOTS,
     threads: ThreadsOption = None,
     cache_type: CacheTypeOption = "F16",
+    fim: FimOption = None,
     log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one GGUF model from an enclave, with answers that its keys sign and its hardware attests to.
@@ -101,6 +103,7 @@ def serve(
             slots=slots,
             threads=threads,
             cache_type=cache_type,
+            fim=fim,
         ),
     )
     _check_options(options, uds, vsock)

@@ -49,10 +49,12 @@ class EnclaveRequest(GenerateRequest):
         return JobSpec(
             tag="tee",
             prompt=self.prompt,
+            suffix=self.suffix,
             messages=turns or None,
             sealed=self.sealed,
             model=self.model,
             params=Params(**self.params.model_dump(mode="json")),
+            logprobs=self.logprobs,
         )
 
 

@@ -159,6 +159,7 @@ def _run(plain: Generation, asked: EnclaveRequest, keyset: str | None) -> Run:
         seed=plain.seed,
         prover=plain.prover,
         private=keyset is not None,
+        wanted=plain.wanted,
         request=asked,
         keyset=keyset,
     )

@@ -15,6 +15,7 @@ from aos_protocol.errors import ProtocolError
 from aos_protocol.fields import parse_message
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import ServedModel, TokenLogprob
+from aos_protocol.shown import score_item
 from aos_service.tracing import span
 from aos_service.transport import WorkerTransport
 
@@ -46,7 +47,7 @@ class HttpWorker:
             raise WorkerUnavailable(f"the worker does not list its models: {_problem(response)}")
         body = _object(response)
         try:
-            return [ServedModel(name=model["name"], sha256=model["sha256"]) for model in body["models"]]
+            return [_served(model) for model in body["models"]]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkerUnavailable("GET /v1/models gives no list of models with name and sha256") from error
 
@@ -75,13 +76,7 @@ class HttpWorker:
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         """See `Backend.score`. The prompt is the job's own, so that an answer to another one shows."""
-        item = {**_asked(job), **subject.claim.to_json(), "subject": subject.digest}
-        if subject.transcript is not None:
-            item["answer"] = {
-                "text": subject.text,
-                "finish_reason": subject.transcript.finish_reason,
-                "prompt_tokens": subject.transcript.prompt_tokens,
-            }
+        item = score_item(job, subject.digest, subject.text, subject.shown)
         body = {"model": job.model, "items": [item]}
         with span("worker", kind="client", asked="score") as asking:
             async with _translated():
@@ -121,7 +116,14 @@ def _unreachable(error: httpx.TransportError) -> WorkerUnavailable:
 def _asked(job: JobSpec) -> dict[str, Any]:
     """What a job asks of the model, as the worker takes it."""
     said = job.to_json()
-    return {name: said[name] for name in ("prompt", "messages", "sealed", "params") if name in said}
+    names = ("prompt", "suffix", "messages", "sealed", "params", "logprobs")
+    return {name: said[name] for name in names if name in said}
+
+
+def _served(card: dict[str, Any]) -> ServedModel:
+    """A model as its worker's card has it; a worker of before cards said so shows transcripts, and takes messages."""
+    known = {name: card[name] for name in ("name", "sha256", "evidence", "able") if name in card}
+    return ServedModel.model_validate(known)
 
 
 def _good(response: httpx.Response) -> dict[str, Any]:
