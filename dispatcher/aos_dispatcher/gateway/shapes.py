@@ -167,10 +167,7 @@ _JOB = {
     "x-aos-job-id": {"description": "The job of the answer, or all of them.", "schema": {"type": "string"}},
     "x-aos-evidence": {"description": "Where the evidence is.", "schema": {"type": "string"}},
 }
-_BELOW = {
-    502: "The job failed: no operator gave an answer. The message says why, `job_id` which job.",
-    504: "The job came to its deadline.",
-}
+_FAILED = "The job failed: no operator gave an answer in time. The message says why, `job_id` which job."
 
 
 def _error(said: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +176,7 @@ def _error(said: dict[str, Any]) -> dict[str, Any]:
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     **{code: _error(said) for code, said in openapi.ERRORS.items()},
-    **{code: _error({"description": said}) for code, said in _BELOW.items()},
+    502: _error({"description": _FAILED}),
 }
 """The errors of every request under /v1."""
 

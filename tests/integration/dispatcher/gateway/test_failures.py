@@ -14,6 +14,7 @@ from aos_dispatcher.tokens import Grant, create_token
 from aos_protocol.messages import ServedModel
 from integration.dispatcher.conftest import Network
 from integration.dispatcher.gateway.conftest import ANSWER, Door, serving
+from support.operators import MODEL
 
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
@@ -102,6 +103,19 @@ async def test_a_job_that_nobody_can_answer_is_an_error_with_its_id(door: Door) 
         assert "the model is broken" in body["message"]
         assert error.value.response.headers["x-aos-job-id"] == body["job_id"]
         assert (await door.network.finished(body["job_id"]))["status"] == "failed"
+
+
+async def test_nobody_waits_longer_than_the_job_may_take(new_database: Any) -> None:
+    network = Network(await new_database("dispatcher"), job_timeout=1)
+    await network.start()
+    await network.project()
+    door = Door(network, await serving(network, ServedModel(name=MODEL.name, sha256=MODEL.sha256)))
+    with pytest.raises(openai.InternalServerError) as error:
+        await chat(door)
+    assert (error.value.status_code, "deadline" in str(error.value)) == (502, True)
+    await door.openai.close()
+    await door.operator.close()
+    await network.stop()
 
 
 async def test_a_stream_that_breaks_ends_with_an_error_and_the_job_fails(door: Door) -> None:

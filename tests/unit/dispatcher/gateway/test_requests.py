@@ -183,6 +183,37 @@ def test_what_an_answer_said_can_be_sent_back_as_it_came() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"stream": True, "max_tokens": 512, "temperature": 0.2, "tools": None},
+        {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 4096, "top_p": 0.9,
+         "frequency_penalty": 0, "presence_penalty": 0, "stop": ["</s>"], "parallel_tool_calls": False},
+        {"stream": False, "max_completion_tokens": 1000},
+        {"n": 1, "stream": False, "temperature": 0.7, "user": "ann", "logit_bias": {}},
+        {"safety_identifier": "ann", "store": False, "service_tier": "auto", "prompt_cache_key": "x"},
+    ],
+    ids=["Twinny", "Continue", "Open WebUI", "LangChain", "OpenAI"],
+)  # fmt: skip
+def test_what_clients_of_chats_send_is_taken(body: Any) -> None:
+    assert chat(**body).stream is bool(body.get("stream"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"stream": True, "temperature": 0.2, "max_tokens": 512},
+        {"stream": True, "temperature": 0.2, "n_predict": 512},
+        {"stream": True, "keep_alive": -1, "options": {"temperature": 0.2, "num_predict": 512}},
+        {"stream": True, "max_tokens": 512, "stop": ["\n\n", "<EOT>"], "temperature": 0.2, "suffix": "}"},
+    ],
+    ids=["Twinny for LM Studio", "Twinny for llama.cpp", "Twinny for Ollama", "Continue"],
+)
+def test_what_clients_of_completions_send_is_taken(body: Any) -> None:
+    params = completion(**body).jobs[0]["params"]
+    assert (params["temperature"], params["max_tokens"]) == (0.2, 512)
+
+
 def test_other_servers_names_are_understood() -> None:
     assert completion(n_predict=7) == completion(max_tokens=7)
     options = {"temperature": 0.5, "num_predict": 7, "stop": ["x"], "seed": 3, "top_p": None}
