@@ -157,7 +157,8 @@ class ImagesBackend:
         """Return the path of an address on this very server. Raises `WorkerRefused` for any other: nobody else is asked."""
         try:
             parts = urlsplit(url)
-            same = not parts.netloc or ("@" not in parts.netloc and _origin(parts) == self._origin)
+            bare = not parts.netloc and not parts.scheme
+            same = bare or ("@" not in parts.netloc and _origin(parts) == self._origin)
         except ValueError:
             same = False
         if not same or not parts.path.startswith("/"):
