@@ -52,19 +52,22 @@ class Vocabulary(Protocol):
         ...
 
 
-def choose(vocabulary: Vocabulary, template: str | None) -> Filling | None:
-    """How this model fills in: by its own tokens, else by a template, `NAME` or `custom:TEXT`; None if it cannot.
+def choose(vocabulary: Vocabulary, template: fim.FimTemplate | None) -> Filling | None:
+    """How this model fills in: by its own tokens, else by a template; None if it cannot.
 
-    Raises FillingRefused for a template that is none, or for a model that needs none: its verifiers would make other prompts of the same job.
+    Raises FillingRefused for a template where the model needs none: its verifiers would make other prompts of the same job.
     """
     if vocabulary.gap is not None:
         if template is not None:
             raise FillingRefused("The model has tokens of its own for filling in: leave --fim out.")
         return _Own(vocabulary, vocabulary.gap)
-    return None if template is None else _ByTemplate(vocabulary, _template(template))
+    return None if template is None else _ByTemplate(vocabulary, template)
 
 
-def _template(named: str) -> fim.FimTemplate:
+def template(named: str | None) -> fim.FimTemplate | None:
+    """The template that `--fim` names, as `NAME` or `custom:TEXT`. Raises FillingRefused for any other word."""
+    if named is None:
+        return None
     if named.startswith(_CUSTOM):
         try:
             return fim.custom(named.removeprefix(_CUSTOM))

@@ -57,13 +57,13 @@ def loaded(options: ServeOptions, digests: Path | None) -> Iterator[Loaded]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Where llama.cpp gives up it would start a debugger on this process, if there is one.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    path = options.path
+    path, template = options.path, filling.template(options.fim)
     sha256 = digest.of_file(path, digests, Progress(f"Hashing {path.name}"))
     rehearse(path, lambda: opened(options)[:2])
     model, backend, length = opened(options, Progress(f"Loading {path.name}"))
     from aos_inference import llama
 
-    chat_format, filled = _chat_format(model), filling.choose(model, options.fim)
+    chat_format, filled = _chat_format(model), filling.choose(model, template)
     card = ModelCard(
         name=options.name,
         sha256=sha256,

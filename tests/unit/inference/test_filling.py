@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aos_inference.errors import FillingRefused
-from aos_inference.filling import Filling, Gap, choose
+from aos_inference.filling import Filling, Gap, choose, template
 from aos_inference.testing import ByteModel
 from aos_protocol import fim
 
@@ -37,8 +37,8 @@ class Vocabulary(ByteModel):
         return super().tokenize(f" {text}" if self.spaced and text else text)
 
 
-def filling(vocabulary: Vocabulary, template: str | None = None) -> Filling:
-    found = choose(vocabulary, template)
+def filling(vocabulary: Vocabulary, named: str | None = None) -> Filling:
+    found = choose(vocabulary, template(named))
     assert found is not None
     return found
 
@@ -95,21 +95,22 @@ FORGED = st.lists(
 
 
 @pytest.mark.parametrize(
-    "template", [None, "starcoder", "codellama", "deepseek", "codegemma", "custom:{prefix}|{suffix}|"]
+    "named", [None, "starcoder", "codellama", "deepseek", "codegemma", "custom:{prefix}|{suffix}|"]
 )
 @given(prefix=FORGED, suffix=FORGED)
-def test_no_text_of_a_job_becomes_a_control_token(template: str | None, prefix: str, suffix: str) -> None:
+def test_no_text_of_a_job_becomes_a_control_token(named: str | None, prefix: str, suffix: str) -> None:
     """There are just as many control tokens, in the same order, as around empty texts, and the texts are whole."""
-    fill = filling(Vocabulary(GAP if template is None else None), template)
+    fill = filling(Vocabulary(GAP if named is None else None), named)
     made, empty = fill(prefix, suffix), fill("", "")
     assert [token for token in made if token >= 256] == [token for token in empty if token >= 256]
     written = bytes(token for token in made if token < 256).decode()
-    assert written == (prefix + suffix if template is None else _plain(template, prefix, suffix))
+    assert written == (prefix + suffix if named is None else _plain(named, prefix, suffix))
 
 
-def _plain(template: str, prefix: str, suffix: str) -> str:
+def _plain(named: str, prefix: str, suffix: str) -> str:
     """What of a prompt by this template is text."""
-    found = fim.custom(template[7:]) if template.startswith("custom:") else fim.TEMPLATES[template]
+    found = template(named)
+    assert found is not None
     control = "|".join(map(re.escape, SPECIAL))
     return "".join(
         re.sub(control, "", text) if marker else text for text, marker in found.parts(prefix, suffix)
@@ -128,7 +129,7 @@ def test_a_model_that_cannot_is_not_told_to() -> None:
 
 def test_a_model_with_tokens_of_its_own_takes_no_template() -> None:
     with pytest.raises(FillingRefused, match="tokens of its own"):
-        choose(Vocabulary(GAP), "starcoder")
+        choose(Vocabulary(GAP), fim.TEMPLATES["starcoder"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_a_model_with_tokens_of_its_own_takes_no_template() -> None:
 )
 def test_a_template_that_is_none_is_refused(named: str) -> None:
     with pytest.raises(FillingRefused, match=r"^--fim: "):
-        choose(Vocabulary(), named)
+        template(named)
 
 
 def test_every_template_that_has_a_name_works() -> None:
