@@ -130,27 +130,25 @@ async def test_images_come_in_any_of_these_ways(
     assert list((await backend.paint(spec, image, None))["blobs"].values()) == [picture]
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1:1/made/x",
-        "https://127.0.0.1/made/x",
-        "http://169.254.169.254/latest/meta-data",
-        "http://user@127.0.0.1/made/x",
-        "//elsewhere.test/made/x",
-        "file:///etc/passwd",
-        "http://[::1/x",
-        "http://127.0.0.1:99999/x",
-        "made/x",
-    ],
-)
-async def test_nothing_is_fetched_from_anywhere_else(
-    server: FakeImageServer, backend: ImagesBackend, url: str
-) -> None:
-    server.bend = lambda said: said | {"data": [{"url": url}]}
+ELSEWHERE = [
+    "http://127.0.0.1:1/made/x",
+    "https://127.0.0.1/made/x",
+    "http://169.254.169.254/latest/meta-data",
+    "http://user@127.0.0.1/made/x",
+    "//elsewhere.test/made/x",
+    "file:///etc/passwd",
+    "http://[::1/x",
+    "http://127.0.0.1:99999/x",
+    "made/x",
+]
+
+
+async def test_nothing_is_fetched_from_anywhere_else(server: FakeImageServer, backend: ImagesBackend) -> None:
     spec, image = job()
-    with pytest.raises(WorkerRefused, match="elsewhere"):
-        await backend.paint(spec, image, None)
+    for url in ELSEWHERE:
+        server.bend = lambda said, url=url: said | {"data": [{"url": url}]}  # type: ignore[misc]
+        with pytest.raises(WorkerRefused, match="elsewhere"):
+            await backend.paint(spec, image, None)
 
 
 async def test_a_redirect_of_an_image_is_not_followed(
@@ -164,50 +162,48 @@ async def test_a_redirect_of_an_image_is_not_followed(
         await backend.paint(spec, image, None)
 
 
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        ([], "no list of images"),
-        ({}, "no list of images"),
-        ({"data": {}}, "no list of images"),
-        ({"data": ["x"]}, "no list of images"),
-        ({"data": []}, "made 0 images, and 1 were asked for"),
-        ({"data": [{"b64_json": 5}]}, "must be a string"),
-        ({"data": [{"b64_json": "*"}]}, "not in base64"),
-        ({"data": [{"b64_json": "AAAA"}]}, "no PNG, JPEG or WebP"),
-        ({"data": [{"url": 5}]}, "neither b64_json nor url"),
-        ({"data": [{"url": "data:image/png,x"}]}, "cannot be used"),
-        ({"code": 3, "message": f"a key like {KEY}"}, "a key like ..."),
-    ],
-)
+UNREADABLE: list[tuple[Any, str]] = [
+    ([], "no list of images"),
+    ({}, "no list of images"),
+    ({"data": {}}, "no list of images"),
+    ({"data": ["x"]}, "no list of images"),
+    ({"data": []}, "made 0 images, and 1 were asked for"),
+    ({"data": [{"b64_json": 5}]}, "must be a string"),
+    ({"data": [{"b64_json": "*"}]}, "not in base64"),
+    ({"data": [{"b64_json": "AAAA"}]}, "no PNG, JPEG or WebP"),
+    ({"data": [{"url": 5}]}, "neither b64_json nor url"),
+    ({"data": [{"url": "data:image/png,x"}]}, "cannot be used"),
+    ({"code": 3, "message": f"a key like {KEY}"}, "a key like ..."),
+]
+
+
 async def test_an_answer_that_cannot_be_read_is_refused(
-    server: FakeImageServer, backend: ImagesBackend, said: Any, why: str
+    server: FakeImageServer, backend: ImagesBackend
 ) -> None:
-    server.bend = lambda _: said
     spec, image = job()
-    with pytest.raises(WorkerRefused, match=why) as refused:
-        await backend.paint(spec, image, None)
-    assert KEY not in str(refused.value)
+    for said, why in UNREADABLE:
+        server.bend = lambda _, said=said: said  # type: ignore[misc]
+        with pytest.raises(WorkerRefused, match=why) as refused:
+            await backend.paint(spec, image, None)
+        assert KEY not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [
-        (400, WorkerRefused),
-        (401, WorkerRefused),
-        (404, WorkerRefused),
-        (429, WorkerBusy),
-        (502, WorkerUnavailable),
-    ],
-)
-async def test_errors_are_told_in_the_server_s_words(
-    server: FakeImageServer, backend: ImagesBackend, status: int, error: type[Exception]
-) -> None:
-    server.status, server.bend = status, lambda _: {"error": {"message": f"words and {KEY}"}}
+STATUSES = {
+    400: WorkerRefused,
+    401: WorkerRefused,
+    404: WorkerRefused,
+    429: WorkerBusy,
+    502: WorkerUnavailable,
+}
+
+
+async def test_errors_are_told_in_the_server_s_words(server: FakeImageServer, backend: ImagesBackend) -> None:
     spec, image = job()
-    with pytest.raises(error, match="words and ") as refused:
-        await backend.paint(spec, image, None)
-    assert KEY not in str(refused.value)
+    for status, error in STATUSES.items():
+        server.status, server.bend = status, lambda _: {"error": {"message": f"words and {KEY}"}}
+        with pytest.raises(error, match="words and ") as refused:
+            await backend.paint(spec, image, None)
+        assert KEY not in str(refused.value)
 
 
 async def test_an_image_that_is_too_large_is_not_read(
