@@ -8,8 +8,8 @@ from aos_operator.backends.chunks import Chunk, Finish, count, logprobs, token_i
 from aos_operator.backends.dialects import Dialect
 from aos_operator.backends.lines import Events
 from aos_operator.backends.tongue import Asked, items, members, text_of
-from aos_operator.backends.upstream import BrokenOff, Upstream, error_words
-from aos_operator.errors import WorkerRefused
+from aos_operator.backends.upstream import QUICK_S, BrokenOff, Upstream, error_words
+from aos_operator.errors import WorkerRefused, WorkerUnavailable
 
 _ENDS: dict[object, Finish] = {"eos": "eos", "word": "stop", "limit": "length"}
 
@@ -37,15 +37,18 @@ class LlamaCpp:
         return [text_of(model.get("id"), "a model's id") for model in models]
 
     async def fills_in(self, model: str) -> bool:
-        """See `Tongue.fills_in`: asked once, for one token, since nothing that it tells of itself says it."""
-        if model not in self._fills_in:
-            probe = {"model": model, "input_prefix": "a", "input_suffix": "b", "prompt": "", "n_predict": 1}
-            try:
-                await self._upstream.post("/infill", probe)
-            except WorkerRefused:
-                self._fills_in[model] = False
-            else:
-                self._fills_in[model] = True
+        """See `Tongue.fills_in`: asked for one token until it has answered once, since nothing that it tells of itself says it."""
+        if model in self._fills_in:
+            return self._fills_in[model]
+        probe = {"model": model, "input_prefix": "a", "input_suffix": "b", "prompt": "", "n_predict": 1}
+        try:
+            await self._upstream.post("/infill", probe, QUICK_S)
+        except WorkerUnavailable:
+            return False  # all its slots may be taken: asked again the next time
+        except WorkerRefused:
+            self._fills_in[model] = False
+        else:
+            self._fills_in[model] = True
         return self._fills_in[model]
 
     async def run(self, asked: Asked) -> AsyncGenerator[Chunk, None]:
@@ -58,7 +61,7 @@ class LlamaCpp:
         events = Events()
         async with aclosing(self._upstream.lines(path, body)) as lines:
             async for line in lines:
-                data = events.feed(line)
+                data = line if line.startswith("{") else events.feed(line)  # some errors are no event
                 if data is None:
                     continue
                 said = members(self._upstream.read(data), "a chunk")

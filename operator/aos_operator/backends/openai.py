@@ -39,7 +39,7 @@ class OpenAi:
         events = Events()
         async with aclosing(self._upstream.lines(path, self._body(asked))) as lines:
             async for line in lines:
-                data = events.feed(line)
+                data = line if line.startswith("{") else events.feed(line)  # some errors are no event
                 if data == _DONE:
                     return
                 if data is not None:
