@@ -14,7 +14,7 @@ from aos_protocol.canonical import JsonObject, digest
 from aos_protocol.fields import WorkerType, parse_message
 from aos_protocol.frames import Frame, open_frame, seal_reply, seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.job import Claim, JobSpec, Params, Sealed
+from aos_protocol.job import Claim, Direct, JobSpec, Params, Sealed
 from aos_protocol.messages import (
     Challenge,
     Dispatch,
@@ -79,12 +79,15 @@ class World:
         temperature: float = 1.0,
         kind: WorkerType = "opml",
         sealed: Sealed | None = None,
+        direct: Direct | None = None,
         **changes: Any,
     ) -> Dispatch:
-        """A dispatch that holds in every respect, of the prompt or what is `sealed`; `changes` replace single members of it."""
+        """A dispatch that holds in every respect, of the prompt, or what is `sealed` or `direct`; `changes` replace single members of it."""
         sequence = next(self._sequence)
         params = Params(max_tokens=16, temperature=temperature)
-        asked: dict[str, Any] = {"prompt": prompt} if sealed is None else {"sealed": sealed}
+        asked: dict[str, Any] = (
+            {"sealed": sealed} if sealed else {"direct": direct} if direct else {"prompt": prompt}
+        )
         spec = JobSpec(tag=kind, model=MODEL.name, params=params, claim=claim, **asked)
         request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
