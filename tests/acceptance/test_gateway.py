@@ -74,6 +74,22 @@ def test_a_stop_sequence_ends_an_answer_and_is_told(network: Network, client: op
     assert " for" not in choice.message.content
 
 
+def test_logprobs_are_those_of_the_tokens_that_were_said(network: Network, client: openai.OpenAI) -> None:
+    asked: Any = {"model": network.model, "messages": ASK, "logprobs": True, "top_logprobs": 3} | GREEDY
+    answer: Any = client.chat.completions.create(**asked)
+    tokens = answer.choices[0].logprobs.content
+    assert "".join(token.token for token in tokens) == answer.choices[0].message.content
+    assert len(tokens) == answer.usage.completion_tokens == 12
+    for token in tokens:
+        assert token.top_logprobs[0].token == token.token  # temperature 0
+        assert token.top_logprobs[0].logprob == token.logprob <= 0
+        assert len(token.top_logprobs) == 3
+    streamed: list[Any] = list(client.chat.completions.create(**asked, stream=True))
+    parts = [chunk.choices[0].logprobs for chunk in streamed if chunk.choices[0].logprobs]
+    assert [token for part in parts for token in part.content] == tokens
+    assert "FAIL" not in audit(network, answer.aos["job_id"]).values()
+
+
 def test_litellm_is_a_client(network: Network) -> None:
     if not PEERS.exists() and "CI" not in os.environ:
         pytest.skip("there is no .aos/peers: scripts/peers.sh makes it")
