@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from aos_dispatcher.conversations import Turn
-from aos_dispatcher.errors import ApiError
+from aos_dispatcher.errors import ApiError, Unavailable
 from aos_dispatcher.following import Following, News, Piece
 from aos_dispatcher.gateway.chunks import Rendering, comment, failure
 from aos_dispatcher.gateway.merging import merged
@@ -60,10 +60,16 @@ class Answering:
             error.headers = self.headers | error.headers
             raise
         finally:
-            for job in telling.open:
-                await self.following.abandon(job, reason, failed=False)
             if self.turn is not None and not telling.whole:
                 self.turn.drop()
+            for job in telling.open:
+                await self._give_up(job, reason)
+
+    async def _give_up(self, job: str, reason: str) -> None:
+        try:
+            await self.following.abandon(job, reason, failed=False)
+        except Unavailable as error:
+            log.error("a job that nobody waits for is not cancelled", job_id=job, why=str(error))
 
     async def hear(self, telling: Telling, number: int, news: News) -> bytes:
         """Take news into `telling`; what a conversation keeps is kept before anybody hears of the end."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -57,17 +58,15 @@ async def submit(service: Dispatcher, by: Caller, wanted: Wanted) -> Answering:
     model = await find(service, wanted.model)
     check_able(model, wanted.needs)
     wanted = taken_apart(wanted, model)
-    turn = None
-    if wanted.conversation is not None:
-        turn = await service.front.conversations.begin(by.project, wanted.conversation, wanted.turns)
-    try:
+    with ExitStack() as undo:
+        turn = None
+        if wanted.conversation is not None:
+            turn = await service.front.conversations.begin(by.project, wanted.conversation, wanted.turns)
+            undo.callback(turn.drop)
         place = {"from": by.project, "tag": "", "user": wanted.user or name_of(by.token)}
         bodies = [place | {"job": job} for job in _jobs(wanted, model, turn)]
         accepted = await _submit_all(service, bodies, model, by.key)
-    except BaseException:
-        if turn is not None:
-            turn.drop()
-        raise
+        undo.pop_all()
     jobs = [each.receipt.job_id for each in accepted]
     rendering = Rendering(
         chat=wanted.chat,

@@ -6,7 +6,9 @@ from typing import Any
 
 import openai
 import pytest
+from structlog.testing import capture_logs
 
+from aos_dispatcher.errors import Unavailable
 from aos_dispatcher.gateway import responses
 from aos_dispatcher.limits import set_quota
 from aos_dispatcher.projects import create_project
@@ -165,6 +167,26 @@ async def test_a_client_that_runs_out_of_patience_leaves_too(door: Door) -> None
         await door.openai.with_options(timeout=0.5).chat.completions.create(model=door.model, messages=HELLO)
     [dispatch] = await door.asked()
     assert (await door.cancelled(dispatch.job_id))["status"] == "cancelled"
+
+
+async def test_a_job_that_cannot_be_cancelled_is_no_secret(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> bool:
+        tried.set()
+        raise Unavailable
+
+    tried = asyncio.Event()
+    monkeypatch.setattr(type(door.network.dispatcher.following), "abandon", fail)
+    with capture_logs() as logs:
+        with pytest.raises(openai.APITimeoutError):
+            await door.openai.with_options(timeout=0.5).chat.completions.create(
+                model=door.model, messages=HELLO
+            )
+        async with asyncio.timeout(10):
+            await tried.wait()
+    [dispatch] = await door.asked()
+    assert [line["job_id"] for line in logs if line["log_level"] == "error"] == [dispatch.job_id]
 
 
 async def test_one_choice_that_fails_ends_the_others(door: Door) -> None:
