@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
-from sqlalchemy import ColumnElement, Row, func, select, text
+from sqlalchemy import ColumnElement, Row, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -167,9 +167,7 @@ class Conversations:
 
     async def delete(self, project: str, id_: str) -> None:
         """Delete a conversation; an answer that is under way is not kept. Raises `NotFound`."""
-        statement = Conversation.__table__.delete().where(
-            Conversation.project_id == project, Conversation.id == id_
-        )
+        statement = delete(Conversation).where(Conversation.project_id == project, Conversation.id == id_)
         async with self._database.begin() as connection:
             if (await connection.execute(statement)).rowcount == 0:
                 raise _unknown(id_)

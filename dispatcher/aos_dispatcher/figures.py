@@ -17,11 +17,11 @@ ModelKey: TypeAlias = tuple[str, str]
 """A job type and a model's name."""
 
 _ROUNDS = text(
-    "select job_type, model, status, count(*) as count from rounds where status in ('created', 'dispatched') "
+    "select job_type, model, status, count(*) as number from rounds where status in ('created', 'dispatched') "
     "group by job_type, model, status"
 )
 _SEATS = text(
-    "select operator, role, count(*) as count from rounds join assignments on round_id = rounds.id "
+    "select operator, role, count(*) as number from rounds join assignments on round_id = rounds.id "
     "where status = 'dispatched' and state = 'assigned' group by operator, role"
 )
 _MADE = text(
@@ -31,7 +31,7 @@ _MADE = text(
 # A challenge's round names the answer that it is about; of any other, the executor who answered made it.
 _VERDICTS = text(
     """
-    select coalesce(subject.operator, executor.operator) as operator, verdict ->> 'outcome' as outcome, count(*) as count
+    select coalesce(subject.operator, executor.operator) as operator, verdict ->> 'outcome' as outcome, count(*) as number
     from rounds
     left join results subject on subject.id = rounds.subject
     left join lateral (
@@ -61,8 +61,8 @@ async def count(database: Database) -> Figures:
         made = (await connection.execute(_MADE, {"seconds": TOKENS_S})).all()
         verdicts = (await connection.execute(_VERDICTS, {"seconds": VERDICTS_S})).all()
     return Figures(
-        {((row.job_type, row.model), row.status): row.count for row in rounds},
-        {(row.operator, row.role): row.count for row in seats},
+        {((row.job_type, row.model), row.status): row.number for row in rounds},
+        {(row.operator, row.role): row.number for row in seats},
         {(row.operator, (row.job_type, row.model)): int(row.tokens) for row in made},
-        {(row.operator, row.outcome): row.count for row in verdicts if row.operator is not None},
+        {(row.operator, row.outcome): row.number for row in verdicts if row.operator is not None},
     )

@@ -2,15 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Query
+from pydantic import AfterValidator, BaseModel
 from sqlalchemy import Row
 
 from aos_dispatcher.api import Service, Token
 from aos_dispatcher.openapi import ERRORS
 from aos_dispatcher.tables import JsonObject
+from aos_protocol.fields import storable
 
 router = APIRouter(prefix="/v1/conversations", tags=["conversations"], responses=ERRORS)
+
+
+ConversationId = Annotated[str, Path(max_length=128), AfterValidator(storable)]
 
 
 class _Success(BaseModel):
@@ -64,7 +68,7 @@ async def conversations(
     service: Service,
     token: Token,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str, Query(max_length=128)] = "",
+    after: Annotated[str, Query(max_length=128), AfterValidator(storable)] = "",
 ) -> JsonObject:
     """List the conversations of the token's project. Needs the scope read."""
     project = await service.projects.owner(token, "read")
@@ -73,7 +77,7 @@ async def conversations(
 
 
 @router.get("/{conversation_id:path}", response_model=ConversationAnswer)
-async def conversation(service: Service, conversation_id: str, token: Token) -> JsonObject:
+async def conversation(service: Service, conversation_id: ConversationId, token: Token) -> JsonObject:
     """Read a conversation of the token's project. Needs the scope read."""
     project = await service.projects.owner(token, "read")
     row = await service.front.conversations.get(project, conversation_id)
@@ -81,7 +85,7 @@ async def conversation(service: Service, conversation_id: str, token: Token) -> 
 
 
 @router.delete("/{conversation_id:path}", response_model=ConversationDeleted)
-async def delete_conversation(service: Service, conversation_id: str, token: Token) -> JsonObject:
+async def delete_conversation(service: Service, conversation_id: ConversationId, token: Token) -> JsonObject:
     """Delete a conversation of the token's project. Needs the scope manage. The jobs that it was made of stay."""
     project = await service.projects.owner(token, "manage")
     await service.front.conversations.delete(project, conversation_id)

@@ -258,6 +258,13 @@ async def test_a_conversation_is_listed_read_and_deleted(network: Network, reade
     assert (await reader.get("/b")).status_code == (await reader.delete("/b")).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/%00", "?after=%00", "/" + "x" * 129, "?limit=0", "?limit=101"])
+async def test_what_can_be_no_id_is_refused_before_the_database_sees_it(reader: Reader, path: str) -> None:
+    refused = await reader.get(path)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
 async def test_an_answer_to_a_deleted_conversation_brings_nothing_back(
     network: Network, reader: Reader
 ) -> None:
