@@ -129,7 +129,8 @@ class Link:
                         raise
                     _log.error("the dispatcher does not let this operator in", problem=str(error))
                 except Unavailable as error:
-                    _log.warning("not connected to the dispatcher", url=self._url, problem=str(error))
+                    if not self._renewing:
+                        _log.warning("not connected to the dispatcher", url=self._url, problem=str(error))
                     if self._moves_at_once(error):
                         continue
                 renewed = self._renewing

@@ -39,6 +39,7 @@ async def listening(registrations: Registrations, port: int) -> AsyncIterator[in
             uvicorn.Config(
                 create_app(registrations),
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 lifespan="off",
                 ws="none",

@@ -26,34 +26,25 @@ STEPS = [
 ]
 
 
-async def test_a_provider_serves_and_says_each_step(
-    network: Network, server: FakeModelServer, settings: dict[str, Any], tmp_path: Path
-) -> None:
-    async with ProviderProcess(tmp_path, settings).running() as provider:
-        await provider.said('"serving"')
-        events = [json.loads(line)["event"] for line in provider.log().splitlines()]
-        assert [event for event in events if event in STEPS] == STEPS
-        assert server.asked[0]["stream"] is True
-        result = result_of(await ask(network))
-    assert (result["operator"], result["result"]) == (PROVIDER, "one two three")
-    assert result["record"]["level"] == "text"
-    assert "system" not in result["record"]
-    assert provider.child.returncode in {0, None}
-
-
-async def test_the_system_message_goes_before_a_conversation_that_has_none(
+async def test_a_provider_says_each_step_and_serves_with_its_system_message(
     network: Network, server: FakeModelServer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     settings["systemMessage"] = "Im a system message"
     digest = hashlib.sha256(b"Im a system message").hexdigest()
     async with ProviderProcess(tmp_path, settings).running() as provider:
         await provider.said('"serving"')
+        events = [json.loads(line)["event"] for line in provider.log().splitlines()]
+        assert [event for event in events if event in STEPS] == STEPS
+        assert server.asked[0]["stream"] is True
+
         result = result_of(await ask(network))
+        assert (result["operator"], result["result"]) == (PROVIDER, "one two three")
         assert server.asked[-1]["messages"] == [
             {"role": "system", "content": "Im a system message"},
             {"role": "user", "content": "one two three"},
         ]
-        assert result["record"]["system"] == digest
+        assert (result["record"]["level"], result["record"]["system"]) == ("text", digest)
+
         own = [{"role": "system", "content": "Mine"}, {"role": "user", "content": "one two"}]
         result = result_of(await ask(network, messages=own))
         assert server.asked[-1]["messages"] == own

@@ -55,26 +55,28 @@ def node() -> Iterator[Port]:
         yield Port(ports.number(holder))
 
 
-async def test_a_model_registers_with_a_provider_is_asked_and_goes(
+async def test_containers_of_a_model_register_share_its_jobs_and_unregister(
     network: Network, settings: dict[str, Any], tmp_path: Path, node: Port
 ) -> None:
-    other = FakeModelServer(models=["Llama3-70B"])
+    servers = [FakeModelServer(models=["Llama3-70B"]) for _ in range(2)]
     provider = ProviderProcess(tmp_path, settings, "--registration-port", str(node.number))
-    async with provider.running(), other.serving():
+    async with provider.running(), servers[0].serving(), servers[1].serving():
         await provider.said('"serving"')
-        await node.register(other, "Llama3-70B")
+        for number, server in enumerate(servers):
+            await node.register(server, "Llama3-70B", f"cid{number}")
         await until_served(network, "llama3:8b", "Llama3-70B")
-        evidence = await ask(network, "Llama3-70B")
-        assert evidence["job"]["request"]["job"]["model"] == "Llama3-70B"
-        assert other.asked[-1]["model"] == "Llama3-70B"
+        async with asyncio.timeout(20):
+            while await _cids(network, "Llama3-70B") != ["cid0", "cid1"]:
+                await asyncio.sleep(0.05)
+        for _ in range(4):
+            await ask(network, "Llama3-70B")
+        assert [len(server.asked) for server in servers] == [2, 2]
 
-        taken = await node.say(
-            "model/register", project="p", model="llama3:8b", api=f"{other.base}/chat/completions", cid=""
-        )
+        api = f"{servers[0].base}/chat/completions"
+        taken = await node.say("model/register", project="p", model="llama3:8b", api=api, cid="")
         assert taken["code"] == 409
 
-        gone = await node.say("project/unregister", project="DecentralGPT")
-        assert gone == OK
+        assert await node.say("project/unregister", project="DecentralGPT") == OK
         await until_served(network, "llama3:8b")
 
 
@@ -97,35 +99,9 @@ async def test_a_model_that_ends_is_gone_without_a_word_and_a_restarted_provider
             await until_served(network, "llama3:8b", "Llama3-70B")
 
 
-async def test_containers_of_one_model_share_its_jobs(
-    network: Network, settings: dict[str, Any], tmp_path: Path, node: Port
-) -> None:
-    servers = [FakeModelServer(models=["Llama3-70B"]) for _ in range(2)]
-    provider = ProviderProcess(tmp_path, settings, "--registration-port", str(node.number))
-    async with provider.running(), servers[0].serving(), servers[1].serving():
-        await provider.said('"serving"')
-        for number, server in enumerate(servers):
-            await node.register(server, "Llama3-70B", f"cid{number}")
-        async with asyncio.timeout(20):
-            while True:
-                serving = (await network.client.get("/api/network/providers")).json()
-                cids = sorted(_cids(serving, "Llama3-70B"))
-                if cids == ["cid0", "cid1"]:
-                    break
-                await asyncio.sleep(0.05)
-        for _ in range(4):
-            await ask(network, "Llama3-70B")
-        assert [len(server.asked) for server in servers] == [2, 2]
-
-
-def _cids(serving: Any, model: str) -> list[str]:
-    """Every `cid` below a model of this name, wherever the document has it."""
-    match serving:
-        case {"name": name, "instances": [*instances]} if name == model:
-            return [instance["cid"] for instance in instances]
-        case dict():
-            return [cid for part in serving.values() for cid in _cids(part, model)]
-        case list():
-            return [cid for part in serving for cid in _cids(part, model)]
-        case _:
-            return []
+async def _cids(network: Network, model: str) -> list[str]:
+    """The containers of a model as `GET /api/network/providers` lists them."""
+    shown = (await network.client.get("/api/network/providers")).json()
+    [provider] = shown["result"]["providers"] if "result" in shown else shown["providers"]
+    [instances] = [served["instances"] for served in provider["models"] if served["name"] == model]
+    return sorted(instance["cid"] for instance in instances)
