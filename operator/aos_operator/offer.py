@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aos_protocol.errors import InvalidMessage
-from aos_protocol.fields import WorkerType
+from aos_protocol.fields import EvidenceLevel, WorkerType
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import DirectOffer, ModelOffer, ServedModel
 
@@ -32,6 +32,10 @@ class Offer:
             raise InvalidMessage(
                 f"this operator serves model {model.name} as {served.sha256}, not as {model.sha256}"
             )
+
+    def evidence_of(self, name: str) -> EvidenceLevel:
+        """Return what answers of the model of this name were offered to show; of one that is not served any more, anything."""
+        return self.models[name].evidence if name in self.models else "text"
 
     def enclave_model(self, name: str) -> ModelOffer:
         """Return the model of this name, served by an enclave. Raises `InvalidMessage` when none here serves it."""

@@ -33,6 +33,7 @@ from aos_operator.tasks import Request, TaskKey
 from aos_operator.watch import WorkerWatch
 from aos_operator.workshop import Workshop
 from aos_protocol.canonical import JsonObject
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.identity import Signer
 from aos_protocol.messages import Attest, DirectPrompt, Dispatch, Draw
 from aos_service.database import create_engine
@@ -106,7 +107,13 @@ class Operator:
         self._relay = DirectRelay(outbox)
         self._streams = Streams(outbox)
         workshop = Workshop(
-            worker, signer.address, outbox.domain, studio, self._direct, streams=self._streams
+            worker,
+            signer.address,
+            outbox.domain,
+            studio,
+            self._direct,
+            streams=self._streams,
+            offered=self._offered,
         )
         self._jobs = Jobs(store, queue, workshop, self._courier, limits)
         self._watch = WorkerWatch(worker, node.node_type, node.ai_models, node.heartbeat_interval)
@@ -121,6 +128,10 @@ class Operator:
         self.welcomed = self._link.welcomed
         self.look_again = self._watch.nudge
         self.pinned = self._watch.pinned
+
+    def _offered(self, model: str) -> EvidenceLevel:
+        """What answers of this model must show, by what was last announced."""
+        return self._watch.offer.evidence_of(model)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; then take nothing more, wait a moment for open tasks, and end."""

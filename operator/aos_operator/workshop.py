@@ -19,6 +19,7 @@ from aos_operator.studio import Studio
 from aos_operator.subjects import subject_of
 from aos_operator.tasks import Outcome, Product, Request, Scored
 from aos_protocol.errors import ProtocolError
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.messages import NO_DIGEST, Dispatch, ScoreCall
 from aos_protocol.typed_data import Domain
 
@@ -36,7 +37,7 @@ class Workshop:
     """Works on requests with one worker; `operator` is the address whose fingerprints its answers carry.
 
     `domain` waits, if it must, for the EIP-712 domain in which an enclave has to sign: the dispatcher's. Images are made in the `studio`,
-    and what comes of streamed jobs goes to `streams`.
+    and what comes of streamed jobs goes to `streams`. `offered` is what answers of a model must show, by its name.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Workshop:
         direct: DirectDesk | None = None,
         *,
         streams: Streams | None = None,
+        offered: Callable[[str], EvidenceLevel] = lambda _: "text",
     ) -> None:
         self._worker = worker
         self.operator = operator
@@ -55,6 +57,7 @@ class Workshop:
         self._studio = studio
         self._direct = direct or DirectDesk(operator, None)
         self._streams = streams
+        self._offered = offered
 
     @asynccontextmanager
     async def attending(self, request: Request) -> AsyncIterator[None]:
@@ -93,7 +96,9 @@ class Workshop:
                     again,
                 )
                 outcome = await _aside(
-                    lambda: accept_answer(answer, dispatch, self.operator, execution),
+                    lambda: accept_answer(
+                        answer, dispatch, self.operator, execution, self._offered(dispatch.model.name)
+                    ),
                     short=_tokens(answer) <= _SHORT_TOKENS,
                 )
                 if telling is not None:

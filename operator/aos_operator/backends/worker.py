@@ -76,7 +76,7 @@ class HttpWorker:
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
         """See `Backend.score`. The prompt is the job's own, so that an answer to another one shows."""
-        item = score_item(job, subject.digest, subject.text, subject.shown)
+        item = score_item(job, subject.digest, subject.text, subject.shown) | subject.claim.to_json()
         body = {"model": job.model, "items": [item]}
         with span("worker", kind="client", asked="score") as asking:
             async with _translated():
