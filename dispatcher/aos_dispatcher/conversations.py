@@ -210,22 +210,23 @@ class Conversations:
 
     async def _locked(self, connection: AsyncConnection, lease: _Lease) -> Row[Any]:
         """Return the conversation's row, locked, made if there is none; beside its columns, whether it is `busy` and `expired`."""
-        named = (Conversation.project_id == lease.project, Conversation.id == lease.id)
-        query = select(
+        columns = (
             Conversation.__table__,
             func.coalesce(Conversation.lease_until > func.now(), False).label("busy"),
             (Conversation.expires_at <= func.now()).label("expired"),
         )
-        locked = query.where(*named).with_for_update()
-        row = (await connection.execute(locked)).one_or_none()
-        if row is not None:
-            return row
+        named = (Conversation.project_id == lease.project, Conversation.id == lease.id)
+        query = select(*columns).where(*named).with_for_update()
+        known: Row[Any] | None = (await connection.execute(query)).one_or_none()
+        if known is not None:
+            return known
         await self._room(connection, lease.project)
-        made = insert(Conversation).values(project_id=lease.project, id=lease.id, messages=[])
-        await connection.execute(
-            made.values(expires_at=func.now() + text("interval '1 hour'")).on_conflict_do_nothing()
-        )
-        return (await connection.execute(locked)).one()
+        fresh = {"messages": [], "expires_at": func.now() + text("interval '1 hour'")}
+        made = insert(Conversation).values(project_id=lease.project, id=lease.id, **fresh)
+        # Somebody else may make it meanwhile: then this locks theirs.
+        same = made.on_conflict_do_update(index_elements=["project_id", "id"], set_={"id": made.excluded.id})
+        row: Row[Any] = (await connection.execute(same.returning(*columns))).one()
+        return row
 
     async def _room(self, connection: AsyncConnection, project: str) -> None:
         most = self._settings.conversations

@@ -28,22 +28,25 @@ async def admit(request: Request, service: Dispatcher, project: str, cost: int =
             )
     levels = await service.front.throttle.take(buckets, cost)
     headers = _headers(buckets, levels)
-    late, refusing = max(
+    late, limiting = max(
         ((level.late, bucket) for bucket, level in zip(buckets, levels, strict=True)),
         key=lambda one: one[0],
         default=(0, None),
     )
-    if refusing is not None and late:
-        SUBMISSIONS_REFUSED.labels(refusing.limit).inc()
-        rate = refusing.rate
-        refusal = TooMany(
-            f"{_WHO[refusing.limit]} sends faster than {rate.rate:g} requests a second, {rate.burst} at once",
-            refusing.limit,
-            seconds(late),
-        )
-        refusal.headers = headers
-        raise refusal
+    if limiting is not None and late:
+        raise _refusal(limiting, late, headers)
     return headers
+
+
+def _refusal(bucket: Bucket, late: int, headers: dict[str, str]) -> TooMany:
+    SUBMISSIONS_REFUSED.labels(bucket.limit).inc()
+    refusal = TooMany(
+        f"{_WHO[bucket.limit]} sends faster than {bucket.rate.rate:g} requests a second, {bucket.rate.burst} at once",
+        bucket.limit,
+        seconds(late),
+    )
+    refusal.headers = headers
+    return refusal
 
 
 def _buckets(request: Request, service: Dispatcher, project: str) -> list[Bucket]:

@@ -1,7 +1,9 @@
 """Rates of requests in a real Valkey: the same as in Python, exact over processes, and kept by each process alone while it is away."""
 
 import asyncio
+import os
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -151,6 +153,24 @@ async def test_while_redis_is_away_a_process_limits_by_itself_and_says_so_once(
     ]
     assert REGISTRY.get_sample_value("aos_throttle_alone") == 0
     await throttle.close()
+
+
+async def test_a_redis_that_hangs_is_away_and_its_late_answers_are_nobodys(valkey: EmbeddedValkey) -> None:
+    shared = RedisBuckets(valkey.url(), "test:")
+    await shared.take([hourly("one", 9)], 2)
+    pid = valkey.child.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        outcomes = await asyncio.gather(
+            *(shared.take([hourly("one", 9)], 3) for _ in range(3)), return_exceptions=True
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert [type(outcome) for outcome in outcomes] == [RedisAway] * 3
+    (level,) = await shared.take([hourly("other", 9)], 1)
+    assert level == Level(0, HOUR_US)
+    await shared.close()
 
 
 async def test_a_redis_that_is_away_is_asked_again_only_after_a_second(

@@ -135,3 +135,15 @@ async def test_a_conversation_goes_on_over_the_gateway_and_its_job_has_the_whole
     bearer = {"Authorization": f"Bearer {network.token}"}
     shown = await network.client.get("/v1/conversations/talk", headers=bearer)
     assert shown.json()["turns"] == 2
+
+
+async def test_a_repeated_request_of_a_conversation_says_that_it_was_answered(network: Network) -> None:
+    await network.operator()
+    headers = {"Authorization": f"Bearer {network.token}", "Idempotency-Key": "once"}
+    statuses = [
+        (await network.client.post("/v1/chat/completions", json=body(id="talk"), headers=headers)).status_code
+        for _ in range(2)
+    ]
+    assert statuses == [200, 409]
+    shown = await network.client.get("/v1/conversations/talk", headers=headers)
+    assert (shown.json()["turns"], len(shown.json()["messages"])) == (1, 2)
