@@ -150,6 +150,7 @@ class Hub:
         self._peers: dict[str, Peer] = {}
         self._here: dict[str, Connection] = {}
         self._serving: dict[tuple[str, str, str, ModelKind], list[Peer]] = {}
+        self._offers: dict[tuple[str, str], list[ServedModel]] = {}
         self._served: set[tuple[str, str]] | None = None
         self._listeners: list[Callable[[str], None]] = []
 
@@ -222,8 +223,12 @@ class Hub:
 
     def offers(self, job_type: str, name: str) -> list[ServedModel]:
         """Return what each operator that serves a model of this name says of it, by the operators' addresses."""
-        peers = sorted(self._peers.values(), key=lambda peer: peer.address)
-        return [offer for peer in peers if (offer := peer.serves.get((job_type, name)))]
+        key = job_type, name
+        if key not in self._offers:
+            found = [peer for peer in self._peers.values() if key in peer.serves]
+            found.sort(key=lambda peer: peer.address)
+            self._offers[key] = [peer.serves[key] for peer in found]
+        return list(self._offers[key])
 
     def peers(self) -> list[Peer]:
         """Return all operators that can be asked, here or by way of another process."""
@@ -240,6 +245,7 @@ class Hub:
 
     def _tell(self, operator: str) -> None:
         self._serving.clear()
+        self._offers.clear()
         self._served = None
         for listener in self._listeners:
             listener(operator)

@@ -1,6 +1,7 @@
 """Short runs of the fuzzers against a dispatcher process; long ones: python -m tests.fuzz.api, python -m tests.fuzz.frames."""
 
 import random
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -25,7 +26,9 @@ async def test_answers_are_as_the_openapi_document_says(tmp_path: Path, new_data
         for operator in operators:
             await operator.close()
     assert found.good, "\n".join([found.report, *found.marks])
-    assert "Tested: 2" in found.report  # some twenty operations
+    tested = re.search(r"Tested: (\d+)", found.report)
+    assert tested is not None
+    assert int(tested[1]) > 30, found.report
 
 
 @pytest.mark.timeout(120)

@@ -61,6 +61,23 @@ async def test_a_model_is_what_its_operators_say_together() -> None:
     assert shown["url"] == "http://here:1/v1/chat/completions"
 
 
+async def test_what_is_served_changes_with_who_is_there() -> None:
+    service = dispatcher(("m", "opml", SHA), peers=[])
+    signer = Signer.generate()
+    with pytest.raises(NotServed):
+        await find(service, "m")
+    peer = Peer(signer.address, 2, epoch=1, serves={("opml", "m"): offer()}, signer=signer, send=nothing)
+    service.hub.add(peer)
+    assert (await find(service, "m")).able == {"chat"}
+    again = Peer(
+        signer.address, 2, epoch=2, serves={("opml", "m"): offer(able=[])}, signer=signer, send=nothing
+    )
+    service.hub.add(again)
+    assert (await find(service, "m")).able == set()
+    service.hub.remove(again)
+    assert await served(service) == []
+
+
 async def test_jobs_are_opml_where_they_can_be() -> None:
     both = {("tee", "m"): offer(), ("opml", "m"): offer(sha256=OTHER)}
     known = (("m", "tee", SHA), ("m", "opml", OTHER))
