@@ -74,7 +74,7 @@ async def two(new_database: Any, redis_url: str, painter: FakeImageServer) -> As
     networks = [opened(Network(database)) for _ in range(2)]
     for network in networks:
         network.signer = signer
-        cluster = Cluster(redis_url=SecretStr(redis_url), heartbeat=0.2)
+        cluster = Cluster(redis_url=SecretStr(redis_url))
         network.settings = network.settings.model_copy(update={"cluster": cluster})
         await network.start()
     running = Several(networks)
