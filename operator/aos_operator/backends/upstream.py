@@ -29,6 +29,10 @@ class BrokenOff(WorkerUnavailable):
     """The server ended in the middle of its answer."""
 
 
+class Closed(WorkerUnavailable):
+    """The server had closed the connection before it was asked, as servers do after an error of their own."""
+
+
 class Upstream:
     """A model server at one base URL; `timeout` is for a whole answer, in seconds. `key` goes to it as a Bearer token, and nowhere else.
 
@@ -54,7 +58,13 @@ class Upstream:
         await self._client.aclose()
 
     async def get(self, path: str) -> JsonValue:
-        """Return the JSON of a GET, within `QUICK_S`."""
+        """Return the JSON of a GET, within `QUICK_S`; asked again at once if the connection had been closed meanwhile."""
+        try:
+            return await self._get(path)
+        except Closed:
+            return await self._get(path)
+
+    async def _get(self, path: str) -> JsonValue:
         async with self._asked("GET", path, None, QUICK_S) as response:
             return self._json(await _body(response))
 
@@ -97,7 +107,7 @@ class Upstream:
         body: Mapping[str, Any] | None,
         timeout: float,  # noqa: ASYNC109 (it becomes one)
     ) -> AsyncIterator[httpx.Response]:
-        broken: type[WorkerUnavailable] = WorkerUnavailable
+        broken: type[WorkerUnavailable] = Closed
         with self._translated(lambda: broken):
             try:
                 async with asyncio.timeout(timeout):
@@ -112,9 +122,7 @@ class Upstream:
             keep_cancellation()
 
     @contextmanager
-    def _translated(
-        self, broken: Callable[[], type[WorkerUnavailable]] = lambda: WorkerUnavailable
-    ) -> Iterator[None]:
+    def _translated(self, broken: Callable[[], type[WorkerUnavailable]]) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectError as error:
