@@ -42,9 +42,9 @@ def verdict_checks(view: RoundView) -> Iterator[Planned]:
 
 def verdicts_of(view: RoundView) -> list[tuple[str, Verdict]]:
     """Return each verifier with the verdict on its score, computed here. Raises `ProtocolError` or `KeyError`."""
-    scores = scores_of(view)
+    scores, calibration = scores_of(view), view.calibration
     return [
-        (said.operator, judge(score, view.calibration))
+        (said.operator, judge(score, calibration))
         for said, score in zip(view.scores, scores, strict=True)
     ]
 

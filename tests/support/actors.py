@@ -8,13 +8,16 @@ from typing import Any
 from aos_protocol import fingerprint, sortition, vrf
 from aos_protocol.attestation.statement import execution_claim
 from aos_protocol.clock import VectorClock
+from aos_protocol.errors import InvalidRecord
 from aos_protocol.fields import Role, parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import NO_DIGEST, Draw, JobResult, JobScore, ModelOffer, Ticket, Vrf
+from aos_protocol.record import Record
 from aos_protocol.score_document import Score
 from aos_protocol.sealing import seal_answer
+from aos_protocol.shown import Shown, read_shown
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain, sign_typed
 from aos_protocol.verification import Terms, result_claim, score_claim
@@ -37,7 +40,7 @@ def honest(_actor: "Actor", _said: dict[str, Any]) -> None:
 class Actor:
     """One operator: it signs, draws and ticks. `bend` changes what it says in a result or score before it signs that.
 
-    One that is `enclosed` has its answers from its enclave. It signs in `domain`. One that is `away` is in the registry, and asked nothing.
+    One with a `record` shows that in place of a transcript, one that is `enclosed` has its answers from its enclave. It signs in `domain`. One that is `away` is in the registry, and asked nothing.
     """
 
     number: int
@@ -48,6 +51,7 @@ class Actor:
     enclave: Enclave = field(init=False)
     counter: int = 0
     away: bool = False
+    record: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.signer = Signer(bytes([self.number]) * 32)
@@ -97,10 +101,11 @@ class Actor:
         }
         if self.enclosed:
             self.enclose(said, terms.job, terms.seed)
+        if self.record is not None:
+            said |= {"transcript": None, "record": self.record}
         self.bend(self, said)
-        made = Transcript.from_json(said["transcript"]) if said["transcript"] else None
-        params = terms.job.params.digest()
-        claim = result_claim(parse_message(JobResult, said), params, made, seed=terms.draw_seed)
+        result = parse_message(JobResult, said)
+        claim = result_claim(result, terms.job.params.digest(), _shown(result), seed=terms.draw_seed)
         said["signature"] = sign_typed(self.signer, self.domain, claim)
         return seal_request(self.signer, "8", "job_result", [said]).text, parse_message(JobResult, said)
 
@@ -146,6 +151,14 @@ class Actor:
             "signature": "0" * 130,
             "model": MODEL.to_json(),
         }
+
+
+def _shown(result: JobResult) -> Shown | None:
+    """What is bound: of a record that is none, as it was bent, its digest as if it were one."""
+    try:
+        return read_shown(result)
+    except InvalidRecord:
+        return Record.model_construct(**(result.record or {}))
 
 
 def transcript(terms: Terms, prover: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ story.challenge()
 document = story.document()
 
 `Story(enclaves=True)` is a `tee` job, run by simulated enclaves; `Story(sealed=True)` one whose prompt only they can read;
-`Story(chain=CHAIN)` one whose registry is a contract's, and whose log is anchored.
+`Story(record=TEXT_ONLY)` one whose operators show no transcripts. `Story(chain=CHAIN)` one whose registry is a contract's, and whose log is anchored.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,11 @@ from aos_protocol.identity import Signer
 from aos_protocol.job import Params, SubmitRequest
 from aos_protocol.log_entries import job_entries
 from aos_protocol.messages import Draw, Ticket
+from aos_protocol.record import Record
 from aos_protocol.score_document import Score
 from aos_protocol.sealing import SealingKey, seal_prompt
+from aos_protocol.shown import digest_of, read_shown
 from aos_protocol.sortition import Candidate
-from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import ChallengeClaim, Domain, ReceiptClaim, TreeHeadClaim, sign_typed
 from aos_protocol.verdict import judge, overall
 from aos_protocol.verification import Terms, check_ticket
@@ -34,7 +35,7 @@ from support.evidence_rows import rows_of
 
 __all__ = [
     "CALIBRATION", "CAUSE", "CHAIN", "CHEATING", "CLAIM", "DISPATCHER", "DOMAIN", "FINGERPRINTED", "HONEST", "MODEL", "NO_REGISTRY", "PROJECT",
-    "REQUEST", "SEEDED", "TOKENS", "Actor", "Bend", "Story", "honest", "honest_evidence", "logged", "rows_of", "sealed_job",
+    "REQUEST", "SEEDED", "TEXT_ONLY", "TOKENS", "TOKEN_IDS", "Actor", "Bend", "Story", "honest", "honest_evidence", "logged", "rows_of", "sealed_job",
 ]  # fmt: skip
 
 DISPATCHER = Signer(b"\x11" * 32)
@@ -68,6 +69,15 @@ Drawn = dict[str, tuple[str, Ticket, Candidate]]
 CLAIM = {"output_tokens": TOKENS}
 SEEDED = CLAIM | {"seed": "5" * 64}
 FINGERPRINTED = SEEDED | {"prover": "somebody", "fingerprints": fingerprint.to_text(bytes(16 * len(TOKENS)))}
+TEXT_ONLY: dict[str, Any] = {
+    "version": 1, "level": "text", "backend": "ollama", "engine": "0.5", "finish_reason": "eos", "prompt_tokens": 3,
+    "completion_tokens": 3,
+}  # fmt: skip
+"""What an operator shows of an answer whose tokens it does not know."""
+TOKEN_IDS = TEXT_ONLY | {"level": "token_ids", "backend": "llama.cpp", "output_tokens": TOKENS}
+UNSCORED: dict[str, Any] = {
+    "outcome": "inconclusive", "level": None, "reason": "there is nothing that could be scored", "statistics": {}, "tokens_needed": None,
+}  # fmt: skip
 HONEST, CHEATING = 0.001, 0.3
 """Distances between fingerprints of the calibration's own model, and of a coarser one."""
 
@@ -84,7 +94,7 @@ class Story:
 
     `distance` is what every verifier measures between claimed and own fingerprints: 0.001 is honest, 0.3 is another model's.
     With `enclaves` every operator has one, and the job's type is `tee`; with `sealed` its prompt is sealed to all of them but the last.
-    `chain` is where the registry was read, null for the dispatcher's own. A later job of one dispatcher has a higher `sequence`,
+    With a `record`, they show that in place of transcripts, and the dispatcher wanted `least` at least. `chain` is where the registry was read, null for the dispatcher's own. A later job of one dispatcher has a higher `sequence`,
     and the `crew` of the one before it, who count on.
     """
 
@@ -100,6 +110,8 @@ class Story:
         enclaves: bool = False,
         sealed: bool = False,
         chain: dict[str, Any] | None = None,
+        record: dict[str, Any] | None = None,
+        least: str | None = None,
         sequence: int = 1,
         crew: list[Actor] | None = None,
         **job: Any,
@@ -110,6 +122,9 @@ class Story:
         self.crew = crew or [
             Actor(number, bend, enclaves or sealed, self.domain) for number in range(2, operators + 2)
         ]
+        for actor in self.crew:
+            actor.record = record
+        self.record, self.least = record, least
         if enclaves or sealed:
             job["tag"] = "tee"
         self.body = REQUEST | {"tag": tag, "job": REQUEST["job"] | job}
@@ -181,7 +196,7 @@ class Story:
                 "clock": self._ended,
             },
             "seed": self.seed,
-            "policy": {"audit_ppm": self.audit_ppm},
+            "policy": {"audit_ppm": self.audit_ppm} | ({"least_evidence": self.least} if self.least else {}),
             "calibrations": [CALIBRATION.to_json()] if self.calibrated else [],
             "rounds": self.rounds,
             "rejections": self.rejections,
@@ -237,7 +252,9 @@ class Story:
         )
         results = self._execute(terms, seats, drawn) if executes else []
         subject = challenged or (results[0] if executes else None)
-        scores = self._score(terms, seats, drawn, subject) if len(seats) > lost + executes else []
+        unscorable = self._send_home(seats) if executes else False
+        scored = len(seats) > lost + executes and not unscorable
+        scores = self._score(terms, seats, drawn, subject) if scored else []
         self._tick()
         round_ = {
             "verify_id": str(len(self.rounds) + 1),
@@ -261,7 +278,7 @@ class Story:
             "results": results,
             "scores": scores,
             "calibration": CALIBRATION.digest() if self.calibrated else None,
-            "verdict": self._verdict(subject, len(scores)),
+            "verdict": UNSCORED if unscorable else self._verdict(subject, len(scores)),
         }
         self.rounds.append(round_)
         return round_
@@ -334,6 +351,15 @@ class Story:
                 self._tick(said.clock)
         return frames
 
+    def _send_home(self, seats: list[dict[str, Any]]) -> bool:
+        """Whether nobody can score the answer, in which case its verifiers are given up."""
+        if self.record is None or self.record.get("output_tokens"):
+            return False
+        for seat in seats:
+            if seat["role"] == "verifier":
+                seat |= {"state": "refused", "reason": UNSCORED["reason"]}
+        return True
+
     def _score(
         self, terms: Terms, seats: list[dict[str, Any]], drawn: Drawn, subject: str | None
     ) -> list[str]:
@@ -369,8 +395,9 @@ class Story:
             level = "fingerprint" if claim.fingerprints else "seeded" if claim.seed else "likelihood"
             return self._score_of(level, claim.digest()), None, {}
         said = open_result(subject)
-        commitment = Transcript.from_json(said.transcript).commitment()
-        return self._score_of("fingerprint", commitment), said.operator, said.clock
+        shown = read_shown(said)
+        level = "likelihood" if isinstance(shown, Record) else "fingerprint"
+        return self._score_of(level, digest_of(shown)), said.operator, said.clock
 
     def _score_of(self, level: Any, subject: str) -> Score:
         count = len(TOKENS)

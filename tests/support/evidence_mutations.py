@@ -20,7 +20,7 @@ from aos_protocol.attestation import statement
 from aos_protocol.errors import InvalidEvidence
 from aos_protocol.evidence import check_evidence
 from support.enclaves import policy
-from support.evidence import CHAIN, CHEATING, DISPATCHER, FINGERPRINTED, MODEL, Story
+from support.evidence import CHAIN, CHEATING, DISPATCHER, FINGERPRINTED, MODEL, TEXT_ONLY, TOKEN_IDS, Story
 
 Path = tuple[Any, ...]
 
@@ -101,7 +101,34 @@ def elected() -> Story:
     return story
 
 
-BUILDS = (audited, suspected, replaced, claimed, cheated, enclosed, private, chained, elected)
+def recorded() -> Story:
+    """Token ids in place of transcripts, scored and looked at again."""
+    story = Story("suspicion", operators=4, record=TOKEN_IDS, least="token_ids")
+    story.own()
+    story.challenge()
+    return story
+
+
+def texts() -> Story:
+    """Nothing but text, of an executor and of verifiers that executed, too, and were sent home."""
+    story = Story("malicious", operators=6, record=TEXT_ONLY, least="text")
+    story.own(lost=1)
+    return story
+
+
+BUILDS = (
+    audited,
+    suspected,
+    replaced,
+    claimed,
+    cheated,
+    enclosed,
+    private,
+    chained,
+    elected,
+    recorded,
+    texts,
+)
 NAMES = tuple(build.__name__ for build in BUILDS)
 POLICY = policy(MODEL.name)
 PAGE = FilePath(__file__).resolve().parents[2] / "docs" / "evidence.md"
