@@ -83,7 +83,8 @@ class Provider:
                             store.instances,
                             router,
                             operator.look_again,
-                            lambda name: name == self.settings.model or operator.pinned(name),
+                            taken=lambda name: name == self.settings.model or operator.pinned(name),
+                            ready=operator.welcomed,
                         )
                     )
                 await _first_of(operator.run(stop), self._tell(operator, signer.address))

@@ -13,7 +13,15 @@ from websockets.exceptions import ConnectionClosed, InvalidMessage, WebSocketExc
 from websockets.frames import CloseCode
 
 from aos_operator.backoff import Backoff
-from aos_operator.errors import DispatcherLeaves, LinkLost, Refused, Replaced, StartError, Unavailable
+from aos_operator.errors import (
+    DispatcherLeaves,
+    DispatcherRefused,
+    LinkLost,
+    Refused,
+    Replaced,
+    StartError,
+    Unavailable,
+)
 from aos_operator.events import (
     AttestCall,
     CancelCall,
@@ -106,6 +114,9 @@ class Link:
         self._tried = 0
         self._sent_away = 0
         self._renewing = False
+        self._said: Offer | None = None
+        self._taken: Offer | None = None
+        self._refused: Offer | None = None
 
     @property
     def _url(self) -> str:
@@ -128,6 +139,8 @@ class Link:
                     if isinstance(error, Replaced) or not self.welcomed.is_set():
                         raise
                     _log.error("the dispatcher does not let this operator in", problem=str(error))
+                    if isinstance(error, DispatcherRefused) and self._takes_back():
+                        continue
                 except Unavailable as error:
                     if not self._renewing:
                         _log.warning("not connected to the dispatcher", url=self._url, problem=str(error))
@@ -157,14 +170,34 @@ class Link:
         self._tried += not self._renewing
         self._renewing = False
 
+    def _announced(self) -> Offer:
+        """What the next connection announces: the offer, or of one that was refused, what of it was taken before."""
+        offer = self._desk.offer()
+        if self._taken is None or offer != self._refused:
+            return offer
+        return offer.within(self._taken)
+
+    def _takes_back(self) -> bool:
+        """Leave out what is new in the offer that was refused, so that the rest is served; False when nothing of it is new."""
+        said, taken = self._said, self._taken
+        if said is None or taken is None or said.within(taken) == said:
+            return False
+        self._refused = said
+        _log.error(
+            "models that the dispatcher does not take are left out",
+            models=sorted(set(said.models) - set(said.within(taken).models)),
+        )
+        return True
+
     async def _connect(self, answers: asyncio.TaskGroup, backoff: Backoff) -> None:
         async with self._open() as socket:
             target = self._target
-            session = Session(self._signer, target.address, self._desk.offer(), target.domain)
+            self._said = offer = self._announced()
+            session = Session(self._signer, target.address, offer, target.domain)
             wire = _SocketWire(socket)
             welcomed = await _shake_hands(session, socket, wire)
             await self._outbox.attach(session, wire, welcomed.last_seen)
-            self._socket, self._sent_away = socket, 0
+            self._socket, self._sent_away, self._taken = socket, 0, offer
             self.welcomed.set()
             _log.info("connected to the dispatcher", url=self._url, dispatcher=self._target.address)
             since = asyncio.get_running_loop().time()

@@ -1,7 +1,7 @@
 """What an operator announces to its dispatcher: worker type and models."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.fields import EvidenceLevel, WorkerType
@@ -20,6 +20,11 @@ class Offer:
     def announced(self) -> list[ServedModel]:
         """Return the models as `connect` lists them, by name."""
         return [model for _, model in sorted(self.models.items())]
+
+    def within(self, other: "Offer") -> "Offer":
+        """Return this offer with those of its models only that are the same in another one."""
+        models = {name: model for name, model in self.models.items() if other.models.get(name) == model}
+        return replace(self, models=models)
 
     def check(self, job_type: WorkerType, model: ModelOffer) -> None:
         """Raise `InvalidMessage`, in AOS's own words where it has some, unless this job fits the offer."""

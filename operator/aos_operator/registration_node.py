@@ -17,11 +17,14 @@ async def registering(
     store: InstanceStore,
     pool: Pool,
     changed: Callable[[], None],
+    *,
     taken: Callable[[str], bool],
+    ready: asyncio.Event,
 ) -> AsyncIterator[int]:
     """Take registrations on this port of the loopback (0: any free one), and look after what is registered; give the port's number.
 
-    The rest is as for `Registrations`. Raises `StartError` when the port is taken.
+    Nothing that is registered is offered before `ready`: when the dispatcher refuses it then, the node is served without it. The rest is as for
+    `Registrations`. Raises `StartError` when the port is taken.
     """
     async with probe_client() as client, asyncio.TaskGroup() as group:
         registrations = Registrations(
@@ -29,8 +32,13 @@ async def registering(
         )
         async with listening(registrations, port) as number:
             await registrations.start()
-            running = group.create_task(registrations.run())
+            running = group.create_task(_after(ready, registrations))
             try:
                 yield number
             finally:
                 running.cancel()
+
+
+async def _after(ready: asyncio.Event, registrations: Registrations) -> None:
+    await ready.wait()
+    await registrations.run()

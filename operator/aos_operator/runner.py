@@ -77,8 +77,14 @@ async def run_operator(
         if settings.registration is not None and isinstance(worker, Router):
             from aos_operator.registration_node import registering  # only such an operator needs uvicorn
 
-            port = settings.registration.port
-            registrar = registering(port, store.instances, worker, operator.look_again, operator.pinned)
+            registrar = registering(
+                settings.registration.port,
+                store.instances,
+                worker,
+                operator.look_again,
+                taken=operator.pinned,
+                ready=operator.welcomed,
+            )
             await stack.enter_async_context(registrar)
         await operator.run(stop)
 

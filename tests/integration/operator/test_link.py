@@ -316,3 +316,42 @@ class TestSetUpWrongly:
         assert isinstance(error, StartError)
         assert said in str(error)
         assert error.exit_code == 2
+
+
+class Strict(FakeDispatcher):
+    """Lets no operator in that offers the model `weak`, and says so by name."""
+
+    @property
+    def refuse(self) -> str | None:
+        names = [model.name for model in self.connects[-1].models] if self.connects else []
+        return (
+            "answers must show fingerprints at least here, and weak shows text" if "weak" in names else None
+        )
+
+    @refuse.setter
+    def refuse(self, _: str | None) -> None:
+        """It is not for tests to say."""
+
+
+async def test_a_new_model_that_the_dispatcher_does_not_take_is_left_out_and_the_rest_is_served(
+    configuration: dict[str, Any], running: Running
+) -> None:
+    """Else whoever can add a model on the operator's machine could take the operator off the network."""
+    worker = SlowWorker()
+    worker.go.set()
+    weak, good = (ServedModel(name=name, sha256="cd" * 32) for name in ("weak", "good"))
+    async with Strict(World()).serving() as strict:
+        configuration["net"]["dispatcher_url"] = strict.url
+        with capture_logs() as logs:
+            async with running(worker):
+                await strict.reconnected(1)
+                worker.serve(SERVED, weak)
+                await strict.reconnected(3)  # with it, which is refused, and without
+                assert [model.name for model in strict.connects[-1].models] == [MODEL.name]
+                await strict.run(strict.world.job())
+                worker.serve(SERVED, good)
+                await strict.reconnected(4)
+                assert [model.name for model in strict.connects[-1].models] == [MODEL.name, "good"]
+        [left_out] = [log["models"] for log in logs if "left out" in log["event"]]
+        assert left_out == ["weak"]
+        assert strict.problems == []
