@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_chain.registry import RegistryEntry, RegistryState
 from aos_dispatcher import calibrations
 from aos_dispatcher.admission import Admitted, Arrival, admit, check_evidence
+from aos_dispatcher.aged import AgedCache
 from aos_dispatcher.database import Database
 from aos_dispatcher.errors import DispatcherError, RegistryStale
 from aos_dispatcher.log_pending import record
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # it imports web3, which a dispatcher without a chain may not
 
 
 _MANY = 4096
+_PINS_S, _MANY_NAMES = 1.0, 1024
 _MODELS = select(Model.name, Model.job_type, Model.sha256).order_by(Model.name, Model.job_type)
 _OPERATORS = select(Operator.address, Operator.number, Operator.suspended_at).order_by(Operator.number)
 _VERSION = select(Counter.value).where(Counter.name == "registry")
@@ -215,6 +217,7 @@ class Operators:
         # Whoever asks while one query is under way shares the next with all the others.
         self._readings: Coalescer[None, _Reading] = Coalescer(self._read, _MANY)
         self._models: Coalescer[None, list[tuple[str, str, str]]] = Coalescer(self._read_models, _MANY)
+        self._pins: AgedCache[str, dict[str, str]] = AgedCache(_PINS_S, _MANY_NAMES)
         self._arrivals: Coalescer[Arrival, Admitted] = Coalescer(self._admit, _MANY)
 
     async def admit(
@@ -233,6 +236,15 @@ class Operators:
     async def models(self) -> list[tuple[str, str, str]]:
         """Return every known model as (name, job type, SHA-256)."""
         return await self._models.submit(None)
+
+    async def pins(self, name: str) -> dict[str, str]:
+        """Return the SHA-256 that a model's name stands for, by job type; empty for one that is not known. It is a second old at most."""
+        pins = self._pins.get(name)
+        if pins is None:
+            pins = {job_type: sha256 for each, job_type, sha256 in await self.models() if each == name}
+            if pins:
+                self._pins.put(name, pins)
+        return pins
 
     async def suspended(self) -> frozenset[str]:
         """Return the operators that no draw may ask."""

@@ -76,7 +76,7 @@ async def served(service: Dispatcher) -> list[Served]:
 
 async def find(service: Dispatcher, name: str) -> Served:
     """Return a model that is served now. Raises `UnknownModel`, or `NotServed` for one that was served before."""
-    known = {job_type: sha256 for each, job_type, sha256 in await service.operators.models() if each == name}
+    known = await service.operators.pins(name)
     if not known:
         raise UnknownModel(
             f"there is no model {name!r} here; GET /v1/models lists those that are served", param="model"

@@ -7,6 +7,8 @@ from typing import Any
 import openai
 import pytest
 
+from aos_dispatcher.operators import pin_model
+from aos_protocol.messages import ModelOffer
 from integration.dispatcher.gateway.conftest import ANSWER, Door
 from support.operators import MODEL, TOKENS
 
@@ -234,3 +236,21 @@ async def test_models_are_those_that_are_served_now(door: Door) -> None:
         await chat(door)
     assert (away.value.status_code, away.value.code) == (503, "model_unavailable")
     assert int(away.value.response.headers["retry-after"]) > 0
+
+
+async def test_what_a_name_stands_for_is_looked_up_once_a_second_and_a_new_name_at_once(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operators, asked = door.network.dispatcher.operators, []
+    read = operators.models
+
+    async def models() -> list[tuple[str, str, str]]:
+        asked.append(1)
+        return await read()
+
+    monkeypatch.setattr(operators, "models", models)
+    assert [await operators.pins(MODEL.name) for _ in range(3)] == [{"opml": MODEL.sha256}] * 3
+    assert len(asked) == 1
+    assert await operators.pins("new") == {}
+    await pin_model(door.network.dispatcher.database, "tee", ModelOffer(name="new", sha256="ab" * 32))
+    assert await operators.pins("new") == {"tee": "ab" * 32}

@@ -27,6 +27,9 @@ class Pinned:
     async def models(self) -> list[tuple[str, str, str]]:
         return self._known
 
+    async def pins(self, name: str) -> dict[str, str]:
+        return {job_type: sha256 for each, job_type, sha256 in self._known if each == name}
+
 
 def dispatcher(*known: tuple[str, str, str], peers: list[dict[tuple[str, str], ServedModel]]) -> Any:
     hub = Hub()
