@@ -32,7 +32,8 @@ def verdict_checks(view: RoundView) -> Iterator[Planned]:
     stated = view.document.verdict
     if not (view.verifiers or view.document.scores or stated):
         return
-    missing = view.undrawn or ("" if view.document.scores or stated else "no verifier has scored")
+    decided = view.document.scores or stated or view.unscorable
+    missing = view.undrawn or ("" if decided else "no verifier has scored")
     if not missing and stated is None and not view.ended:
         missing = f"there is no verdict yet: the round is {view.status}"
     outcome = stated.outcome if stated else "none"
@@ -44,8 +45,7 @@ def verdicts_of(view: RoundView) -> list[tuple[str, Verdict]]:
     """Return each verifier with the verdict on its score, computed here. Raises `ProtocolError` or `KeyError`."""
     scores, calibration = scores_of(view), view.calibration
     return [
-        (said.operator, judge(score, calibration))
-        for said, score in zip(view.scores, scores, strict=True)
+        (said.operator, judge(score, calibration)) for said, score in zip(view.scores, scores, strict=True)
     ]
 
 

@@ -16,8 +16,9 @@ from aos_protocol.evidence_view import Planned, RoundView, clock_of, is_given_up
 from aos_protocol.fields import Role
 from aos_protocol.job import JobSpec
 from aos_protocol.messages import JobResult, JobScore
+from aos_protocol.record import Record
 from aos_protocol.score_document import Level, Score
-from aos_protocol.shown import Shown, check_level, check_shown
+from aos_protocol.shown import Shown, check_level, check_shown, read_shown
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import recover_typed
 from aos_protocol.verification import check_counter, check_score, check_work, result_claim
@@ -161,9 +162,11 @@ def _signed_role(view: RoundView, seat: SeatDocument, result: JobResult) -> Role
 
 def _check_transcripts(view: RoundView) -> None:
     for result in view.results:
-        if result.record is not None:
+        transcript = read_shown(result)
+        if isinstance(transcript, Record):
             continue
-        transcript = Transcript.from_json(result.transcript)
+        if transcript is None:
+            raise InvalidTranscript(f"{result.operator} gives none")
         if transcript.seed != view.evidence.seed.value:
             raise InvalidTranscript(f"that of {result.operator} was sampled with another seed than the job's")
         if transcript.prover != result.operator:

@@ -451,7 +451,7 @@ def test_an_operator_without_a_box_is_not_asked() -> None:
 @pytest.mark.parametrize("tag", ["suspicion", "malicious"])
 def test_a_sealed_job_has_no_tag(tag: str) -> None:
     found = failing(told(sealed=True, tag=tag).document())
-    assert "a sealed prompt cannot be verified under a tag" in found["AOS-COMMITTEE-1"]
+    assert "a sealed or direct prompt cannot be verified under a tag" in found["AOS-COMMITTEE-1"]
 
 
 @pytest.mark.parametrize("tag", ["suspicion", "malicious"])
