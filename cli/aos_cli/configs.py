@@ -117,8 +117,12 @@ def write_operator(
     model: str,
     node_type: WorkerType = "opml",
     chain: ChainPlace | None = None,
+    direct_port: int | None = None,
 ) -> Path:
-    """Write one operator's settings (`aos_operator.settings`) and return their file; it tries the dispatcher's ports in this order."""
+    """Write one operator's settings (`aos_operator.settings`) and return their file; it tries the dispatcher's ports in this order.
+
+    With a `direct_port`, clients of direct sessions reach it there.
+    """
     settings: dict[str, Any] = {
         "db": {"pg_db_url": database, "min_connect_pool": 1, "max_connect_pool": 5},
         "queue": {"queue_url": queue},
@@ -136,6 +140,8 @@ def write_operator(
             "ai_models": [model],
         },
     }
+    if direct_port is not None:
+        settings["net"]["outer_url"] = f"http://127.0.0.1:{direct_port}"
     if chain is not None:
         settings["chain"] = {
             "chain_rpc_url": chain.rpc,

@@ -89,7 +89,9 @@ async def running_stack(data: DataFolder, plan: Plan, progress: Progress) -> Asy
     with data.locked(), ExitStack() as held:
         port = held.enter_context(ports.reserve(plan.port))
         others = [held.enter_context(ports.reserve(0)) for _ in range(1, plan.dispatchers)]
-        stack = Stack(data, plan, progress, [ports.number(holder) for holder in (port, *others)], held)
+        direct = [ports.number(held.enter_context(ports.reserve(0))) for _ in range(plan.operators)]
+        taken = [ports.number(holder) for holder in (port, *others)]
+        stack = Stack(data, plan, progress, taken, held, direct_ports=direct)
         try:
             async with AsyncExitStack() as started:
                 stack.will_stop(started)
@@ -107,7 +109,14 @@ class Stack:
     """The parts of a stack; `running_stack` makes one."""
 
     def __init__(
-        self, data: DataFolder, plan: Plan, progress: Progress, ports_: Sequence[int], held: ExitStack
+        self,
+        data: DataFolder,
+        plan: Plan,
+        progress: Progress,
+        ports_: Sequence[int],
+        held: ExitStack,
+        *,
+        direct_ports: Sequence[int] = (),
     ) -> None:
         self.data = data
         self.plan = plan
@@ -116,6 +125,7 @@ class Stack:
         self.new_token: str | None = None
         self.warning: str | None = None
         self._progress = progress
+        self._direct_ports = dict(zip(_numbered("operator", plan.operators), direct_ports, strict=False))
         self._sockets = _socket_folder(data.root / "run", held)
         self._postgres = EmbeddedPostgres(data.postgres, durable=plan.durable)
         self._valkey = EmbeddedValkey(data.valkey, durable=plan.durable)
@@ -346,6 +356,7 @@ class Stack:
             model=self.plan.model.name,
             node_type="tee" if enclave else "opml",
             chain=self._place,
+            direct_port=self._direct_ports.get(name),
         )
         operator = self._child(name, "operator-runner", "-c", str(config))
         self._operators.append(operator)

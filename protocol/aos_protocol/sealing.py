@@ -79,9 +79,7 @@ def seal_prompt(
         {
             "operator": operator,
             "keyset": keyset.digest(),
-            "box": seal(
-                text, keyset.encryption_key, _prompt_info(keyset.digest(), model, params, reply_key)
-            ),
+            "box": seal(text, keyset.encryption_key, _prompt_info(keyset.digest(), model, params, reply_key)),
         }
         for operator, keyset in enclaves
     ]

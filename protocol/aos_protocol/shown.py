@@ -129,6 +129,8 @@ def unscorable(shown: Shown | None, model: ModelOffer) -> str:
     made = f"{shown.backend} shows {shown.level} of its answers"
     if shown.images is not None:
         return "images are not scored: their operator's signature is all that vouches for them"
+    if shown.transcript is not None:
+        return "prompt and answer are known to the client and its operator only, so nobody else has anything to score"
     if not shown.output_tokens:
         return f"{made}, and no tokens, so there is nothing that could be scored"
     if model.sha256 == named_model_digest(model.name):
