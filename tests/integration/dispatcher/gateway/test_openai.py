@@ -203,6 +203,16 @@ async def test_logprobs_are_shown_as_openai_shows_them(door: Door) -> None:
     assert [each.job.logprobs for each in door.operator.dispatched] == [2, 2]
 
 
+async def test_its_helper_for_streams_puts_the_answer_together(door: Door) -> None:
+    door.operator.answer = ANSWER
+    async with door.openai.chat.completions.stream(model=door.model, messages=HELLO) as stream:
+        told = [event.delta async for event in stream if event.type == "content.delta"]
+        whole = await stream.get_final_completion()
+    assert "".join(told) == whole.choices[0].message.content == ANSWER
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage is not None
+
+
 async def test_the_synchronous_client_sees_the_same(door: Door) -> None:
     door.operator.answer = ANSWER
 
