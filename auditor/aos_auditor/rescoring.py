@@ -36,8 +36,8 @@ async def check_scores_again(url: str, document: JsonObject) -> list[Check]:
 
 
 async def _again(client: httpx.AsyncClient, url: str, view: RoundView) -> Check:
-    if view.sealed:
-        return Check(_ID, "SKIP", "nobody else can read a sealed answer")
+    if view.hidden:
+        return Check(_ID, "SKIP", "nobody else can read a sealed or direct answer")
     if view.undrawn or not view.has_subject:
         return Check(_ID, "SKIP", f"there is nothing to score{view.where}")
     try:

@@ -30,6 +30,7 @@ class Draining:
     def break_off(self) -> None:
         """End step 4: whoever still follows a job is told that there will be no more."""
         self.dispatcher.following.close()
+        self.dispatcher.sessions.relays.close()
 
     async def hand_over(self) -> None:
         """Do steps 1 to 3."""

@@ -101,6 +101,11 @@ class Relays:
             if relay.operator == operator:
                 relay.fail("its operator was lost while it answered")
 
+    def close(self) -> None:
+        """Break all answers: this process is about to end."""
+        for relay in self._open.values():
+            relay.fail("this dispatcher was stopped while it relayed the answer")
+
     def _take(self, operator: str, said: DirectChunks) -> None:
         relay = self._open.get(said.job_id)
         if relay is None or relay.operator != operator:

@@ -214,6 +214,12 @@ class TestRelays:
             assert await gathered(relay) == pack(CHUNKS[0])
             assert (relay.whole, relay.broken) == (False, "its operator was lost while it answered")
 
+    async def test_a_process_that_ends_breaks_all_answers(self, relays: Relays) -> None:
+        with relays.open(JOB_ID, OPERATOR.address) as relay:
+            relays.close()
+            assert await gathered(relay) == b""
+            assert "was stopped" in relay.broken
+
     async def test_a_client_that_takes_nothing_costs_a_bounded_amount(self, relays: Relays) -> None:
         large = DirectChunk.model_construct(last=False, box="A" * (36 << 10))
         with relays.open(JOB_ID, OPERATOR.address) as relay:
