@@ -12,7 +12,7 @@ import yaml
 from aos_chain.deployment import Deployment
 from aos_cli.data import DataFolder, write_private
 from aos_protocol.attestation.policy import VERSION
-from aos_protocol.fields import WorkerType
+from aos_protocol.fields import EvidenceLevel, WorkerType
 from aos_protocol.identity import Signer, recursion_limit_kept
 from aos_protocol.messages import ModelOffer
 
@@ -62,6 +62,7 @@ def write_dispatcher(
     redis: str | None = None,
     policy: Path | None = None,
     chain: ChainPlace | None = None,
+    least_evidence: EvidenceLevel = "fingerprints",
 ) -> Path:
     """Write the dispatcher's settings (`aos_dispatcher.settings`) and return their file; without a policy it takes no `tee` jobs.
 
@@ -75,7 +76,7 @@ def write_dispatcher(
         },
         "listen": {"host": "127.0.0.1", "port": port},
         # Whoever tries things out on one machine wants to see each answer verified; a network samples.
-        "verification": {"audit_share": 1.0},
+        "verification": {"audit_share": 1.0, "least_evidence": least_evidence},
     }
     if policy is not None:
         settings["attestation"] = {"policy": str(policy)}

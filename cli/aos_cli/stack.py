@@ -48,6 +48,7 @@ from aos_cli.embedded_chain import CHAIN_ID, EmbeddedChain
 from aos_cli.failures import StackError
 from aos_cli.models import calibration_file, missing_calibration, read_calibration
 from aos_cli.progress import Progress
+from aos_protocol.fields import EvidenceLevel
 from aos_protocol.identity import Signer
 from aos_protocol.messages import ModelOffer
 from aos_service.child import Child
@@ -76,6 +77,7 @@ class Plan:
     durable: bool = True
     chain: bool = False
     dispatchers: int = 1
+    least_evidence: EvidenceLevel = "fingerprints"
 
 
 @asynccontextmanager
@@ -278,7 +280,14 @@ class Stack:
             redis = self._valkey.url() if self.plan.dispatchers > 1 else None
             for name, port in self._ports.items():
                 write_dispatcher(
-                    self.data, database, port, name=name, redis=redis, policy=policy, chain=self._place
+                    self.data,
+                    database,
+                    port,
+                    name=name,
+                    redis=redis,
+                    policy=policy,
+                    chain=self._place,
+                    least_evidence=self.plan.least_evidence,
                 )
                 self._start(self._dispatchers[name])
             for child, url in zip(self._dispatchers.values(), self.urls, strict=True):

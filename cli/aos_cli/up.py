@@ -13,6 +13,7 @@ from aos_cli.progress import Progress
 from aos_cli.show import make_console
 from aos_cli.stack import Plan, Stack, running_stack
 from aos_cli.target import Data, data_folder
+from aos_protocol.fields import EvidenceLevel
 
 
 def up(
@@ -41,6 +42,12 @@ def up(
             min=1, max=4, help="As how many processes to run the dispatcher, on ports of their own."
         ),
     ] = 1,
+    least_evidence: Annotated[
+        EvidenceLevel,
+        typer.Option(
+            help="What answers have to show at least; with less than fingerprints, other model servers may join (aos provider)."
+        ),
+    ] = "fingerprints",
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="The dispatcher's port on 127.0.0.1; 0 takes a free one.")
     ] = 8000,
@@ -67,9 +74,20 @@ def up(
     With --dispatchers 2, the dispatcher is two processes that share everything: an operator connects to either, and a job that is
     submitted to one may be led by the other.
 
+    Answers have to come with a transcript, which others can check. With --least-evidence text, operators with any model server may join, too,
+    and what they answer nobody can check: it says so (docs/evidence.md).
+
     Ctrl-C or SIGTERM stops all parts. If one of them ends by itself, the others are stopped and the exit status is 1.
     """
-    plan = Plan(model_file(model), operators, enclaves, port, chain=chain, dispatchers=dispatchers)
+    plan = Plan(
+        model_file(model),
+        operators,
+        enclaves,
+        port,
+        chain=chain,
+        dispatchers=dispatchers,
+        least_evidence=least_evidence,
+    )
     console = make_console()
     ready = False
 

@@ -31,6 +31,7 @@ from aos_cli.target import find_target, read_token
 from aos_dispatcher.settings import DispatcherSettings
 from aos_operator.settings import OperatorSettings
 from aos_protocol.attestation.policy import AttestationPolicy
+from aos_protocol.fields import EVIDENCE_LEVELS, EvidenceLevel
 from aos_protocol.identity import Signer
 from aos_service.errors import KeyFileError
 from aos_service.keys import load_signer, open_keystore
@@ -183,7 +184,15 @@ def test_the_dispatcher_s_settings_are_ones_it_reads(data: DataFolder) -> None:
     assert settings.database.url.get_secret_value().endswith(f"host={data.root}/run")
     assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 8123)
     assert settings.verification.audit_ppm == 1_000_000
+    assert settings.verification.least_evidence == "fingerprints"
     assert mode(file) == 0o600
+
+
+@pytest.mark.parametrize("level", EVIDENCE_LEVELS)
+def test_the_dispatcher_takes_what_it_is_told_to(data: DataFolder, level: EvidenceLevel) -> None:
+    ensure_password(data)
+    file = write_dispatcher(data, "postgresql://postgres@/dispatcher", 8123, least_evidence=level)
+    assert load_settings(file, DispatcherSettings).verification.least_evidence == level
 
 
 def test_several_processes_of_the_dispatcher_meet_over_redis(data: DataFolder) -> None:

@@ -192,7 +192,7 @@ def test_every_member_changes_the_digest(tokens: list[int], finish: str, engine:
     [
         (IDS, FILE, ""), (TEXT, FILE, "ollama shows text of its answers, and no tokens"),
         (IDS | {"output_tokens": []}, FILE, "and no tokens"), (IDS, NAMED, "known by name only"),
-        (PAINTED, FILE, "images are not scored"), (COMMITTED, FILE, "and no tokens"),
+        (PAINTED, FILE, "images are not scored"), (COMMITTED, FILE, "nobody else has anything to score"),
     ],
 )  # fmt: skip
 def test_what_nobody_can_score(said: dict[str, Any], model: ModelOffer, why: str) -> None:
