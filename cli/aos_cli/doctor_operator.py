@@ -1,4 +1,4 @@
-"""Whether an operator could run with its settings: key, PostgreSQL, Redis, worker, and the dispatcher that it names."""
+"""Whether an operator could run with its settings: key, PostgreSQL, Redis, worker or backends, and the dispatcher that it names."""
 
 import asyncio
 import secrets
@@ -12,6 +12,8 @@ from aos_cli.doctor_chain import registered
 from aos_cli.errors import CliError
 from aos_cli.findings import Finding, Findings, find
 from aos_cli.workers import fetch_attestation
+from aos_operator.backends.build import open_backend
+from aos_operator.backends.settings import BackendSettings
 from aos_operator.backends.worker import HttpWorker
 from aos_operator.database import check_tables
 from aos_operator.offer import select_models
@@ -39,7 +41,10 @@ async def operator_findings(file: Path) -> Findings:
     yield await find("operator key", lambda: _key(settings, file))
     yield await find("operator database", lambda: _database(settings))
     yield await find("operator queue", lambda: _queue(settings))
-    yield await find("operator worker", lambda: _worker(settings))
+    if settings.has_worker:
+        yield await find("operator worker", lambda: _worker(settings))
+    for number, entry in enumerate(settings.backends, 1):
+        yield await find(f"operator backend {number}", lambda: _backend(entry))  # noqa: B023 (awaited at once)
     if settings.node.node_type == "tee":
         yield await find("operator enclave", lambda: _enclave(settings))
     rpc, registry = settings.chain.chain_rpc_url, settings.chain.vrf_range_contract
@@ -98,6 +103,21 @@ async def _worker(settings: OperatorSettings) -> str:
             f"node.ai_models: the worker at {settings.worker_url} does not have {', '.join(missing)}"
         )
     return f"{settings.worker_url} serves {', '.join(sorted(chosen))}"
+
+
+async def _backend(entry: BackendSettings) -> str:
+    """Say what one of the settings' backends serves now."""
+    backend = open_backend(entry, _TIMEOUT_S)
+    try:
+        models = await backend.models()
+    finally:
+        await backend.close()
+    if not models:
+        raise CliError(
+            f"{entry.kind}: it serves nothing of what its models name now: load it there, or correct them"
+        )
+    served = ", ".join(sorted(f"{model.name} ({model.evidence})" for model in models))
+    return f"{entry.kind} serves {served}"
 
 
 async def _enclave(settings: OperatorSettings) -> str:
