@@ -229,8 +229,10 @@ async def litellm(stack: AsyncExitStack, folder: Path, backend: str) -> Side:
 
 
 @asynccontextmanager
-async def network(name: str, folder: Path, **operator: dict[str, Any] | list[Any]) -> AsyncIterator[Side]:
-    """Run a dispatcher and one operator on servers of their own, as deployed."""
+async def network(
+    name: str, folder: Path, *, telemetry: str | None = None, **operator: dict[str, Any] | list[Any]
+) -> AsyncIterator[Side]:
+    """Run a dispatcher and one operator on servers of their own, as deployed; they send traces to `telemetry`."""
     folder = folder / name
     folder.mkdir(mode=0o711)
     async with AsyncExitStack() as stack:
@@ -244,6 +246,7 @@ async def network(name: str, folder: Path, **operator: dict[str, Any] | list[Any
             "listen": {"port": port},
             "verification": {"least_evidence": "text", "audit_share": 0.1},
             "gateway": {"token_rate": 0, "address_rate": 0},
+            "telemetry": {"otlp_endpoint": telemetry},
         }
         run = await child(
             stack,
@@ -265,6 +268,7 @@ async def network(name: str, folder: Path, **operator: dict[str, Any] | list[Any
                 "queue": {"queue_url": valkey.url()},
                 "net": net | operator.pop("net", {}),
                 "node": {"signer_key": signer.secret.hex(), "dispatcher_address": me.address},
+                "telemetry": {"otlp_endpoint": telemetry},
                 **operator,
             }
             runner = await child(
