@@ -4,6 +4,7 @@ Each query goes down an index: open rounds (`open_by_model`), results of the las
 """
 
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final, TypeAlias
 
 from sqlalchemy import text
@@ -12,6 +13,7 @@ from aos_dispatcher.database import Database
 
 TOKENS_S: Final = 60
 VERDICTS_S: Final = 3600
+_VERDICTS_EVERY_S: Final = 10.0
 
 ModelKey: TypeAlias = tuple[str, str]
 """A job type and a model's name."""
@@ -53,16 +55,28 @@ class Figures:
     verdicts: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-async def count(database: Database) -> Figures:
-    """Count everything once. Raises `Unavailable`."""
-    async with database.connect() as connection:
-        rounds = (await connection.execute(_ROUNDS)).all()
-        seats = (await connection.execute(_SEATS)).all()
-        made = (await connection.execute(_MADE, {"seconds": TOKENS_S})).all()
-        verdicts = (await connection.execute(_VERDICTS, {"seconds": VERDICTS_S})).all()
-    return Figures(
-        {((row.job_type, row.model), row.status): row.number for row in rounds},
-        {(row.operator, row.role): row.number for row in seats},
-        {(row.operator, (row.job_type, row.model)): int(row.tokens) for row in made},
-        {(row.operator, row.outcome): row.number for row in verdicts if row.operator is not None},
-    )
+class Census:
+    """Counts, for one process. Verdicts, of which an hour has many, are counted every ten seconds at most, everything else each time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._verdicts: dict[tuple[str, str], int] = {}
+        self._verdicts_until = 0.0
+
+    async def count(self) -> Figures:
+        """Count everything once. Raises `Unavailable`."""
+        async with self._database.connect() as connection:
+            rounds = (await connection.execute(_ROUNDS)).all()
+            seats = (await connection.execute(_SEATS)).all()
+            made = (await connection.execute(_MADE, {"seconds": TOKENS_S})).all()
+            if monotonic() >= self._verdicts_until:
+                found = await connection.execute(_VERDICTS, {"seconds": VERDICTS_S})
+                told = [row for row in found.all() if row.operator is not None]
+                self._verdicts = {(row.operator, row.outcome): row.number for row in told}
+                self._verdicts_until = monotonic() + _VERDICTS_EVERY_S
+        return Figures(
+            {((row.job_type, row.model), row.status): row.number for row in rounds},
+            {(row.operator, row.role): row.number for row in seats},
+            {(row.operator, (row.job_type, row.model)): int(row.tokens) for row in made},
+            self._verdicts,
+        )

@@ -10,7 +10,7 @@ from typing import Final
 
 from aos_dispatcher.database import Database
 from aos_dispatcher.documents import time
-from aos_dispatcher.figures import TOKENS_S, Figures, ModelKey, count
+from aos_dispatcher.figures import TOKENS_S, Census, Figures, ModelKey
 from aos_dispatcher.hub import Hub, Peer
 from aos_dispatcher.network_documents import MOST_PUSHED
 from aos_dispatcher.operators import Operators
@@ -35,7 +35,7 @@ class NetworkView:
     """Shows the network to all who ask. Who is connected is what the mesh knows, and so the same in every process, within seconds."""
 
     def __init__(self, database: Database, hub: Hub, operators: Operators, signer: Signer) -> None:
-        self._database = database
+        self._census = Census(database)
         self._hub = hub
         self._operators = operators
         self._address = signer.address
@@ -56,7 +56,7 @@ class NetworkView:
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
-            figures, suspended = await count(self._database), await self._operators.suspended()
+            figures, suspended = await self._census.count(), await self._operators.suspended()
             self._last = self._encoded(figures, suspended)
         finally:
             self._reading = None

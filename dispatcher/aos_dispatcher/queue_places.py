@@ -8,15 +8,23 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from sqlalchemy import select
+from sqlalchemy import text
 
 from aos_dispatcher.aged import AgedCache
 from aos_dispatcher.database import Database
-from aos_dispatcher.tables import Round
 
 FURTHEST: Final = 1000
 _READ_EVERY_S: Final = 1.0
 _MODELS: Final = 1024
+
+# As in `rounds_store`: for `=` in place of the comparisons of rows, PostgreSQL may read all that wait, and sort them.
+_FIRST: Final = text(
+    """
+    select job_id from rounds
+    where status = 'created' and (job_type, model, id) > (:job_type, :model, 0) and (job_type, model) <= (:job_type, :model)
+    order by job_type, model, id limit :most
+    """
+)
 
 Queue: TypeAlias = tuple[str, str]
 """A job type and a model's name."""
@@ -52,15 +60,12 @@ class QueuePlaces:
 
     async def _query(self, queue: Queue) -> dict[str, int]:
         job_type, model = queue
-        query = (
-            select(Round.job_id)
-            .where(Round.status == "created", Round.job_type == job_type, Round.model == model)
-            .order_by(Round.job_type, Round.model, Round.id)
-            .limit(FURTHEST)
-        )
         try:
             async with self._database.connect() as connection:
-                ids: Sequence[str] = (await connection.execute(query)).scalars().all()
+                found = await connection.execute(
+                    _FIRST, {"job_type": job_type, "model": model, "most": FURTHEST}
+                )
+                ids: Sequence[str] = found.scalars().all()
         finally:
             del self._reading[queue]
         # Of a job with several rounds, as a tagged one's, the first counts.

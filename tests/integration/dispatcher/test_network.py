@@ -29,6 +29,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look as often as asked, and push as often as there is something: these tests wait for what is shown."""
     monkeypatch.setattr(network_module, "_FRESH_S", 0.0)
     monkeypatch.setattr(network_module, "_REST", 0)
+    monkeypatch.setattr("aos_dispatcher.figures._VERDICTS_EVERY_S", 0.0)
     monkeypatch.setattr("aos_dispatcher.stats._EVERY_S", 0.02)
 
 
@@ -156,6 +157,17 @@ async def test_however_many_ask_it_is_read_once(network: Network, monkeypatch: p
     assert len({answer.content for answer in answers}) == 1
     assert sum("from assignments" in each or "join assignments" in each for each in statements) <= 2
     assert sum("results.created_at" in each for each in statements) == 1
+
+
+async def test_verdicts_are_counted_more_seldom(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aos_dispatcher.figures._VERDICTS_EVERY_S", 60.0)
+    statements: list[str] = []
+    engine = network.dispatcher.database._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    for _ in range(3):
+        await shown(network)
+    assert sum("results.created_at" in each for each in statements) == 3
+    assert sum("finished_at" in each for each in statements) == 1
 
 
 async def test_what_takes_long_is_read_seldom(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,4 +348,4 @@ async def test_places_are_read_once_a_second_however_many_wait(network: Network)
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     queue = network.dispatcher.front.queue
     await asyncio.gather(*(queue.of("opml", MODEL.name, job_id) for _ in range(200)))
-    assert sum("ORDER BY rounds.job_type" in each for each in statements) == 1
+    assert sum("order by job_type, model, id" in each for each in statements) == 1
