@@ -42,6 +42,9 @@ log = structlog.get_logger()
 MOST_BLOBS: Final = 100_000
 """So many images are kept at most, whole or not, however small they are."""
 
+PROJECT_SHARE: Final = 4
+"""A project may have a quarter of all room, in number and bytes, so that no single one takes it from the others."""
+
 SMALLEST_PART: Final = 64 << 10
 """Bytes that every piece of an image has at least, but the last: otherwise a row of the database for each byte could be asked for."""
 
@@ -86,7 +89,7 @@ class Blobs:
             set_={"expires_at": row.excluded.expires_at},
         )
         async with self._database.begin() as connection:
-            if not await self._has_room(connection, len(data)):
+            if not await self._has_room(connection, project, len(data)):
                 raise StoreFull
             blob_id = (await connection.execute(longer.returning(Blob.id))).scalar_one()
             if await _held(connection, blob_id) == 0:
@@ -251,7 +254,7 @@ class Blobs:
             raise Refused(
                 NEVER, f"job {part.job_id} asks for {image.n} images, and so many are here of this operator"
             )
-        if not await self._has_room(connection, part.size):
+        if not await self._has_room(connection, project, part.size):
             raise Refused(NOT_NOW, str(StoreFull()))
         row = upsert(Blob).values(
             sha256=part.sha256,
@@ -267,10 +270,15 @@ class Blobs:
             raise Refused(NOT_NOW, "the image was forgotten while it came; send it again")
         return blob
 
-    async def _has_room(self, connection: AsyncConnection, size: int) -> bool:
-        there = select(func.count(), func.coalesce(func.sum(Blob.size), 0)).select_from(Blob)
-        count, total = (await connection.execute(there)).one()
-        return bool(count < MOST_BLOBS and total + size <= self._limits.blobs_bytes)
+    async def _has_room(self, connection: AsyncConnection, project: str, size: int) -> bool:
+        """Whether there is room for another image, in all and of this project."""
+        most, own = self._limits.blobs_bytes, Blob.project_id == project
+        count, total = func.count(Blob.id), func.sum(Blob.size)
+        there = select(count, total, count.filter(own), total.filter(own))
+        number, used, own_number, own_used = (await connection.execute(there)).one()
+        in_all = number < MOST_BLOBS and (used or 0) + size <= most
+        of_own = own_number < MOST_BLOBS // PROJECT_SHARE and (own_used or 0) + size <= most // PROJECT_SHARE
+        return bool(in_all and of_own)
 
     async def _finish(self, connection: AsyncConnection, blob_id: int, sha256: str) -> str:
         """Look at an image that is whole now; one that is not what it should be is forgotten, and the reason returned."""

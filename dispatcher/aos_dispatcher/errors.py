@@ -107,7 +107,7 @@ class NotFetched(ApiError):
 
 
 class StoreFull(ApiError):
-    """There is no room for another image at the moment: what expires makes some (limits.blobs_bytes, limits.blob_hours)."""
+    """There is no room for another image (of this project) at the moment: what expires makes some (limits.blobs_bytes, limits.blob_hours)."""
 
     status = 503
     retry_after = 60

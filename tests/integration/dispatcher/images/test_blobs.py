@@ -9,8 +9,9 @@ import pytest_asyncio
 from sqlalchemy import func, select, text, update
 
 from aos_dispatcher import blobs as blobs_module
-from aos_dispatcher.blobs import SMALLEST_PART, Blobs
+from aos_dispatcher.blobs import PROJECT_SHARE, SMALLEST_PART, Blobs
 from aos_dispatcher.errors import NotFound, StoreFull
+from aos_dispatcher.projects import create_project
 from aos_dispatcher.settings import Limits
 from aos_dispatcher.tables import Blob, BlobChunk, Rejection
 from aos_protocol.images import PART_BYTES, encode_part, image_record, images_text, read_header
@@ -258,12 +259,17 @@ async def test_jobs_for_images_go_to_operators_that_make_them(scene: Scene) -> N
 
 async def test_everything_is_bounded_and_expires(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     database, header = scene.network.dispatcher.database, read_header(LARGE)
-    tight = Blobs(database, Limits(blobs_bytes=len(LARGE) + len(PICTURE), blob_hours=1))
+    both = len(LARGE) + len(PICTURE)
+    tight = Blobs(database, Limits(blobs_bytes=PROJECT_SHARE * both, blob_hours=1))
     await tight.keep("shop", LARGE, header)
     await tight.keep("shop", PICTURE, header)
     with pytest.raises(StoreFull):
         await tight.keep("shop", OTHER, header)
-    monkeypatch.setattr(blobs_module, "MOST_BLOBS", 2)
+    await create_project(database, "other", private=False)
+    await tight.keep("other", PICTURE, header)  # one project does not take the room of all
+    with pytest.raises(StoreFull):
+        await Blobs(database, Limits(blobs_bytes=both, blob_hours=1)).keep("other", OTHER, header)
+    monkeypatch.setattr(blobs_module, "MOST_BLOBS", 2 * PROJECT_SHARE)
     with pytest.raises(StoreFull):
         await scene.blobs.keep("shop", OTHER, header)
     dispatch = await scene.dispatched()
@@ -273,7 +279,7 @@ async def test_everything_is_bounded_and_expires(scene: Scene, monkeypatch: pyte
     async with database.begin() as connection:
         await connection.execute(update(Blob).values(expires_at=func.now()))
     assert await tight.find(digest(LARGE)) == []
-    assert await tight.sweep() == 2
+    assert await tight.sweep() == 3
     assert [await scene.count(table) for table in (Blob, BlobChunk)] == [0, 0]
     with pytest.raises(NotFound):
         await anext(aiter(tight.read(kept.id)))
