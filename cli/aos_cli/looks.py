@@ -14,7 +14,9 @@ from aos_protocol.errors import InvalidMessage, ProtocolError
 from aos_protocol.evidence import round_views
 from aos_protocol.evidence_verdict import verdict_of, verdicts_of
 from aos_protocol.evidence_view import RoundView
-from aos_protocol.fields import parse_message
+from aos_protocol.fields import EvidenceLevel, parse_message
+from aos_protocol.record import Record
+from aos_protocol.shown import level_of
 from aos_protocol.verdict import Verdict
 
 
@@ -32,7 +34,8 @@ class Member:
 class Look:
     """One round: which, its members, and its verdict; None when nobody scored, or what is there does not hold.
 
-    `kind` is what the enclave that answered calls itself, None without one; nobody can score a `sealed` answer.
+    `kind` is what the enclave that answered calls itself, None without one; nobody can score a `sealed` answer. `evidence` is what the answer
+    shows, and `backend` the kind of server that gave it where that shows no transcript; None of a claim.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Look:
     verdict: Verdict | None
     kind: str | None = None
     sealed: bool = False
+    evidence: EvidenceLevel | None = None
+    backend: str | None = None
 
     def to_json(self) -> JsonObject:
         """Return the look as `aos verify --json` prints it."""
@@ -57,6 +62,8 @@ class Look:
         return {
             "round": self.name,
             "enclave": self.kind,
+            "evidence": self.evidence,
+            "backend": self.backend,
             "verdict": verdict.outcome if verdict else None,
             "reason": verdict.reason if verdict else "",
             "statistics": dict(verdict.statistics) if verdict else {},
@@ -85,7 +92,17 @@ def show_looks(console: Console, looks: Sequence[Look]) -> None:
         console.print(table)
         outcome = look.verdict.outcome if look.verdict else None
         console.print(Text(verdict_text(outcome, look.kind, sealed=look.sealed)), soft_wrap=True)
+        if look.backend is not None:
+            console.print(Text(_weaker(look)), soft_wrap=True)
         console.print()
+
+
+def _weaker(look: Look) -> str:
+    backend = printable(look.backend or "")
+    said = f"the answer came from {backend}, which shows {look.evidence} of it and no transcript"
+    if look.evidence == "token_ids":
+        return f"{said}: how it was sampled, nobody can check"
+    return f"{said}: it is its operator's word, and nothing but the signature can be checked"
 
 
 def outcome_of(detail: JsonObject) -> str | None:
@@ -116,7 +133,19 @@ def _look(view: RoundView) -> Look:
         Member(seat.operator, seat.role, seat.state, verdicts.get(seat.operator))
         for seat in view.document.committee
     ]
-    return Look(_name(view), members, verdict, _kind(view), view.sealed)
+    evidence, backend = _shown(view)
+    return Look(_name(view), members, verdict, _kind(view), view.sealed, evidence, backend)
+
+
+def _shown(view: RoundView) -> tuple[EvidenceLevel | None, str | None]:
+    """What the answer shows, and the kind of server that gave it without a transcript."""
+    try:
+        shown = view.subject.shown if view.has_subject else None
+    except ProtocolError:
+        return None, None
+    if shown is None:
+        return None, None
+    return level_of(shown), shown.backend if isinstance(shown, Record) else None
 
 
 def _kind(view: RoundView) -> str | None:

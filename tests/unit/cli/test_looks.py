@@ -1,13 +1,14 @@
 """Looks: who did what in each round, computed from signed evidence."""
 
 import copy
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from aos_cli.looks import looks_of, said_of, show_looks
 from aos_cli.show import show_rows
-from support.evidence import CHEATING, SEEDED, Story, rows_of
+from support.evidence import CHEATING, SEEDED, TEXT_ONLY, TOKEN_IDS, Story, rows_of
 
 
 def shown(story: Story) -> str:
@@ -129,3 +130,32 @@ def test_rows_say_who_did_what_in_which_round() -> None:
     ] * 2
     assert [" ".join(line.split()[1:5]) for line in lines[4:7]] == ["verifier of challenge 1"] * 3
     assert lines[-1] == "a sensible answer"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (
+            TEXT_ONLY,
+            "the answer came from ollama, which shows text of it and no transcript: it is its operator's word",
+        ),
+        (
+            TOKEN_IDS,
+            "the answer came from llama.cpp, which shows token_ids of it and no transcript: how it was sampled",
+        ),
+    ],
+)
+def test_an_answer_without_a_transcript_says_what_it_shows(record: dict[str, Any], said: str) -> None:
+    story = Story(record=record, least="text", audit_ppm=0)
+    story.own()
+    assert said in shown(story)
+    [look] = looks_of(story.document())
+    assert (look.to_json()["evidence"], look.to_json()["backend"]) == (record["level"], record["backend"])
+
+
+def test_an_answer_with_its_transcript_says_nothing_of_it() -> None:
+    story = Story(audit_ppm=0)
+    story.own()
+    assert "transcript" not in shown(story)
+    [look] = looks_of(story.document())
+    assert (look.to_json()["evidence"], look.to_json()["backend"]) == ("fingerprints", None)

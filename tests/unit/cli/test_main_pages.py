@@ -10,7 +10,7 @@ from aos_cli import checks
 from aos_protocol import evidence
 
 ROOT = Path(__file__).parents[3]
-NOT_IN_A_DEMO = {"AOS-CHALLENGE-1", "AOS-ELECTORATE-1", "AOS-REJECTION-1"}
+NOT_IN_A_DEMO = {"AOS-RECORD-1", "AOS-CHALLENGE-1", "AOS-ELECTORATE-1", "AOS-REJECTION-1"}
 BY_THE_AUDITOR = {"AOS-REGISTRY-1", "AOS-ANCHOR-2"}
 """What a demo with a chain has the auditor ask the chain."""
 
