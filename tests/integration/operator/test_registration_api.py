@@ -39,12 +39,13 @@ def world() -> World:
 
 @pytest_asyncio.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with (
-        world.node() as node,
-        listening(node, 0) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v0/ai", trust_env=False) as client,
-    ):
-        yield client
+    """A client on the loopback, without a server between it and the application."""
+    async with world.node() as node:
+        transport = httpx.ASGITransport(create_app(node), client=("127.0.0.1", 40_000))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:6000/api/v0/ai"
+        ) as client:
+            yield client
 
 
 async def said(client: httpx.AsyncClient, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -162,6 +163,10 @@ async def test_other_machines_register_nothing(world: World) -> None:
 
 async def test_the_port_is_open_on_the_loopback_only(world: World) -> None:
     async with world.node() as node, listening(node, 0) as port:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}/api/v0/ai", trust_env=False
+        ) as client:
+            assert await said(client, "/model/register", MODEL) == (200, OK)
         with socket.socket() as elsewhere:
             elsewhere.bind(("127.0.0.2", port))  # free: the port is taken on 127.0.0.1 alone
         with pytest.raises(StartError, match=f"port {port} of 127.0.0.1"):
