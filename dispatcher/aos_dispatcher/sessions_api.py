@@ -97,7 +97,7 @@ async def begin(
     sha256 = await known_model(service, parsed)
     offer = ModelOffer(name=asked.model, sha256=sha256)
     if not any(peer.direct for peer in service.hub.serving("opml", offer)):
-        raise NoOperator(f"no operator that is connected serves {asked.model} and takes direct sessions")
+        raise Conflict(f"no operator that is connected serves {asked.model} and takes direct sessions")
     try:
         accepted = await service.jobs.submit(parsed, request, sha256, idempotency_key)
     except NotCanonical as error:

@@ -15,7 +15,7 @@ from aos_operator.direct import DirectDesk, Visit
 from aos_operator.errors import AnswerRejected, WorkerRefused, WorkerUnavailable
 from aos_operator.tasks import Outcome
 from aos_protocol.direct import Commitments, Ending, hidden_transcript
-from aos_protocol.fields import parse_message
+from aos_protocol.fields import EvidenceLevel, parse_message
 from aos_protocol.messages import Dispatch
 from aos_protocol.record import Record
 from aos_protocol.transcript import Transcript
@@ -29,14 +29,16 @@ NO_ANSWER: Final = "the operator's backend gave no answer; its client was told w
 _log = structlog.get_logger(__name__)
 
 
-async def run_direct(worker: Backend, desk: DirectDesk, dispatch: Dispatch, operator: str) -> Outcome:
+async def run_direct(
+    worker: Backend, desk: DirectDesk, dispatch: Dispatch, operator: str, offered: EvidenceLevel = "text"
+) -> Outcome:
     """Run a direct job, if its client has come; return what the dispatcher is told. It is called while the job is attended to."""
     visit = desk.visit(dispatch)
     if isinstance(visit, str):
         _log.info("a direct job has no answer", reason=visit)
         return Outcome.failed(visit)
     try:
-        return await _unless_left(visit, _answered(worker, visit, dispatch, operator))
+        return await _unless_left(visit, _answered(worker, visit, dispatch, operator, offered))
     except (WorkerUnavailable, WorkerRefused, AnswerRejected) as error:
         visit.fail(str(error))
         _log.warning("a direct job has no answer", reason=NO_ANSWER)
@@ -64,7 +66,9 @@ async def _unless_left(visit: Visit, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _answered(worker: Backend, visit: Visit, dispatch: Dispatch, operator: str) -> Outcome:
+async def _answered(
+    worker: Backend, visit: Visit, dispatch: Dispatch, operator: str, offered: EvidenceLevel
+) -> Outcome:
     """Generate, tell the client all of it, and return what the operator signs."""
     opened = dispatch.model_copy(update={"job": visit.job})
 
@@ -77,7 +81,7 @@ async def _answered(worker: Backend, visit: Visit, dispatch: Dispatch, operator:
             raise
 
     answer = await until_available(generate, "running a direct job on the backend")
-    outcome = await asyncio.to_thread(accept_answer, answer, opened, operator)
+    outcome = await asyncio.to_thread(accept_answer, answer, opened, operator, None, offered)
     rest = outcome.result.removeprefix(visit.told)
     if visit.told + rest != outcome.result:
         raise AnswerRejected("what the backend told piece by piece is not the beginning of its answer")

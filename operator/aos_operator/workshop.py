@@ -79,7 +79,8 @@ class Workshop:
         if isinstance(request, ScoreCall):
             return await self._score(request)
         if request.job.direct is not None:
-            return await run_direct(self._worker, self._direct, request, self.operator)
+            offered = self._offered(request.model.name)
+            return await run_direct(self._worker, self._direct, request, self.operator, offered)
         if request.job.image is None:
             return await self._generate(request, taken)
         if self._studio is None:
