@@ -14,7 +14,7 @@ from aos_operator.backends.ollama import Ollama
 from aos_operator.backends.openai import OpenAi
 from aos_operator.backends.protocol import Execution, Hear, Piece
 from aos_operator.backends.tongue import Asked, Tongue
-from aos_operator.backends.upstream import BrokenOff, Upstream
+from aos_operator.backends.upstream import BrokenOff, NotThere, Upstream
 from aos_operator.errors import WorkerRefused, WorkerUnavailable
 from aos_operator.subjects import Subject
 from aos_protocol.errors import InvalidMessage
@@ -48,11 +48,7 @@ class TextBackend:
     async def models(self) -> Sequence[ServedModel]:
         """See `Backend.models`."""
         try:
-            there = list(await self._tongue.names())
-            if self._source.models:
-                served = {name: its for name, its in self._source.models.items() if its in there}
-            else:
-                served = {_public(name): name for name in there}
+            served = await self._names()
             self._served = dict(sorted(served.items())[:_MOST_MODELS])
             offers = [await self._offer(name, its) for name, its in self._served.items()]
         except WorkerRefused as error:
@@ -100,6 +96,19 @@ class TextBackend:
     async def close(self) -> None:
         """Close the connections."""
         await self._upstream.close()
+
+    async def _names(self) -> dict[str, str]:
+        """What the server has of what is wanted, by names on the network. One that keeps no list is believed to have what settings name."""
+        wanted = self._source.models
+        try:
+            there = list(await self._tongue.names())
+        except NotThere:
+            if not wanted:
+                raise
+            return dict(wanted)
+        if wanted:
+            return {name: its for name, its in wanted.items() if its in there}
+        return {_public(name): name for name in there}
 
     async def _offer(self, name: str, its: str) -> ServedModel | None:
         """What is announced of a model; None of one whose name cannot be announced."""

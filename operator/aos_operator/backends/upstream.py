@@ -13,6 +13,7 @@ from aos_operator.boundary import keep_cancellation
 from aos_operator.errors import WorkerBusy, WorkerRefused, WorkerUnavailable
 from aos_protocol.canonical import JsonValue, parse
 from aos_protocol.errors import NotCanonical
+from aos_service.http_client import PooledTransport
 
 QUICK_S: Final = 10.0
 """How long a question that needs no model may take, in seconds."""
@@ -20,7 +21,9 @@ QUICK_S: Final = 10.0
 MAX_BODY_BYTES: Final = 16 << 20
 """More than this is read of no answer."""
 
+_KEEPALIVE_S: Final = 2.0  # servers end idle connections after 5 s
 _MAX_WORDS: Final = 500
+_NOTHING: Final = frozenset({404, 405, 501})
 _BUSY: Final = frozenset({429, 503})
 _AWAY: Final = frozenset({408, 425, 502, 504})
 
@@ -31,6 +34,10 @@ class BrokenOff(WorkerUnavailable):
 
 class Closed(WorkerUnavailable):
     """The server had closed the connection before it was asked, as servers do after an error of their own."""
+
+
+class NotThere(WorkerRefused):
+    """The server has nothing at this path."""
 
 
 class Upstream:
@@ -48,7 +55,7 @@ class Upstream:
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(timeout, connect=QUICK_S),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0),
+            transport=PooledTransport(keepalive=_KEEPALIVE_S),
             follow_redirects=False,
             trust_env=False,
         )
@@ -151,7 +158,8 @@ class Upstream:
             raise WorkerUnavailable(f"{self.base} cannot be asked: {words}")
         if status in {401, 403}:
             raise WorkerRefused(f"{self.base} does not take the api_key: {words}")
-        raise WorkerRefused(f"{self.base} refused: {words}")
+        refused = NotThere if status in _NOTHING else WorkerRefused
+        raise refused(f"{self.base} refused: {words}")
 
     def _json(self, text: str | bytes) -> JsonValue:
         try:

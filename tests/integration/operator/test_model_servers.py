@@ -261,6 +261,16 @@ async def test_names_on_the_network_are_mapped_and_models_that_are_gone_are_not_
         await heard(backend, JobSpec(tag="opml", prompt="x", model="gone"))
 
 
+async def test_a_server_without_a_list_is_believed_to_have_what_settings_name(servers: Servers) -> None:
+    server = await servers.start("openai")
+    server.override["/v1/models"] = (404, b"")
+    named = servers.backend("openai", server, models={"mine": "theirs"})
+    await heard(named, await job_for(named))
+    assert server.asked[-1].body["model"] == "theirs"
+    with pytest.raises(WorkerUnavailable, match="does not list its models"):
+        await servers.backend("openai", server).models()
+
+
 async def test_a_known_file_lets_token_ids_be_offered_and_then_answers_come_whole(
     servers: Servers, tmp_path: Path
 ) -> None:
@@ -379,7 +389,7 @@ async def test_a_status_says_whether_trying_again_may_help(
     server.override["/v1/completions"] = (status, b'{"error": {"message": "its own words"}}')
     with pytest.raises(kind) as problem:
         await heard(backend, job)
-    assert type(problem.value) is kind
+    assert isinstance(problem.value, WorkerBusy) == (kind is WorkerBusy)
     assert ("redirects (HTTP 301)" if status == 301 else "its own words") in str(problem.value)
     server.override["/v1/models"] = (status, b"")
     with pytest.raises(WorkerUnavailable):
