@@ -27,6 +27,9 @@ _BATCH: Final = 32
 _APPLICATION: Final = 0x414F5331
 """What tells our files from other programs' (PRAGMA application_id): the letters AOS1."""
 
+_KEPT: Final = "-90 days"
+"""How old a closed task becomes; older ones are deleted when the file is opened, and their room is used again."""
+
 _STEPS: Final = (
     """
     create table owner (operator text not null);
@@ -167,6 +170,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, operator: str) -> None:
             f"begin; {_STEPS[number]} pragma application_id = {_APPLICATION}; pragma user_version = {number + 1}; commit;"
         )
     _own(connection, path, operator)
+    connection.execute("delete from tasks where state <> 'open' and closed_at < datetime('now', ?)", (_KEPT,))
 
 
 def _own(connection: sqlite3.Connection, path: Path, operator: str) -> None:

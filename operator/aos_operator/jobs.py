@@ -258,11 +258,11 @@ class Jobs:
             outcome = task.outcome or await self._produce(work)
             state, verdict = await self._deliver(work, outcome)
             await until_available(
-                lambda: self._store.close(key, state, verdict), "closing the task in PostgreSQL"
+                lambda: self._store.close(key, state, verdict), "closing the task in the store"
             )
         if self._open.get(key) is work:
             del self._open[key]
-        await until_available(lambda: self._queue.done(entry_id), "removing the task from Redis")
+        await until_available(lambda: self._queue.done(entry_id), "removing the task from the queue")
 
     async def _find(self, work: _Work) -> Task:
         """The task as the store has it; a store that lost it gets it back from the queue."""
@@ -270,14 +270,14 @@ class Jobs:
         async def find() -> Task:
             return await self._store.load(TaskKey.of(work.request)) or await self._store.take(work.request)
 
-        task = await until_available(find, "reading the task from PostgreSQL")
+        task = await until_available(find, "reading the task from the store")
         work.request = task.request
         return task
 
     async def _produce(self, work: _Work) -> Product:
         outcome = await (work.early or self._work(work.request))
         return await until_available(
-            lambda: self._store.finish(work.request, outcome), "storing the outcome in PostgreSQL"
+            lambda: self._store.finish(work.request, outcome), "storing the outcome"
         )
 
     async def _work(self, request: Request, taken: asyncio.Future[None] | None = None) -> Product:

@@ -63,7 +63,7 @@ class Pace:
     """
 
     least: float = 1.0
-    most: float = 10.0
+    most: float = 5.0
     patience: float = 600.0
 
     def after(self, interval: float) -> float:

@@ -165,6 +165,21 @@ async def test_a_full_disk_is_unavailable_and_later_it_goes_on(
         assert [entry.request for entry in await queue.read(0)] == [large]
 
 
+async def test_tasks_that_were_closed_long_ago_are_deleted_and_no_others(path: Path) -> None:
+    old, new, open_ = (WORLD.job() for _ in range(3))
+    async with opened(path, OPERATOR.address) as file:
+        store = SqliteStore(file)
+        for job in (old, new, open_):
+            await store.take(job)
+        for job in (old, new):
+            await store.close(TaskKey.of(job), TaskState.ACCEPTED, "success")
+        change = "update tasks set taken_at = '2020-01-01', closed_at = case when job_id = ? then '2020-01-01' else closed_at end"
+        await file.write(lambda connection: connection.execute(change, (old.job_id,)))
+    async with opened(path, OPERATOR.address) as file:
+        kept = [await SqliteStore(file).load(TaskKey.of(job)) for job in (old, new, open_)]
+        assert [task is not None for task in kept] == [False, True, True]
+
+
 async def test_one_that_is_refused_does_not_spoil_those_beside_it(path: Path) -> None:
     known, other = WORLD.job(), WORLD.job()
     stranger = known.model_copy(update={"user": "somebody else"})
