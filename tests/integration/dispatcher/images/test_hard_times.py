@@ -2,20 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from aos_dispatcher import blobs as blobs_module
 from aos_dispatcher.operators import register_operator
 from aos_dispatcher.settings import Cluster
+from aos_operator.blob_store import PostgresBlobs
 from aos_protocol.identity import Signer
+from aos_service.database import create_engine, database_url
 from integration.dispatcher.conftest import Network
-from integration.dispatcher.images.conftest import Gallery, opened
+from integration.dispatcher.images.conftest import KEY, MODEL, Gallery, opened
 from integration.dispatcher.several import Several
+from integration.operator.processes import OperatorProcess
 from support.fake_image_server import FakeImageServer
 from support.pictures import png
 
@@ -65,6 +70,58 @@ async def test_a_dispatcher_that_starts_anew_takes_the_images_up_where_they_were
         detail = await network.finished(job_id)
     assert detail["status"] == "completed"
     assert len(bare.painter.requests) == 1
+
+
+async def test_an_operator_process_that_is_killed_has_its_images_in_postgresql(
+    bare: Gallery, tmp_path: Path, new_database: Any, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real `operator-runner`, with the settings that the page shows, ended by SIGKILL before its images are taken."""
+    models = {
+        "kind": "openai",
+        "url": f"{bare.painter.url}/v1",
+        "kinds": [1, 2],
+        "models": {MODEL: "sd-fake"},
+    }
+    database = await new_database("operator")
+    configuration = {
+        "db": {"pg_db_url": database, "min_connect_pool": 1, "max_connect_pool": 4},
+        "queue": {"queue_url": redis_url},
+        "net": {"dispatcher_url": bare.network.ws},
+        "node": {
+            "signer_key": "0x" + bare.signer.secret.hex(),
+            "dispatcher_address": bare.network.signer.address,
+        },
+        "backends": [models | {"api_key": KEY}],
+    }
+    monkeypatch.setattr(blobs_module, "MOST_BLOBS", 0)
+    hub = bare.network.dispatcher.hub
+    async with OperatorProcess(tmp_path, configuration).running() as process:
+        async with asyncio.timeout(20):
+            while bare.signer.address not in hub.connected():
+                await asyncio.sleep(0.02)
+        asking = asyncio.create_task(bare.post("generations", n=2))
+        async with asyncio.timeout(20):
+            while "the result will be sent again" not in process.log():
+                await asyncio.sleep(0.02)
+        await process.kill()
+        monkeypatch.setattr(blobs_module, "MOST_BLOBS", 100)
+        process.start()
+        answer = await asking
+        assert answer.status_code == 200, answer.text
+        assert len(bare.painter.requests) == 1
+        for entry in answer.json()["data"]:
+            assert (await bare.read(entry["url"])).status_code == 200
+        assert KEY not in process.log()
+    engine = create_engine(
+        database_url(database), pool_min=1, pool_max=2, connect_timeout=5, acquire_timeout=5
+    )
+    kept = 1
+    async with asyncio.timeout(20), engine.connect() as connection:
+        while kept:  # the task is closed once the operator has heard that its result was taken
+            await PostgresBlobs(engine, bare.signer.address).sweep()
+            kept = (await connection.execute(text("select count(*) from blobs"))).scalar_one()
+            await connection.commit()
+    await engine.dispose()
 
 
 @pytest_asyncio.fixture

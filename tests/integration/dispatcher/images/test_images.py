@@ -49,7 +49,9 @@ async def test_an_answer_says_that_it_is_not_scored_wherever_it_shows(gallery: G
     assert detail["job"]["image"] == {"n": 1, "width": 64, "height": 64}
     [row] = await gallery.network.results(job_id)
     assert json.loads(row["result"]) == {"images": facts["images"]}
-    assert NOT_SCORED in row["reason"]
+    assert (row["verdict"], row["reason"]) == ("inconclusive", NOT_SCORED)
+    assert (row["evidence"], row["backend"]) == ("text", "images")
+    assert detail["verdict"]["outcome"] == "inconclusive"
     checks = {check.id: check for check in await gallery.network.checks(job_id)}
     assert [check for check in checks.values() if check.status == "FAIL"] == []
     assert checks["AOS-RECORD-1"].status == "PASS"

@@ -7,11 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from acceptance.pages import DOCS, examples, form
 from aos_dispatcher import blobs, fetching
 from aos_dispatcher.gateway.images import LARGEST_SIDE
 from aos_dispatcher.settings import Limits
+from aos_operator.backends.build import open_backend
+from aos_operator.backends.images import ImagesBackend
+from aos_operator.backends.settings import BackendSettings
 from aos_protocol.images import read_header
 from aos_protocol.job import MAX_IMAGES
 from integration.dispatcher.images.conftest import Gallery
@@ -45,6 +49,12 @@ async def test_its_commands_run_as_they_stand(gallery: Gallery, tmp_path: Path) 
     first, second = gallery.painter.uploads
     assert hashlib.sha256(first).hexdigest() == made["aos"]["images"][0]["sha256"]
     assert second == (tmp_path / "otter.png").read_bytes()
+
+
+def test_its_settings_are_read() -> None:
+    block = PAGE.read_text().partition("```yaml\n")[2].partition("```")[0]
+    [entry] = [BackendSettings.model_validate(each) for each in yaml.safe_load(block)["backends"]]
+    assert isinstance(open_backend(entry, 1.0), ImagesBackend)
 
 
 @pytest.mark.parametrize(
