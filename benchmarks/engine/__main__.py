@@ -1,6 +1,6 @@
 """How fast the engine is, beside a bare loop over llama.cpp and beside two servers, and what it costs that its output can be verified.
 
-    python benchmarks/engine [generation] [scoring] [verifiable] [sampling] [--model FILE] [--rounds N] [--json]
+    python benchmarks/engine [generation] [scoring] [verifiable] [likely] [sampling] [--model FILE] [--rounds N] [--json]
 
 The first run makes a model of 1.1B parameters with random weights and environments for the peers, under the user's cache folder; with
 `--model` (the demo model, say) that one is measured instead. Contenders work in turns, one at a time, round after round; figures
@@ -17,13 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import generation
+import likely
 import scoring
 import verifiable
 from contenders import Failed
 from figures import Printable
 from options import Options
 
-_PARTS = ("generation", "scoring", "verifiable", "sampling")
+_PARTS = ("generation", "scoring", "verifiable", "likely", "sampling")
 
 
 def main() -> None:
@@ -82,6 +83,8 @@ def _measure(parts: Sequence[str], options: Options, jobs: Sequence[int]) -> Ite
         yield from asyncio.run(scoring.measure(options, jobs[0]))
     if "verifiable" in parts:
         yield asyncio.run(verifiable.measure(options, jobs[0]))
+    if "likely" in parts:
+        yield asyncio.run(likely.measure(options, jobs[0]))
     if "sampling" in parts:
         import sampling  # loads llama.cpp, hence only now
 
