@@ -4,6 +4,7 @@ import asyncio
 import re
 import select
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import httpcore
 import httpx
 
 from aos_service.errors import WorkerUrlError
+from aos_service.http_client import PooledTransport
 
 FORMS: Final = "http://host:port, unix:///folder/worker.sock with three slashes, or vsock://CID:PORT"
 _LARGEST: Final = 2**32 - 1
@@ -22,7 +24,7 @@ _LOCAL_CID: Final = 1
 """The machine itself, where its kernel has vsock_loopback (vsock(7))."""
 """vsock(7): 0 is the hypervisor, 1 the machine itself, 2 its host."""
 
-_LIMITS: Final = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
+_KEEPALIVE_S: Final = 2.0
 """Idle connections end here well before a worker ends them (5 s), or a request would now and then meet a closed one."""
 
 Connect: TypeAlias = Callable[[int, tuple[int, int]], Awaitable[socket.socket]]
@@ -79,20 +81,36 @@ class WorkerTransport(httpx.AsyncBaseTransport):
     `WorkerUrlError`; requests raise `httpx.TransportError`, each time-out its own kind of `httpx.TimeoutException`.
     """
 
-    def __init__(self, url: str, *, limits: httpx.Limits = _LIMITS, connect: Connect | None = None) -> None:
+    def __init__(self, url: str, *, connect: Connect | None = None) -> None:
         address = worker_address(url)
         self.base_url = address.base_url
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpcore.default_ssl_context() if self.base_url.startswith("https") else None,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            uds=address.path,
-            network_backend=_Vsock(address.vsock, connect or connect_socket) if address.vsock else None,
-        )
+        self._inner: httpx.AsyncBaseTransport
+        if address.vsock:
+            self._inner = _VsockTransport(address.vsock, connect or connect_socket)
+        else:
+            tls = ssl.create_default_context() if self.base_url.startswith("https") else None
+            self._inner = PooledTransport(keepalive=_KEEPALIVE_S, path=address.path, tls=tls)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return its response once its head is there; see `httpx.AsyncBaseTransport`."""
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._inner.aclose()
+
+
+class _VsockTransport(httpx.AsyncBaseTransport):
+    """Through httpcore, whose network backends reach any socket."""
+
+    def __init__(self, address: tuple[int, int], connect: Connect) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=None,
+            keepalive_expiry=_KEEPALIVE_S,
+            network_backend=_Vsock(address, connect),
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         asked = httpcore.Request(
             request.method,
@@ -108,7 +126,6 @@ class WorkerTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close all connections."""
         with _translated():
             await self._pool.aclose()
 

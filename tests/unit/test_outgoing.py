@@ -51,6 +51,7 @@ CONNECTS = {
     "operator/aos_operator/registration_server.py": "the socket that it listens on",
     "operator/aos_operator/postgres_errors.py": "the errors of asyncpg only",
     "service/aos_service/transport.py": "net.worker_url",
+    "service/aos_service/http_client.py": "what its users name: net.worker_url, backends",
     "service/aos_service/tracing_otlp.py": "telemetry.otlp_endpoint",
     "service/aos_service/postgres.py": "database.url, db.pg_db_url",
     "service/aos_service/database.py": "database.url, db.pg_db_url",

@@ -184,7 +184,7 @@ async def test_a_silent_worker_is_a_read_that_takes_too_long(
     await server.left.wait()
 
 
-async def test_a_worker_that_reads_nothing_is_a_write_that_takes_too_long(
+async def test_a_worker_that_reads_nothing_takes_too_long(
     client: httpx.AsyncClient, server: Server
 ) -> None:
     async def body() -> AsyncIterator[bytes]:
@@ -195,8 +195,8 @@ async def test_a_worker_that_reads_nothing_is_a_write_that_takes_too_long(
         await asyncio.Event().wait()
 
     server.reply = deaf
-    with pytest.raises(httpx.WriteTimeout):
-        await client.post("/", content=body(), timeout=httpx.Timeout(5, write=0.05))
+    with pytest.raises(httpx.TimeoutException):
+        await client.post("/", content=body(), timeout=httpx.Timeout(0.05))
 
 
 async def test_a_worker_that_breaks_off_in_its_answer_is_an_error(
@@ -236,24 +236,6 @@ async def test_who_cancels_leaves_the_worker_and_may_ask_again(
     await server.left.wait()
     server.reply = echo
     assert (await client.get("/")).status_code == 200
-
-
-async def test_a_full_pool_is_waited_for_so_long_and_no_longer(server: Server) -> None:
-    async def silence(connection: Connection) -> None:
-        await connection.reader.read(1)
-
-    server.reply = silence
-    transport = WorkerTransport(
-        "vsock://15:5005", limits=httpx.Limits(max_connections=1), connect=server.connect
-    )
-    async with httpx.AsyncClient(transport=transport, base_url=transport.base_url) as client:
-        first = asyncio.create_task(client.get("/"))
-        await server.asked.wait()
-        with pytest.raises(httpx.PoolTimeout):
-            await client.get("/", timeout=httpx.Timeout(5, pool=0.05))
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
 
 
 class TestVsock:
