@@ -256,8 +256,8 @@ class OperatorLink:
     async def _take(self, talk: "_Talk", frame: Frame, take: _Take) -> None:
         peer = talk.peer
         try:
-            said = await take(peer, frame)
-            await peer.reply(frame.id, {"code": 200, "message": "success"} | (said or {}))
+            said: JsonObject = {"code": 200, "message": "success"}
+            await peer.reply(frame.id, said | (await take(peer, frame) or {}))
         except (ProtocolError, Refused) as error:
             await self._refuse(talk, frame, error)
         except Unavailable as error:

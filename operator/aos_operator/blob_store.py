@@ -6,7 +6,7 @@ They are where the task is, so that whoever takes the task up after a crash, on 
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from sqlalchemy import delete, exists, insert, select
+from sqlalchemy import ColumnElement, delete, exists, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aos_operator.postgres_errors import translated
@@ -72,5 +72,5 @@ class PostgresBlobs:
         async with translated(), self._engine.begin() as connection:
             await connection.execute(delete(BlobRow).where(BlobRow.operator == self._operator, ~open_task))
 
-    def _of(self, key: TaskKey) -> tuple[object, ...]:
+    def _of(self, key: TaskKey) -> tuple[ColumnElement[bool], ...]:
         return BlobRow.operator == self._operator, BlobRow.job_id == key.job_id, BlobRow.tag == key.tag

@@ -93,7 +93,8 @@ class Outbox:
         await self._opened.wait()
         link = self._connection()
         frame_id, text = link.session.ask(method, param)
-        reply = link.waiting[frame_id] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        link.waiting[frame_id] = reply
         try:
             async with asyncio.timeout(self._patience):
                 await link.wire.send(text)

@@ -91,6 +91,7 @@ def test_the_hub_knows_who_serves_which_file() -> None:
     peer = Wire().peer()
     hub.add(peer)
     assert hub.serving("opml", TINY) == [peer]
+    assert hub.serving("opml", TINY, 1) == []
     assert hub.serving("tee", TINY) == []
     assert hub.serving("opml", ServedModel(name="tiny", sha256="cd" * 32)) == []
     assert (hub.served(), hub.connected(), len(hub)) == ({("opml", "tiny")}, {OPERATOR.address}, 1)

@@ -165,3 +165,33 @@ async def test_the_domain_is_known_from_the_first_connection_on() -> None:
 async def test_without_a_connection_there_is_no_ticket() -> None:
     with pytest.raises(LinkLost):
         await Outbox(Counter(MemoryStore())).ticket(DrawCall("1", WORLD.draw(WORLD.job())))
+
+
+async def test_what_needs_no_clock_takes_no_number_and_gets_its_reply() -> None:
+    outbox, wire = Outbox(Counter(MemoryStore())), Wire()
+    asking = asyncio.create_task(outbox.ask("blob_get", {"offset": 0}))
+    await asyncio.sleep(0)
+    assert not asking.done()
+    await outbox.attach(open_session(), wire, last_seen=0)
+    await wire.arrived.wait()
+    [frame] = wire.sent
+    assert (frame.method, list(frame.params)) == ("blob_get", [{"offset": 0}])
+    outbox.settle(Settled(frame.id, 200, "success", {"size": 5}))
+    assert (await asking).said == {"size": 5}
+    await outbox.ticket(DrawCall("1", WORLD.draw(WORLD.job())))
+    assert int((wire.sent[1].result or {})["ticket"]["clock"][str(NUMBER)]) == 1  # type: ignore[index,call-overload]
+
+
+async def test_what_needs_no_clock_is_not_waited_for_beyond_the_connection_or_for_ever() -> None:
+    outbox, wire = Outbox(Counter(MemoryStore()), patience=0.01), Wire()
+    await outbox.attach(open_session(), wire, last_seen=0)
+    with pytest.raises(LinkLost, match=r"did not reply to blob_put within 0\.01 s"):
+        await outbox.ask("blob_put", {})
+    patient = Outbox(Counter(MemoryStore()))
+    await patient.attach(open_session(), wire, last_seen=0)
+    wire.arrived.clear()
+    asking = asyncio.create_task(patient.ask("blob_put", {}))
+    await wire.arrived.wait()
+    patient.detach()
+    with pytest.raises(LinkLost):
+        await asking
