@@ -29,6 +29,7 @@ STOPPED: Final = "this operator was stopped before the client came"
 """Reasons of direct jobs without an answer."""
 
 _LONGEST_S: Final = 3600
+_MOST_WAITED_FOR: Final = 64
 _UNKNOWN = "no such job waits for its prompt here: it has ended, or its session is another operator's"
 
 
@@ -131,6 +132,12 @@ class DirectDesk:
         self._places: dict[str, _Place] = {}
         self._closed = False
         self.offer = DirectOffer(key=self._key.public, url=url)
+
+    def check_room(self, dispatch: Dispatch) -> None:
+        """Raise `Refused` when too many clients are waited for already: some may never come, and others want to be served meanwhile."""
+        waited_for = sum(place.visit is None and place.left_s > 0 for place in self._places.values())
+        if waited_for >= _MOST_WAITED_FOR and dispatch.job_id not in self._places:
+            raise Refused(429, f"{waited_for} clients of direct sessions are waited for here already")
 
     def expect(self, dispatch: Dispatch) -> None:
         """Let a client come for a job that was taken; of two sessions of one job, the later counts."""

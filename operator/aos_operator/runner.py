@@ -216,9 +216,12 @@ class _Desk:
         self._check_running()
         if self._registry is not None:
             await self._registry.check(request)
+        if not isinstance(request, Dispatch) or request.job.direct is None:
+            await self._jobs.take(request)
+            return
+        self._direct.check_room(request)
         await self._jobs.take(request)
-        if isinstance(request, Dispatch) and request.job.direct is not None:
-            self._direct.expect(request)
+        self._direct.expect(request)
 
     async def cancel(self, keys: Iterable[TaskKey]) -> None:
         """See `Desk.cancel`."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from aos_dispatcher.disputes_api import AppealBody, ChallengeBody, VerifyQuery
 from aos_dispatcher.openapi import JobQuery, SubmitBody
+from aos_dispatcher.sessions_api import SessionBody
 from aos_protocol import messages
 from aos_protocol.errors import InvalidMessage
 from aos_protocol.fields import Message, parse_message
@@ -22,9 +23,14 @@ from aos_protocol.job import SubmitRequest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("protocol", "service", "chain", "inference", "tee_worker", "operator", "dispatcher")
 
-FROM_OUTSIDE: list[type[BaseModel]] = [SubmitBody, JobQuery, VerifyQuery, ChallengeBody, AppealBody] + [
-    kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)
-]
+FROM_OUTSIDE: list[type[BaseModel]] = [
+    SubmitBody,
+    SessionBody,
+    JobQuery,
+    VerifyQuery,
+    ChallengeBody,
+    AppealBody,
+] + [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)]
 """Every body of a request, and every message on /ws."""
 
 _LIKE_AN_ADDRESS = re.compile(

@@ -150,6 +150,18 @@ async def test_a_client_that_leaves_stops_the_backend_and_the_job_says_so(
     assert "the client left before its answer was complete" in detail["reason"]
 
 
+async def test_a_job_that_its_project_cancels_stops_the_backend_and_tells_the_client(net: Direct) -> None:
+    operator = await net.operator(port=free_port())
+    operator.worker.go.clear()
+    opened = await net.open()
+    async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:
+        assert await anext(texts)
+        assert await client.cancel(opened.job_id) == "cancelled"
+        with pytest.raises(CliError, match="the job was cancelled"):
+            await anext(texts)
+    await asyncio.wait_for(operator.worker.stopped.wait(), 10)
+
+
 async def test_nobody_comes_and_the_job_ends_with_that(net: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
     operator = await net.operator(port=free_port())
     _begin_within(net, 1)

@@ -186,6 +186,20 @@ class TestDesk:
             desk.come(late.bond.job_id, late.box)
         assert refused.value.code == 410
 
+    def test_clients_that_do_not_come_leave_room_for_other_jobs(self, world: World, desk: DirectDesk) -> None:
+        first = Client(world, desk)
+        desk.expect(first.dispatch)
+        for _ in range(63):
+            desk.check_room(first.dispatch)
+            desk.expect(Client(world, desk).dispatch)
+        another = Client(world, desk)
+        with pytest.raises(Refused, match="64 clients of direct sessions") as refused:
+            desk.check_room(another.dispatch)
+        assert refused.value.code == 429
+        desk.check_room(first.dispatch)  # it has its place already
+        desk.come(first.bond.job_id, first.box)
+        desk.check_room(another.dispatch)
+
     def test_what_has_expired_is_not_kept_for_ever(
         self, world: World, desk: DirectDesk, client: Client
     ) -> None:
