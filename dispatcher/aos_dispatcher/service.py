@@ -101,16 +101,14 @@ def assemble(
     """
     domain, verification = settings.chain.domain(), settings.verification
     chain = _chain_link(settings.chain, database, signer)
-    timeout = settings.dispatch.job_timeout
     hub = Hub()
     hub.on_change(lambda _operator: OPERATORS_CONNECTED.set(len(hub.here())))
     leaving = asyncio.Event()
     operators = Operators(database, chain.registry if chain else None, verification.least_evidence)
     clock, projects = DispatcherClock(database), Projects(database, settings.limits.wrong_tokens)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
-    challenges = Challenges(database, signer, domain, verification, timeout)
+    challenges = Challenges(database, signer, domain, verification, settings.dispatch.job_timeout)
     closing = Closing(database, store.owner, challenges, verification)
-    author = Author(signer, domain)
     mesh, leases = _mesh(settings, hub, signer, store.owner), Leases(database)
     newsroom = Newsroom(mesh, settings.limits.frame_bytes)
     sessions = Sessions.of(settings, database, store, hub, mesh)
@@ -120,7 +118,7 @@ def assemble(
         hub,
         operators=operators,
         clock=clock,
-        author=author,
+        author=Author(signer, domain),
         newsroom=newsroom,
         sessions=sessions,
         settings=settings.dispatch,
@@ -129,26 +127,10 @@ def assemble(
     loop = RoundLoop(store, hub, driver, settings.dispatch, leases=leases, mesh=mesh)
     desk, enclaves, images = Desk(store, driver.active), Enclaves(policy), Images.of(settings, database)
     sequencer = Sequencer(database, signer, domain)
-    intakes = {
-        "job_result": ResultIntake(
-            store, desk, domain, enclaves, newsroom=newsroom, blobs=images.blobs
-        ).accept,
-        "job_score": ScoreIntake(store, desk, domain, JobScore).accept,
-    }
-    posting = Posting(intakes, desk, leases, mesh)
-    jobs = Jobs(
-        database,
-        signer,
-        domain,
-        timeout,
-        verification.audit_ppm,
-        verification.least_evidence,
-        limits=Limits(settings.limits.waiting_jobs),
-        clock=clock,
-        loop=loop,
-        lease=Lease(store.owner, settings.dispatch.lease),
-        newsroom=newsroom,
-    )
+    results = ResultIntake(store, desk, domain, enclaves, newsroom=newsroom, blobs=images.blobs)
+    scores = ScoreIntake(store, desk, domain, JobScore)
+    posting = Posting({"job_result": results.accept, "job_score": scores.accept}, desk, leases, mesh)
+    jobs = _jobs(settings, database, signer, clock=clock, loop=loop, owner=store.owner, newsroom=newsroom)
     return Dispatcher(
         address=signer.address,
         settings=settings,
@@ -188,6 +170,31 @@ def assemble(
         images=images,
         sessions=sessions,
         following=Following(database, newsroom, jobs),
+    )
+
+
+def _jobs(
+    settings: DispatcherSettings,
+    database: Database,
+    signer: Signer,
+    *,
+    clock: DispatcherClock,
+    loop: RoundLoop,
+    owner: str,
+    newsroom: Newsroom,
+) -> Jobs:
+    return Jobs(
+        database,
+        signer,
+        settings.chain.domain(),
+        settings.dispatch.job_timeout,
+        settings.verification.audit_ppm,
+        settings.verification.least_evidence,
+        limits=Limits(settings.limits.waiting_jobs),
+        clock=clock,
+        loop=loop,
+        lease=Lease(owner, settings.dispatch.lease),
+        newsroom=newsroom,
     )
 
 

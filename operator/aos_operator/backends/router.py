@@ -251,7 +251,7 @@ def _common(one: ServedModel, other: ServedModel) -> ServedModel:
     return one.model_copy(
         update={
             "evidence": weaker,
-            "kinds": [kind for kind in one.kinds if kind in other.kinds] or one.kinds,
+            "kinds": sorted({*one.kinds, *other.kinds}),  # a job goes to one that does its kind
             "able": [ability for ability in one.able if ability in other.able],
             "instances": [*one.instances, *other.instances][:_MOST_INSTANCES],
         }

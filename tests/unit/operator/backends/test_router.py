@@ -222,7 +222,7 @@ async def test_an_offer_is_what_all_of_them_can() -> None:
     two = model(evidence="text", able=["chat", "fim"], instances=[there], kinds=[1])
     router = router_of(Stand("one", one), Stand("two", two))
     assert await router.models() == [
-        model(evidence="text", able=["chat", "fim"], instances=[here, there], kinds=[1])
+        model(evidence="text", able=["chat", "fim"], instances=[here, there], kinds=[0, 1])
     ]
 
 
