@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 
@@ -22,6 +23,7 @@ from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
 from aos_protocol.job import Claim
 from aos_protocol.messages import Dispatch, ScoreCall, ServedModel
+from aos_protocol.record import Record
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
@@ -45,8 +47,8 @@ class Network:
     model: ServedModel
     calibration: Calibration
 
-    def job(self, prompt: str = PROMPT, claim: Claim | None = None) -> Dispatch:
-        return WORLD.job(prompt, claim=claim, model=self.model)
+    def job(self, prompt: str = PROMPT, claim: Claim | None = None, **wishes: Any) -> Dispatch:
+        return WORLD.job(prompt, claim=claim, model=self.model, wishes=wishes)
 
     async def answer(self, job: Dispatch, by: Signer = EXECUTOR) -> Outcome:
         outcome = await Workshop(self.worker, by.address, no_domain).work(job)
@@ -74,6 +76,7 @@ async def network(demo_model: Path, tmp_path: Path) -> AsyncIterator[Network]:
     program = Path(sys.executable).with_name("inference-worker")
     socket = tmp_path / "worker.sock"
     arguments = ["--model", str(demo_model), "--uds", str(socket), "--name", MODEL.name, "--threads", "1"]
+    arguments += ["--fim", "custom:<|system|>{prefix}\n{suffix}<|user|>"]
     child = Child("worker", [str(program), *arguments], log=tmp_path / "worker.log")
     child.start()
     worker = HttpWorker(f"unix://{socket}", timeout=30)
@@ -83,6 +86,7 @@ async def network(demo_model: Path, tmp_path: Path) -> AsyncIterator[Network]:
             try:
                 [served] = await worker.models()
                 assert (served.name, served.sha256) == (model.name, model.sha256)
+                assert (served.evidence, set(served.able)) == ("fingerprints", {"chat", "fim", "logprobs"})
                 break
             except WorkerUnavailable:
                 await asyncio.sleep(0.05)
@@ -97,6 +101,43 @@ async def test_an_honest_answer_matches(network: Network) -> None:
     job = network.job()
     verdict = await network.verdict(network.call(job, await network.answer(job)))
     assert (verdict.outcome, verdict.level) == ("match", "fingerprint"), verdict
+
+
+async def test_what_was_filled_in_matches_and_shows_how_likely_it_was(network: Network) -> None:
+    job = network.job(suffix=" and they lived happily ever after.", logprobs=2)
+    answer = await network.answer(job)
+    assert {len(token["top"]) for token in answer.logprobs or []} == {2}
+    verdict = await network.verdict(network.call(job, answer))
+    assert (verdict.outcome, verdict.level) == ("match", "fingerprint"), verdict
+
+
+async def test_what_was_filled_in_before_another_suffix_does_not(network: Network) -> None:
+    job = network.job(suffix=" and they lived happily ever after.")
+    other = job.job.model_copy(update={"suffix": " and then the cat died."})
+    verdict = await network.verdict(
+        network.call(job, await network.answer(job.model_copy(update={"job": other})))
+    )
+    assert (verdict.outcome, verdict.reason) == ("mismatch", "the transcript's prompt is not the job's"), (
+        verdict
+    )
+
+
+async def test_tokens_of_another_server_are_scored_as_likely_or_not(network: Network) -> None:
+    """The same model behind a server that shows its tokens only: what it says can be told from what it would not, and no more."""
+    job = network.job()
+    honest = await network.answer(job)
+    tokens = list(Transcript.from_json(honest.transcript).output_tokens)
+    for text, drawn, outcomes in (
+        (honest.result, tokens, {"match", "inconclusive"}),
+        (honest.result + " Believe me.", tokens, {"mismatch"}),
+    ):
+        record = Record(level="token_ids", backend="llama.cpp", output_tokens=drawn)
+        shown = replace(
+            honest, result=text, transcript=None, record=record.to_json(), commitment=record.digest()
+        )
+        verdict = await network.verdict(network.call(job, shown))
+        assert verdict.level == "likelihood"
+        assert verdict.outcome in outcomes, verdict
 
 
 async def test_what_was_changed_afterwards_does_not(network: Network) -> None:

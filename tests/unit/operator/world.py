@@ -80,15 +80,19 @@ class World:
         kind: WorkerType = "opml",
         sealed: Sealed | None = None,
         direct: Direct | None = None,
+        wishes: Mapping[str, Any] = MappingProxyType({}),
         **changes: Any,
     ) -> Dispatch:
-        """A dispatch that holds in every respect, of the prompt, or what is `sealed` or `direct`; `changes` replace single members of it."""
+        """A dispatch that holds in every respect, of the prompt, or what is `sealed` or `direct`; `changes` replace single members of it.
+
+        `wishes` are what else the job asks for.
+        """
         sequence = next(self._sequence)
         params = Params(max_tokens=16, temperature=temperature)
         asked: dict[str, Any] = (
             {"sealed": sealed} if sealed else {"direct": direct} if direct else {"prompt": prompt}
         )
-        spec = JobSpec(tag=kind, model=MODEL.name, params=params, claim=claim, **asked)
+        spec = JobSpec(tag=kind, model=MODEL.name, params=params, claim=claim, **asked, **wishes)
         request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
         proof = vrf.prove(self.signer, sortition.seed_alpha(job_id))

@@ -15,6 +15,7 @@ import structlog
 from aos_inference.app import create_app
 from aos_inference.chat import ChatFormat
 from aos_inference.engine import Engine
+from aos_inference.filling import Gap, choose
 from aos_inference.loading import Loaded
 from aos_inference.scheduler import Limits
 from aos_inference.schemas import Answer, ModelCard
@@ -70,7 +71,8 @@ def keyring(device: FakeDevice) -> Keyring:
 async def worker(model: ByteModel, keyring: Keyring) -> AsyncIterator[TeeWorker]:
     engine = Engine(model, model, context=300, limits=Limits(1, requests=4, tokens=1000))
     engine.start()
-    loaded = Loaded(CARD, engine, model, ChatFormat(TEMPLATE, model))
+    model.gap = Gap(258, 259, 257)
+    loaded = Loaded(CARD, engine, model, ChatFormat(TEMPLATE, model), choose(model, None))
     yield TeeWorker(loaded, keyring, Metrics("tdx", 1_900_000_000.25, Restarts(crashed=2, hung=1)))
     model.open.set()
     engine.stop()
@@ -178,6 +180,27 @@ async def test_defaults_are_signed_as_the_jobs(client: httpx.AsyncClient, model:
     answer = (await generate(client, body(params={"stop": ["e", "a", "i", "\n"]}))).json()
     job = JobSpec(tag="tee", prompt="Hi", model="m.gguf", params=Params(stop=["e", "a", "i", "\n"]))
     check_signature(answer["enclave"], job, answer["text"], answer["commitment"])
+
+
+async def test_what_is_filled_in_is_signed_with_its_suffix_and_comes_with_logprobs(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = (await generate(client, body(suffix=" there", logprobs=1))).json()
+    assert answer["transcript"]["prompt_tokens"] == [256, 258, *b"Hi", 259, *b" there", 257]
+    assert len(answer["logprobs"]) >= len(answer["transcript"]["output_tokens"]) - 1
+    job = JobSpec(tag="tee", prompt="Hi", suffix=" there", model="m.gguf", params=Params(**PARAMS))
+    check_signature(answer["enclave"], job, answer["text"], answer["commitment"])
+
+
+@pytest.mark.parametrize("wish", [{"suffix": "x"}, {"logprobs": 1}])
+async def test_a_sealed_prompt_goes_with_neither(
+    client: httpx.AsyncClient, keyring: Keyring, wish: dict[str, Any]
+) -> None:
+    """Logprobs would be in the clear, and a suffix is part of a prompt that others must not know."""
+    sealed = seal(keyring.current(), {"prompt": SECRET})
+    response = await generate(client, sealed_body(sealed, **wish))
+    assert response.status_code == 422
+    assert "Xyzzy" not in response.text
 
 
 async def test_a_stream_ends_with_the_signed_answer(client: httpx.AsyncClient) -> None:
