@@ -21,7 +21,7 @@ from aos_cli import ports
 class FakeModelServer:
     """What it serves, the key that it wants, and what it was asked; `streams` is False for one that answers in one piece.
 
-    `listed` are the names that it lists, if those are others.
+    `listed` are the names that it lists, if those are others. It answers while `go` is set.
     """
 
     models: list[str] = field(default_factory=lambda: ["llama3:8b"])
@@ -32,6 +32,10 @@ class FakeModelServer:
     port: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.go.set()
 
     @property
     def base(self) -> str:
@@ -80,6 +84,7 @@ class FakeModelServer:
             return refusal
         body = await request.json()
         self.asked.append(body)
+        await self.go.wait()
         if body["model"] not in self.models:
             return _error(404, f"model '{body['model']}' not found")
         if self.broken:

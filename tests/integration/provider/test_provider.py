@@ -1,5 +1,6 @@
 """`aos provider`, from its settings to signed answers, on a real dispatcher."""
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -80,17 +81,24 @@ async def test_the_key_of_the_model_server_goes_there_and_nowhere_else(
             assert not any(secret.encode() in content for content in everywhere)
 
 
-async def test_a_provider_that_is_killed_goes_on_where_it_was(
-    network: Network, settings: dict[str, Any], tmp_path: Path
+async def test_a_provider_that_is_killed_while_the_model_runs_answers_after_its_next_start(
+    network: Network, server: FakeModelServer, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     async with ProviderProcess(tmp_path, settings).running() as provider:
         await provider.said('"serving"')
         first = result_of(await ask(network))
+        server.go.clear()
+        before = len(server.asked)
+        asking = asyncio.create_task(ask(network))
+        async with asyncio.timeout(20):
+            while len(server.asked) == before:
+                await asyncio.sleep(0.02)
         await provider.kill()
+        server.go.set()
         provider.child.start()
-        await provider.said('"serving"')
-        second = result_of(await ask(network))
+        second = result_of(await asking)
     assert first["operator"] == second["operator"] == PROVIDER
+    assert second["result"] == "one two three"
     assert second["counter"] > first["counter"]
 
 
