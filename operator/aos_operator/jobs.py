@@ -276,9 +276,7 @@ class Jobs:
 
     async def _produce(self, work: _Work) -> Product:
         outcome = await (work.early or self._work(work.request))
-        return await until_available(
-            lambda: self._store.finish(work.request, outcome), "storing the outcome"
-        )
+        return await until_available(lambda: self._store.finish(work.request, outcome), "storing the outcome")
 
     async def _work(self, request: Request, taken: asyncio.Future[None] | None = None) -> Product:
         async with self._workshop.attending(request), self._slots:
