@@ -128,8 +128,9 @@ async def _logprobs(server: _Server) -> str:
 
 async def _fill_in(server: _Server) -> str:
     if "fim" not in server.model.able:
+        how = "start it with --fim" if server.found.kind == "worker" else "set fim"
         raise NotLookedAt(
-            f"no template is known by the name of {server.model.name}: set fim, if the model was trained for it"
+            f"no template is known by the name of {server.model.name}: {how}, if the model was trained for it"
         )
     job = _job(server, prompt="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2))\n")
     async with server.backend() as backend:

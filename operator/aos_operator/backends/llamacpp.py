@@ -11,7 +11,7 @@ from aos_operator.backends.tongue import Asked, items, members, text_of
 from aos_operator.backends.upstream import QUICK_S, BrokenOff, Upstream, error_words
 from aos_operator.errors import WorkerRefused, WorkerUnavailable
 
-_ENDS: dict[object, Finish] = {"eos": "eos", "word": "stop", "limit": "length"}
+_ENDS: dict[str, Finish] = {"eos": "eos", "word": "stop", "limit": "length"}
 
 
 class LlamaCpp:
@@ -99,7 +99,7 @@ class LlamaCpp:
             raise WorkerRefused(f"{self._upstream.base} broke off: {self._upstream.said(error_words(said))}")
         ended: Finish | None = None
         if said.get("stop") is True:
-            ended = _ENDS.get(said.get("stop_type"))
+            ended = _ENDS.get(str(said.get("stop_type")))
             if ended is None:
                 raise WorkerRefused(
                     f"{self._upstream.base} does not say why it stopped: llama.cpp's server does since the end of 2024, update it"

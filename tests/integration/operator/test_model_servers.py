@@ -364,6 +364,16 @@ async def test_its_key_goes_to_the_server_and_nowhere_else(servers: Servers) -> 
     assert KEY not in str([answer, logs, backend.__dict__, refused.value.__dict__])
 
 
+async def test_proxies_of_the_environment_are_not_used(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    backend = servers.backend("openai", await servers.start("openai"))
+    answer, _ = await heard(backend, await job_for(backend))
+    assert answer["text"] == TEXT
+
+
 STATUSES = [
     (400, WorkerRefused),
     (401, WorkerRefused),
