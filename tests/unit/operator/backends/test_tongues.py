@@ -82,8 +82,11 @@ class Told(Upstream):
     """A server that sends these lines."""
 
     def __init__(self, lines: list[str]) -> None:
-        super().__init__("http://nowhere", None, 1)
-        self._told = lines
+        self.base, self._key, self._told = (
+            "http://nowhere",
+            None,
+            lines,
+        )  # no client: each would read all authorities
 
     async def lines(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[str, None]:
         json.dumps(body)  # it can be sent
