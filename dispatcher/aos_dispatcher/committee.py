@@ -266,8 +266,10 @@ class Committee:
         """Return when this seat is given up; one that the round cannot do without is waited for to the end."""
         if self._can_spare(seat):
             away = self.patience.away
-        elif self._answered() + len(self._open()) - 1 >= self.plan.needed:
-            away = self.patience.answer
+        elif self._bound or self._answered() + len(self._open()) - 1 >= self.plan.needed:
+            away = (
+                self.patience.answer
+            )  # of a bound executor, the client may have the answer, and the log wants the receipt
         else:
             return self.deadline
         ends = [self.deadline]
@@ -279,8 +281,8 @@ class Committee:
         return min(ends)
 
     def _can_spare(self, seat: Seat) -> bool:
-        """True when somebody else takes the seat's place, nobody could, or enough members have answered."""
-        if self.reserves or self._bound or self._answered() >= self.plan.minimum:
+        """True when somebody else takes the seat's place, or enough members have answered."""
+        if self.reserves or self._answered() >= self.plan.minimum:
             return True
         return seat is self.executor and len(self._open()) > 1
 

@@ -218,9 +218,30 @@ async def test_a_connection_that_breaks_and_comes_back_before_the_client_comes_k
     net: Direct,
 ) -> None:
     operator = await net.operator()
-    driver = net.network.dispatcher.loop._driver
-    driver._settings = driver._settings.model_copy(update={"reassign_after": 20.0})
     opened = await net.open()
+    await _break_connection(net, operator)
+    assert SECRET in await net.read(opened)
+    await net.hold(opened)
+
+
+async def test_the_receipt_reaches_the_log_although_the_operator_was_away_when_it_answered(
+    net: Direct,
+) -> None:
+    """What goes straight to the client needs no dispatcher; what is signed waits for it."""
+    operator = await net.operator(port=free_port())
+    operator.worker.go.clear()
+    opened = await net.open()
+    async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:
+        told = [await anext(texts)]
+        await _break_connection(net, operator)
+        operator.worker.go.set()
+        told += [text async for text in texts]
+    assert SECRET in "".join(told)
+    await net.hold(opened)
+
+
+async def _break_connection(net: Direct, operator: LocalOperator) -> None:
+    """End an operator's connection, and wait until it has come back."""
     connection = net.network.dispatcher.hub.get(operator.signer.address)
     assert isinstance(connection, Connection)
     epoch = connection.epoch
@@ -229,10 +250,8 @@ async def test_a_connection_that_breaks_and_comes_back_before_the_client_comes_k
         while True:
             peer = net.network.dispatcher.hub.get(operator.signer.address)
             if peer is not None and peer.epoch > epoch:
-                break
+                return
             await asyncio.sleep(0.01)
-    assert SECRET in await net.read(opened)
-    await net.hold(opened)
 
 
 async def test_an_operator_that_is_stopped_says_that_nobody_had_come(net: Direct) -> None:

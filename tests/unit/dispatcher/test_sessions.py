@@ -54,13 +54,14 @@ class TestCommittee:
         ((seat, task),) = seats.step(1.0, {"a", "b", "c"}).calls
         assert (seat.operator, task) == ("b", Task.EXECUTE)
 
-    def test_an_operator_that_is_away_is_not_waited_for_until_the_deadline(self) -> None:
-        """The client has nobody else to go to, and wants to know."""
+    def test_an_operator_that_is_away_is_waited_for_as_long_as_for_an_answer(self) -> None:
+        """Its client may have the answer by now, and the log wants what it signed; but nobody waits until the deadline."""
         seats = self.drawn()
         seats.step(0.0, {"a"})
         seats.bind()
-        assert seats.step(1.0, set()).wake_at == 11.0
-        step = seats.step(11.0, set())
+        assert seats.step(1.0, set()).wake_at == 50.0
+        assert seats.step(40.0, {"a"}).closed is None
+        step = seats.step(50.0, set())
         assert seats.seats[0].state is SeatState.LOST
         assert step.closed is not None
 
