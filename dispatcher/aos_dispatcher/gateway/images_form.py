@@ -1,6 +1,7 @@
 """Reading a form with an image (multipart/form-data, RFC 7578): bounded in size and time while it arrives, and held in memory alone."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
@@ -32,8 +33,16 @@ class Form:
     image: bytes
 
 
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form, its sender is told
+
+
 class _InMemory(MultiPartParser):
     spool_max_size = 1 << 30  # no file: what is larger than allowed is refused before
+
+    def discard(self) -> None:
+        """Let go of all that has come; by itself, it does so for some errors only."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 def is_form(request: Request) -> bool:
@@ -50,16 +59,15 @@ async def read_form(request: Request, limits: Limits) -> Form:
     try:
         async with asyncio.timeout(limits.body_timeout):
             form = await parser.parse()
+        return await _checked(form, limits.upload_bytes)
     except TimeoutError:
         raise TooSlow(f"the form was not complete within {limits.body_timeout:g} seconds") from None
     except ClientDisconnect:
         raise Malformed("the connection ended before the form did") from None
     except (MultiPartException, FormParserError) as error:
         raise Malformed(f"the form cannot be read: {error}") from None
-    try:
-        return await _checked(form, limits.upload_bytes)
     finally:
-        await form.close()
+        parser.discard()
 
 
 async def _checked(form: FormData, most: int) -> Form:
