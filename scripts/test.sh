@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks everything: format, lint, types, import contracts, compiled contracts, licences, known
-# vulnerabilities of what is installed, then the unit, integration and acceptance tests.
+# vulnerabilities of what is installed, then the unit, integration and acceptance tests. LiteLLM gets an
+# environment of its own first (scripts/peers.sh): tests ask it, and through it.
 #
 #   scripts/test.sh                              all of it
 #   scripts/test.sh tests/unit -k clock          only these tests, with any of pytest's arguments
@@ -44,6 +45,7 @@ else
   section contracts scripts/compile_contracts.sh --check
   section licences python scripts/licences.py --check
   section audit scripts/audit.sh
+  section peers scripts/peers.sh
   section unit python -m pytest "${side_by_side[@]}" tests/unit
   section integration python -m pytest "${side_by_side[@]}" tests/integration
   section acceptance python -m pytest tests/acceptance
