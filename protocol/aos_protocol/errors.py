@@ -65,7 +65,7 @@ class InvalidEvidence(ProtocolError):
 
 
 class InvalidTemplate(ProtocolError):
-    """A template for filling in needs {prefix} and {suffix}, each once, and the model's own markers around them."""
+    """The template for filling in lacks a gap or has one twice; write {prefix} and {suffix}, each once, with the model's markers around."""
 
 
 class NotCanonical(ProtocolError):
