@@ -66,7 +66,10 @@ def _checked(first: str | bytes, pin: ServerKey) -> str:
 
 
 def _away(url: str, error: Exception) -> str:
-    said = handshake_problem(error) or str(error) or type(error).__name__
+    unbelieved = handshake_problem(error)
+    if unbelieved is not None:
+        return f"no dispatcher at {url} that is believed ({unbelieved}): with an authority of its own, run aos --ca FILE provider"
+    said = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
         said = f"nothing within {_PATIENCE_S:g} s"
     if isinstance(error, ConnectionClosed):

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from aos_cli.provider_steps import Steps
 from aos_dispatcher.settings import Verification
 from aos_protocol.frames import open_frame, seal_request
 from aos_protocol.identity import Signer
+from aos_service.tls import client_context
 from integration.dispatcher.conftest import Network
 from integration.provider.conftest import KEY, PROVIDER, SIGNER
 from integration.provider.fake_model_server import FakeModelServer
+from support.certificates import Authority
 from unit.operator.world import World
 
 WORLD = World()
@@ -31,7 +34,9 @@ POINT = WORLD.signer.public_key.hex()
 
 
 @asynccontextmanager
-async def speaking(*texts: str | bytes, heard: list[Any] | None = None) -> AsyncIterator[str]:
+async def speaking(
+    *texts: str | bytes, heard: list[Any] | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     """A server of WebSockets that says this to whoever comes, and then listens."""
 
     async def meet(socket: ServerConnection) -> None:
@@ -41,8 +46,8 @@ async def speaking(*texts: str | bytes, heard: list[Any] | None = None) -> Async
             if heard is not None:
                 heard.append(message)
 
-    async with serve(meet, "127.0.0.1", 0) as server:
-        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/ws"
+    async with serve(meet, "127.0.0.1", 0, ssl=tls) as server:
+        yield f"{'ws' if tls is None else 'wss'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/ws"
 
 
 def closed_port() -> int:
@@ -95,6 +100,17 @@ class TestDispatcher:
     async def test_a_page_of_the_web_is_no_dispatcher(self, server: FakeModelServer) -> None:
         with pytest.raises(DispatcherAway, match="correct serverUrl"):
             await meet(f"ws://127.0.0.1:{server.port}/ws", ServerKey(POINT), None)
+
+    async def test_over_tls_an_authority_has_to_vouch_for_the_name_besides(self, tmp_path: Path) -> None:
+        authority, stranger = Authority(tmp_path, "ours"), Authority(tmp_path, "another")
+        pair = authority.certify("dispatcher")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pair.certificate, pair.key)
+        async with speaking(WORLD.challenge(), tls=context) as url:
+            believed = client_context(authority.file)
+            assert await meet(url, ServerKey(POINT), believed) == WORLD.signer.address
+            with pytest.raises(DispatcherAway, match=r"certificate is not believed.*aos --ca FILE provider"):
+                await meet(url, ServerKey(POINT), client_context(stranger.file))
 
     async def test_nobody_is_no_dispatcher(self) -> None:
         with pytest.raises(DispatcherAway, match="`aos up`"):
