@@ -17,7 +17,7 @@ from aos_cli.errors import CliError
 from aos_cli.provider_dispatcher import DispatcherAway, WrongServerKey, meet
 from aos_cli.provider_hello import ModelServerFailed
 from aos_cli.provider_run import ProviderStopped, running
-from aos_cli.provider_settings import ProviderSettings, ServerKey
+from aos_cli.provider_settings import ProviderSettings, ServerKey, memory_file
 from aos_cli.provider_steps import Steps
 from aos_dispatcher.settings import Verification
 from aos_protocol.frames import open_frame, seal_request
@@ -117,10 +117,13 @@ class TestDispatcher:
             await meet(f"ws://127.0.0.1:{closed_port()}/ws", ServerKey(POINT), None)
 
 
-async def failing(settings: dict[str, Any], kind: type[CliError]) -> tuple[str, list[str]]:
+async def failing(
+    settings: dict[str, Any], kind: type[CliError], registration_port: int | None = None
+) -> tuple[str, list[str]]:
     """Run a provider that cannot; why it says so, and its steps until then."""
     with capture_logs() as logs:
-        async with running(ProviderSettings.model_validate(settings), Steps(watched=False), None) as provider:
+        checked, steps = ProviderSettings.model_validate(settings), Steps(watched=False)
+        async with running(checked, steps, None, registration_port) as provider:
             with pytest.raises(kind) as caught:
                 await provider.run(asyncio.Event())
     return str(caught.value), [log["event"] for log in logs]
@@ -188,6 +191,22 @@ class TestModelServer:
         said, steps = await failing(settings, ModelServerFailed)
         assert "does not stream" in said
         assert "checking the stream" not in steps
+
+    async def test_a_registration_port_that_is_taken_is_named(
+        self, server: FakeModelServer, settings: dict[str, Any]
+    ) -> None:
+        said, _ = await failing(settings, ProviderStopped, server.port)
+        assert f"port {server.port} of 127.0.0.1 cannot be used for registrations" in said
+
+    async def test_a_memory_that_is_no_memory_is_named(
+        self, settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        file = memory_file(PROVIDER)
+        assert tmp_path in file.parents
+        file.parent.mkdir(parents=True)
+        file.write_text("no database" * 1000)
+        said, _ = await failing(settings, ProviderStopped)
+        assert f"{file} cannot be used" in said
 
 
 class TestAdmission:
