@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
@@ -16,6 +17,7 @@ from aos_dispatcher.metrics import STREAMS_ENDED
 from aos_dispatcher.newsroom import Follower, Newsroom, status_of
 from aos_dispatcher.reading import Answered, Broken, News, Piece, Queued
 from aos_dispatcher.round import stored_result
+from aos_protocol.errors import ProtocolError
 
 __all__ = ["Answered", "Broken", "Following", "News", "Piece", "Queued"]
 
@@ -120,7 +122,13 @@ def _tell(followers: Collection[Follower], row: Row[Any]) -> None:
     """Tell followers what the database has of their job: its answer, or its end without one."""
     if not followers:
         return
-    result = None if row.frame is None else stored_result(row.frame)
+    try:
+        result = None if row.frame is None else stored_result(row.frame)
+    except ProtocolError as error:
+        log.error("a stored answer is damaged", job_id=row.id, why=str(error))
+        for follower in followers:
+            follower.reading.ended("the stored answer is damaged", HTTPStatus.INTERNAL_SERVER_ERROR)
+        return
     for follower in followers:
         if result is not None:
             follower.reading.answered(result)

@@ -66,13 +66,15 @@ class StreamIntake:
 
 
 def _is_executing(round_: ActiveRound, operator: str) -> bool:
-    """Whether this operator was asked to do a streamed job, as its executor, and has not answered yet."""
+    """Whether this operator is to do a streamed job, as its executor, and has not answered yet.
+
+    Whether the job was sent on this connection does not matter: whoever was connected again, or has a new leader, tells before it is asked again.
+    """
     executor = round_.committee.executor
     return (
         executor is not None
         and executor.operator == operator
         and executor.state is SeatState.ASSIGNED
-        and executor.sent is not None
         and round_.facts.own
         and round_.facts.request.job.stream is True
     )

@@ -169,6 +169,7 @@ class Jobs:
         known = self._open.get(key)
         if known is not None:
             known.request = task.request
+            self._workshop.retell(request)
             return
         if not task.open:
             return

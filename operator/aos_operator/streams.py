@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from aos_operator.backends.protocol import Piece, Queued
 from aos_operator.errors import AnswerRejected, LinkLost
-from aos_operator.tasks import Outcome
+from aos_operator.tasks import Outcome, Request, TaskKey
 from aos_protocol.canonical import JsonObject
 from aos_protocol.messages import Delta, Dispatch, JobStream, TokenLogprob
 
@@ -162,6 +162,12 @@ class Streams:
             self._tellings.remove(telling)
             if telling in self._due:
                 self._due.remove(telling)
+
+    def retell(self, request: Request) -> None:
+        """Tell of a job from the start once more: it was sent again, so what was told of it may have got lost."""
+        for telling in self._tellings:
+            if TaskKey.of(telling.dispatch) == TaskKey.of(request):
+                telling.rewind()
 
     def send(self, telling: Telling) -> None:
         """Have sent what has come of a job."""

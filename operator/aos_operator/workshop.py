@@ -68,6 +68,11 @@ class Workshop:
         async with self._direct.attending(request):
             yield
 
+    def retell(self, request: Request) -> None:
+        """Have what comes of a streamed job told from the start once more, for it was asked for again."""
+        if self._streams is not None:
+            self._streams.retell(request)
+
     async def work(self, request: Request, taken: asyncio.Future[None] | None = None) -> Product:
         """Run or score what is asked for. However long the worker is away, it is asked again; what it cannot do has a reason.
 

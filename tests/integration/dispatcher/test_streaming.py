@@ -270,6 +270,16 @@ async def test_whoever_comes_late_finds_the_answer_in_the_database(network: Netw
     assert reader.text == "a sensible answer"
 
 
+async def test_an_answer_that_is_damaged_in_the_database_is_given_to_nobody(network: Network) -> None:
+    await network.operator()
+    job_id = await network.submit()
+    await network.finished(job_id)
+    async with network.dispatcher.database.begin() as connection:
+        await connection.execute(text("update results set frame = replace(frame, 'sensible', 'sensitive')"))
+    end = await Reader(network, job_id).ended()
+    assert end == Broken("the stored answer is damaged", 500)
+
+
 async def test_a_process_that_stops_breaks_the_streams_that_are_left(network: Network) -> None:
     reader, operator = await begin(network, await network.operator())
     await operator.send(told(operator, {"start": 0, "text": "one"}).text)

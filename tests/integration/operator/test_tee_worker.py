@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 import pytest_asyncio
 
+from aos_operator.answers import accept_answer
 from aos_operator.attesting import Attesting
+from aos_operator.backends.protocol import Execution, Piece, Queued
 from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.tasks import Outcome
@@ -162,3 +164,16 @@ async def test_one_that_dies_is_left_at_once_and_its_successor_has_other_keys(en
     assert parse_message(EnclaveStatement, after.enclave).attestation.keyset != before
     refused = await enclave.answer(private)
     assert "it was restarted, or its keyset has expired" in refused.reason
+
+
+async def test_an_open_prompt_is_streamed_and_its_last_event_is_what_the_enclave_has_signed(
+    enclave: Enclave,
+) -> None:
+    job, told = enclave.job(), list[Piece | Queued]()
+    execution = Execution(job.job_id, WORLD.domain)
+    answer = await enclave.worker.generate(job.job, job.seed, OPERATOR.address, execution, told.append)
+    pieces = [piece.text for piece in told if isinstance(piece, Piece)]
+    assert len(pieces) > 1
+    outcome = accept_answer(answer, job, OPERATOR.address, execution)
+    assert outcome.result == "".join(pieces)
+    assert outcome.attestation == "simulated"

@@ -124,6 +124,23 @@ async def test_after_a_lost_connection_everything_is_told_anew() -> None:
     assert [(delta.start, delta.text) for delta in notices.deltas] == [(0, "one"), (0, "one two three")]
 
 
+async def test_a_job_that_is_sent_again_is_told_anew() -> None:
+    """Its leader may be another one, and what was told on the way to that be lost."""
+    notices, again = Notices(), job()
+    async with sending(notices) as made:
+        with made.telling(again) as telling, made.telling(job()) as other:
+            assert telling is not None
+            assert other is not None
+            telling.hear(Piece("one"))
+            other.hear(Piece("1"))
+            await notices.until(1)
+            made.retell(again)
+            telling.hear(Piece(" two"))
+            other.hear(Piece("2"))
+            await notices.until(2)
+    assert [(delta.start, delta.text) for delta in notices.sent[-1]] == [(0, "one two"), (1, "2")]
+
+
 async def test_nothing_is_told_of_a_job_that_is_over() -> None:
     notices = Notices()
     async with sending(notices) as made:
