@@ -23,7 +23,10 @@ _HANDSHAKE = (
     "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-_METHODS = ("job_result", "job_score", "connect", "challenge", "dispatch_job", "", "x" * 200)
+_METHODS = (
+    "job_result", "job_score", "job_stream", "direct_chunks", "connect", "challenge", "dispatch_job", "", "x" * 200,
+)  # fmt: skip
+_PIECES = {"job_id": "0" * 64, "route": "here", "chunks": [{"last": False, "box": "AAAA"}]}
 
 
 class Attacker:
@@ -88,7 +91,7 @@ class Attacker:
         if rng.random() < 0.7:  # a counter that passes, so that what is behind it is reached
             said = {**said, "clock": operator.tick()}
         request = seal_request(self._signer, str(rng.randrange(99)), rng.choice(_METHODS[:2]), [said]).text
-        match rng.randrange(9):
+        match rng.randrange(10):
             case 0 | 1:
                 return "signed", self._sealed(rng.choice(_METHODS[:2]), bent(rng, said))
             case 2:
@@ -104,6 +107,8 @@ class Attacker:
             case 6:
                 return "fragments", pieces(rng, request)
             case 7:
+                return "notice", self._sealed("direct_chunks", bent(rng, _PIECES))
+            case 8:
                 return "another key", seal_request(Signer(b"\x55" * 32), "1", "job_result", [said]).text
             case _:
                 return "junk", rng.choice(JUNK)

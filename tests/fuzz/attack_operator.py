@@ -32,6 +32,7 @@ _METHODS = (
     "score_job",
     "cancel_job",
     "attest",
+    "direct_prompt",
     "challenge",
     "connect",
     "",
@@ -124,13 +125,15 @@ class OperatorAttack:
         """A request that holds in every respect, and that nobody made in earnest."""
         world = self._dispatcher.world
         job = world.job(f"prompt {rng.random()}")
-        match rng.randrange(5):
+        match rng.randrange(6):
             case 0:
                 return "draw", world.draw(job).to_json()
             case 1 | 2:
                 return "dispatch_job", job.to_json()
             case 3:
                 return "score_job", world.call(job).to_json()
+            case 4:
+                return "direct_prompt", {"job_id": job.job_id, "route": "here", "box": "AAAA"}
             case _:
                 return "cancel_job", {"job_id": job.job_id, "tag": "", "challenge": 0}
 
