@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest_asyncio
 
+from aos_operator.backends.dialects import Source
+from aos_operator.backends.text import TextBackend
 from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerUnavailable
 from aos_operator.statements import Author, statement
@@ -21,7 +23,7 @@ from aos_protocol.calibration import Calibration
 from aos_protocol.fields import parse_message
 from aos_protocol.frames import seal_request
 from aos_protocol.identity import Signer
-from aos_protocol.job import Claim
+from aos_protocol.job import Claim, Params
 from aos_protocol.messages import Dispatch, ScoreCall, ServedModel
 from aos_protocol.record import Record
 from aos_protocol.score_document import Score
@@ -29,6 +31,7 @@ from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
 from aos_protocol.verdict import Verdict, judge
 from aos_service.child import Child
+from support.model_servers import llama_server
 from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
 
 WORLD = World()
@@ -55,6 +58,14 @@ class Network:
         assert isinstance(outcome, Outcome)
         assert outcome.reason == ""
         return outcome
+
+    async def answered(self, **wishes: Any) -> tuple[Dispatch, Outcome]:
+        """A job with its answer, of as many tokens as a verdict needs: by its seed, a model may end at once."""
+        while True:
+            job = self.job(**wishes)
+            outcome = await self.answer(job)
+            if len(Transcript.from_json(outcome.transcript).output_tokens) >= 8:
+                return job, outcome
 
     def call(self, job: Dispatch, outcome: Outcome) -> ScoreCall:
         """The call to score an answer, which its executor signs whatever it says."""
@@ -98,14 +109,13 @@ async def network(demo_model: Path, tmp_path: Path) -> AsyncIterator[Network]:
 
 
 async def test_an_honest_answer_matches(network: Network) -> None:
-    job = network.job()
-    verdict = await network.verdict(network.call(job, await network.answer(job)))
+    job, answer = await network.answered()
+    verdict = await network.verdict(network.call(job, answer))
     assert (verdict.outcome, verdict.level) == ("match", "fingerprint"), verdict
 
 
 async def test_what_was_filled_in_matches_and_shows_how_likely_it_was(network: Network) -> None:
-    job = network.job(suffix=" and they lived happily ever after.", logprobs=2)
-    answer = await network.answer(job)
+    job, answer = await network.answered(suffix=" and they lived happily ever after.", logprobs=2)
     assert {len(token["top"]) for token in answer.logprobs or []} == {2}
     verdict = await network.verdict(network.call(job, answer))
     assert (verdict.outcome, verdict.level) == ("match", "fingerprint"), verdict
@@ -140,6 +150,43 @@ async def test_tokens_of_another_server_are_scored_as_likely_or_not(network: Net
         assert verdict.outcome in outcomes, verdict
 
 
+async def test_llama_cpp_s_own_server_is_believed_as_far_as_its_tokens_go(
+    network: Network, demo_model: Path, tmp_path: Path
+) -> None:
+    """Its own sampler draws, so nothing is forced: what it says is likely, greedy is greedy, and other parameters than the job's show."""
+    with llama_server(demo_model, tmp_path) as url:
+        theirs = TextBackend(
+            Source(
+                kind="llamacpp",
+                url=url,
+                models={MODEL.name: demo_model.name},
+                files={MODEL.name: demo_model},
+                timeout=30,
+            )
+        )
+        try:
+            for asked, ran, outcomes in (
+                (Params(max_tokens=200, top_p=0.5), None, {"match", "inconclusive"}),
+                (Params(max_tokens=200, temperature=0), None, {"match", "inconclusive"}),
+                (
+                    Params(max_tokens=200, temperature=0.2),
+                    Params(max_tokens=200, temperature=3.0),
+                    {"mismatch"},
+                ),
+            ):
+                job = network.job("What is AI?", params=asked)
+                run = job if ran is None else network.job("What is AI?", params=ran)
+                answer = await theirs.generate(run.job, job.seed, EXECUTOR.address)
+                record = parse_message(Record, answer["record"])
+                assert record.level == "token_ids"
+                shown = Outcome(answer["text"], "", None, record.digest(), record=record.to_json())
+                verdict = await network.verdict(network.call(job, shown))
+                assert verdict.outcome in outcomes, verdict
+                assert verdict.level == ("greedy" if asked.temperature == 0 else "likelihood")
+        finally:
+            await theirs.close()
+
+
 async def test_what_was_changed_afterwards_does_not(network: Network) -> None:
     job = network.job()
     honest = await network.answer(job)
@@ -166,7 +213,9 @@ async def test_an_answer_to_another_prompt_does_not(network: Network) -> None:
 
 
 async def test_a_text_claim_can_be_scored(network: Network) -> None:
-    claim = Claim(text=(await network.answer(network.job())).result)
+    while not (text := (await network.answer(network.job())).result):
+        pass  # the model may end at once, by the job's seed
+    claim = Claim(text=text)
     verdict = await network.verdict(WORLD.call(network.job(claim=claim)))
     assert verdict.level == "likelihood"
     assert verdict.outcome != "mismatch", verdict

@@ -92,7 +92,9 @@ class World:
         asked: dict[str, Any] = (
             {"sealed": sealed} if sealed else {"direct": direct} if direct else {"prompt": prompt}
         )
-        spec = JobSpec(tag=kind, model=MODEL.name, params=params, claim=claim, **asked, **wishes)
+        spec = JobSpec(
+            **{"tag": kind, "model": MODEL.name, "params": params, "claim": claim, **asked, **wishes}
+        )
         request: JsonObject = {"from": "p", "tag": "", "user": "u", "job": spec.to_json()}
         job_id = sortition.job_id(self.signer.address, sequence, request)
         proof = vrf.prove(self.signer, sortition.seed_alpha(job_id))
