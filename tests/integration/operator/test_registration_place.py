@@ -1,8 +1,12 @@
 """A registered model is on this machine, at a URL that says what it takes."""
 
+import ipaddress
 import socket
 
+import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aos_operator.errors import Refused
 from aos_operator.registration_place import on_this_machine, place_of
@@ -75,3 +79,24 @@ def test_an_address_of_an_own_interface_is_this_machine() -> None:
         assert on_this_machine(probe.getsockname()[0])
     addresses = {entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
     assert all(on_this_machine(str(address)) for address in addresses)
+
+
+_HOSTS = st.sampled_from(["127.0.0.1", "localhost", "[::1]", "[fe80::1%lo]", "198.51.100.1", "[", "[v1.x]"])
+_URLS = st.builds(
+    lambda scheme, host, port, path: f"{scheme}://{host}{port}/{path}",
+    st.sampled_from(["http", "https", "ws", ""]),
+    _HOSTS | st.text(max_size=12),
+    st.sampled_from(["", ":", ":80", ":-1", ":65536", ":x"]),
+    st.text(max_size=20) | st.just("v1/chat/completions"),
+)
+
+
+@given(_URLS | st.text(max_size=60), st.sampled_from([0, 1, 2]))
+def test_whatever_comes_is_on_this_machine_or_refused(api: str, kind: ModelKind) -> None:
+    try:
+        place = place_of(api, kind)
+    except Refused:
+        return
+    host = httpx.URL(place.models).host
+    assert host == "localhost" or ipaddress.ip_address(host).is_loopback
+    assert api.startswith(place.base)
