@@ -89,7 +89,7 @@ async def test_an_answer_of_text_alone_is_signed_and_says_so(served: Served) -> 
 async def test_a_gap_is_filled_and_the_result_binds_both_its_sides(served: Served) -> None:
     detail, row, job_id = await served.run(prompt="def f(", suffix="): pass")
     assert (detail["status"], row["result"]) == ("completed", "Fire is hot.")
-    assert served.ollama.asked[-1].body["prompt"] == "<PRE> def f( <SUF>): pass <MID>"
+    assert served.ollama.posts()[-1]["prompt"] == "<PRE> def f( <SUF>): pass <MID>"
     assert {check.status for check in await served.network.checks(job_id)} == {"PASS", "SKIP"}
 
 
