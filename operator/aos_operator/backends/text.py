@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ class TextBackend:
         self._upstream = Upstream(source.base, source.key, source.timeout)
         self._tongue = _TONGUES[source.dialect.tongue](self._upstream, source.dialect)
         self._served: dict[str, str] = dict(source.models)
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
 
     async def models(self) -> Sequence[ServedModel]:
         """See `Backend.models`."""
@@ -137,9 +137,11 @@ class TextBackend:
         path = self._source.files.get(name)
         if path is None:
             return named_model_digest(name)
-        if name not in self._digests:
-            self._digests[name] = await asyncio.to_thread(_file_digest, path)
-        return self._digests[name]
+        known, digest = self._digests.get(name, (None, ""))
+        if (now := await asyncio.to_thread(_identity, path)) != known:
+            digest = await asyncio.to_thread(_file_digest, path)
+            self._digests[name] = now, digest
+        return digest
 
     async def _asked(self, job: JobSpec, seed: str, hear: Hear | None) -> tuple[Asked, EvidenceLevel]:
         its = self._served.get(job.model)
@@ -232,9 +234,21 @@ def _public(name: str) -> str:
     return name
 
 
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced: inode, size and time of modification."""
+    with _readable(path):
+        found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _file_digest(path: Path) -> str:
+    with _readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        yield
     except OSError as error:
         raise WorkerUnavailable(f"{path} cannot be read ({error.strerror}): correct files") from error

@@ -1,6 +1,7 @@
 """Every adapter against the server that it is for, as far as its public documents say how that speaks."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -299,6 +300,20 @@ async def test_a_stream_that_hides_token_ids_shows_none(servers: Servers) -> Non
     )
     answer, _ = await heard(backend, job)
     assert (answer["text"], answer["record"]["level"]) == ("\u263a", "text")
+
+
+async def test_a_file_that_is_replaced_is_another_model(servers: Servers, tmp_path: Path) -> None:
+    file = tmp_path / "filler.gguf"
+    server = await servers.start("llamacpp", FakeLlamaCpp)
+    backend = servers.backend("llamacpp", server, files={"filler.gguf": file})
+    announced = []
+    for content in (b"GGUF one", b"GGUF one", b"GGUF the other"):
+        if not file.exists() or file.read_bytes() != content:
+            file.write_bytes(content)
+        (model,) = await backend.models()
+        announced.append(model.sha256)
+    one, other = (hashlib.sha256(content).hexdigest() for content in (b"GGUF one", b"GGUF the other"))
+    assert announced == [one, one, other]
 
 
 async def test_a_missing_file_is_named(servers: Servers, tmp_path: Path) -> None:
