@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from aos_dispatcher import blobs as blobs_module
 from aos_dispatcher.operators import register_operator
 from aos_dispatcher.settings import Cluster
+from aos_operator import runner
 from aos_operator.blob_store import PostgresBlobs
 from aos_protocol.identity import Signer
 from aos_service.database import create_engine, database_url
@@ -36,6 +37,7 @@ async def test_an_operator_that_is_stopped_before_its_images_are_taken_brings_th
     bare: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dispatcher has no room for them until the operator has been started again; nothing is made a second time."""
+    monkeypatch.setattr(runner, "GRACE_S", 0)
     monkeypatch.setattr(blobs_module, "MOST_BLOBS", 0)
     with capture_logs() as said:
         async with bare.operator():
@@ -55,6 +57,7 @@ async def test_an_operator_that_is_stopped_before_its_images_are_taken_brings_th
 async def test_a_dispatcher_that_starts_anew_takes_the_images_up_where_they_were(
     bare: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(runner, "GRACE_S", 0)
     monkeypatch.setattr(blobs_module, "MOST_BLOBS", 0)
     network = bare.network
     async with bare.operator():
