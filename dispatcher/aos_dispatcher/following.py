@@ -103,7 +103,8 @@ class Following:
     async def _record(self, job_id: str, broken: Broken) -> None:
         """Let a job fail whose stream has failed; whoever follows it is told that even when the database is away."""
         try:
-            await self.abandon(job_id, broken.reason, failed=True)
+            if not await self.abandon(job_id, broken.reason, failed=True):
+                log.warning("a stream failed whose job had ended before", job_id=job_id, why=broken.reason)
         except Unavailable as error:
             log.error("a stream that failed is not recorded", job_id=job_id, why=str(error))
 
