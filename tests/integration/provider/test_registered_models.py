@@ -12,6 +12,8 @@ from aos_cli import ports
 from integration.dispatcher.conftest import Network
 from integration.provider.conftest import ProviderProcess, ask
 from integration.provider.fake_model_server import FakeModelServer
+from support.fake_image_server import FakeImageServer
+from support.pictures import png
 
 OK = {"code": 0, "message": "ok"}
 
@@ -105,3 +107,32 @@ async def _cids(network: Network, model: str) -> list[str]:
     [provider] = shown["result"]["providers"] if "result" in shown else shown["providers"]
     [instances] = [served["instances"] for served in provider["models"] if served["name"] == model]
     return sorted(instance["cid"] for instance in instances)
+
+
+async def test_a_model_that_paints_and_edits_registers_for_both(
+    network: Network, settings: dict[str, Any], tmp_path: Path, node: Port
+) -> None:
+    """Types 1 and 2 are told apart by their containers, as DBC's identity has it."""
+    name = "sd-fake"
+    provider = ProviderProcess(tmp_path, settings, "--registration-port", str(node.number))
+    asked = {"model": name, "prompt": "A cute baby sea otter", "size": "64x64"}
+    headers = {"authorization": f"Bearer {network.token}"}
+    async with provider.running(), FakeImageServer().serving() as server:
+        await provider.said('"serving"')
+        for kind, path in ((1, "generations"), (2, "edits")):
+            api = f"{server.url}/v1/images/{path}"
+            said = await node.say(
+                "model/register", project="SuperImage", model=name, api=api, type=kind, cid=path
+            )
+            assert said == OK
+        async with asyncio.timeout(20):
+            while (await models(network)).get(name, {}).get("kinds") != [1, 2]:
+                await asyncio.sleep(0.02)
+        made = await network.client.post("/v1/images/generations", json=asked, headers=headers)
+        assert made.status_code == 200, made.text
+        source = png(64, 64, (1, 2, 3))
+        files = {"image": ("otter.png", source, "image/png")}
+        edited = await network.client.post("/v1/images/edits", data=asked, files=files, headers=headers)
+        assert edited.status_code == 200, edited.text
+        assert server.uploads == [source]
+        assert [len(answer.json()["data"]) for answer in (made, edited)] == [1, 1]
