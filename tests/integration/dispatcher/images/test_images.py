@@ -4,6 +4,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -57,6 +61,22 @@ async def test_an_answer_says_that_it_is_not_scored_wherever_it_shows(gallery: G
     assert checks["AOS-RECORD-1"].status == "PASS"
     assert checks["AOS-RESULT-1"].status == "PASS"
     assert checks["AOS-MATCH-1"].status == "SKIP"
+
+
+async def test_the_auditor_s_command_works_on_a_job_for_images(gallery: Gallery) -> None:
+    job_id = (await gallery.post("generations", n=2)).json()["aos"]["job_id"]
+    await gallery.network.finished(job_id)
+    audit = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).with_name("aos-audit"), job_id, "--dispatcher", gallery.base),
+        *("--dispatcher-address", gallery.network.signer.address),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"COLUMNS": "300"},
+    )
+    said = (await audit.communicate())[0].decode()
+    assert audit.returncode == 0, said
+    assert " 0 failed" in said
+    assert re.search(r"PASS +AOS-RECORD-1", said)
+    assert re.search(r"SKIP +AOS-MATCH-1", said)
 
 
 async def test_images_come_in_the_answer_when_asked_for_so(gallery: Gallery) -> None:
