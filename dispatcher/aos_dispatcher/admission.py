@@ -47,7 +47,7 @@ def check_evidence(models: Iterable[ServedModel], least: EvidenceLevel) -> None:
     weak = [f"{model.name} shows {model.evidence}" for model in models if is_weaker(model.evidence, least)]
     if weak:
         raise DispatcherError(
-            f"answers must show {least} at least here, and of {', '.join(weak)}: serve the model's file with aos-worker (docs/worker.md), or ask "
+            f"answers must show {least} at least here, and of {', '.join(weak)}: serve the model's file with inference-worker (docs/worker.md), or ask "
             f"the owner to set verification.least_evidence"
         )
 
