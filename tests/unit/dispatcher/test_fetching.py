@@ -86,7 +86,7 @@ def test_what_is_public_is_global_and_for_one_receiver(address: Any) -> None:
 def test_every_address_of_a_host_must_be_public() -> None:
     assert str(check_addresses("h", ["1.1.1.1", "8.8.8.8"], [])) == "1.1.1.1"
     for found in ([], ["10.0.0.1"], ["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"]):
-        with pytest.raises(NotFetched, match="not on the public internet"):
+        with pytest.raises(NotFetched, match="no address on the public internet"):
             check_addresses("h", found, [])
 
 
