@@ -9,6 +9,7 @@ import yaml
 from coincurve import PrivateKey
 from typer.testing import CliRunner
 
+from aos_cli import provider
 from aos_cli.main import app
 from aos_cli.provider_settings import ProviderSettings, ServerKey, default_file, memory_file, template
 from aos_protocol.identity import Signer
@@ -221,7 +222,9 @@ class TestInit:
         assert keys == SYMMETRY | {"serverUrl"}
 
 
-def test_a_file_that_is_not_there_is_no_riddle(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_no_riddle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "configure_logs", lambda *_, **__: None)  # they would outlive this test
+    monkeypatch.setattr(provider, "keep_memory_private", lambda: None)
     said = CliRunner().invoke(app, ["provider", "-c", str(tmp_path / "none.yaml")])
     assert said.exit_code == 1
     assert "aos provider --init" in said.output
