@@ -110,7 +110,9 @@ class Model:
                 llama_cpp.llama_vocab_fim_mid,
             )
         )
-        return Gap(pre, suf, mid) if min(pre, suf, mid) >= 0 else None
+        return (
+            Gap(pre, suf, mid) if 0 <= min(pre, suf, mid) and max(pre, suf, mid) < self.vocabulary else None
+        )
 
     @property
     def chat_template(self) -> str | None:
