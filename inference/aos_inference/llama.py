@@ -111,7 +111,7 @@ class Model:
             )
         )
         return (
-            Gap(pre, suf, mid) if 0 <= min(pre, suf, mid) and max(pre, suf, mid) < self.vocabulary else None
+            Gap(pre, suf, mid) if min(pre, suf, mid) >= 0 and max(pre, suf, mid) < self.vocabulary else None
         )
 
     @property
