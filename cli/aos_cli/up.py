@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from aos_cli.data import DataFolder
 from aos_cli.failures import Interrupted
 from aos_cli.interrupts import Interrupts
 from aos_cli.models import ModelFile, model_file
@@ -88,12 +89,17 @@ def up(
         dispatchers=dispatchers,
         least_evidence=least_evidence,
     )
+    _keep_up(data_folder(data), plan)
+
+
+def _keep_up(data: DataFolder, plan: Plan) -> None:
+    """Run the network until it is interrupted; who interrupts it before it is ready, gets that as exit status."""
     console = make_console()
     ready = False
 
     async def main() -> None:
         nonlocal ready
-        async with running_stack(data_folder(data), plan, Progress(console)) as stack:
+        async with running_stack(data, plan, Progress(console)) as stack:
             _tell(console, stack)
             ready = True
             await asyncio.Event().wait()

@@ -9,7 +9,7 @@ import io
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, NoReturn
+from typing import Final, TypeAlias
 
 import aiohttp
 import httpx
@@ -17,7 +17,10 @@ from yarl import URL
 
 _CHUNK: Final = 1 << 16
 
-_TRANSLATED: Final[dict[type[Exception], type[httpx.TransportError]]] = {
+Names: TypeAlias = Mapping[type[Exception], type[httpx.TransportError]]
+"""What httpx calls the exceptions of a library below it."""
+
+_TRANSLATED: Final[Names] = {
     aiohttp.ConnectionTimeoutError: httpx.ConnectTimeout,
     aiohttp.ServerTimeoutError: httpx.ReadTimeout,
     TimeoutError: httpx.ReadTimeout,
@@ -28,7 +31,6 @@ _TRANSLATED: Final[dict[type[Exception], type[httpx.TransportError]]] = {
     aiohttp.ClientError: httpx.RemoteProtocolError,
     OSError: httpx.ReadError,
 }
-"""By the first of a class and its bases that is named here."""
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -50,7 +52,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         headers = [
             (name, value) for name, value in request.headers.multi_items() if name != "transfer-encoding"
         ]
-        with _translated():
+        with translated(_TRANSLATED):
             async with asyncio.timeout(_until_head(bounds)):
                 answer = await session.request(
                     request.method,
@@ -96,7 +98,7 @@ class _Body(httpx.AsyncByteStream):
         self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _translated():
+        with translated(_TRANSLATED):
             async for part in self._answer.content.iter_chunked(_CHUNK):
                 yield part
 
@@ -122,14 +124,14 @@ def _until_head(bounds: Mapping[str, float | None]) -> float | None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn aiohttp's exceptions into those that httpx promises."""
+def translated(names: Names) -> Iterator[None]:
+    """Turn a library's exceptions into those that httpx promises, each by the first of its class and bases that is named."""
     try:
         yield
-    except tuple(_TRANSLATED) as error:
-        _raise(error)
+    except tuple(names) as error:
+        raise _named(error, names) from error
 
 
-def _raise(error: Exception) -> NoReturn:
-    kind = next(kind for kind in type(error).__mro__ if kind in _TRANSLATED)
-    raise _TRANSLATED[kind](str(error)) from error
+def _named(error: Exception, names: Names) -> httpx.TransportError:
+    kind = next(kind for kind in type(error).__mro__ if kind in names)
+    return names[kind](str(error))

@@ -8,14 +8,14 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 import httpcore
 import httpx
 
 from aos_service.errors import WorkerUrlError
-from aos_service.http_client import PooledTransport
+from aos_service.http_client import Names, PooledTransport, translated
 
 FORMS: Final = "http://host:port, unix:///folder/worker.sock with three slashes, or vsock://CID:PORT"
 _LARGEST: Final = 2**32 - 1
@@ -30,7 +30,7 @@ _KEEPALIVE_S: Final = 2.0
 Connect: TypeAlias = Callable[[int, tuple[int, int]], Awaitable[socket.socket]]
 """Connects a socket of a family to an address, as (CID, port), and returns it, not blocking; raises `OSError`."""
 
-_TRANSLATED: Final[dict[type[Exception], type[httpx.TransportError]]] = {
+_TRANSLATED: Final[Names] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
     httpcore.ReadTimeout: httpx.ReadTimeout,
     httpcore.WriteTimeout: httpx.WriteTimeout,
@@ -119,14 +119,14 @@ class _VsockTransport(httpx.AsyncBaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _translated():
+        with translated(_TRANSLATED):
             answer = await self._pool.handle_async_request(asked)
         return httpx.Response(
             answer.status, headers=answer.headers, stream=_Body(answer), extensions=dict(answer.extensions)
         )
 
     async def aclose(self) -> None:
-        with _translated():
+        with translated(_TRANSLATED):
             await self._pool.aclose()
 
 
@@ -147,12 +147,12 @@ class _Body(httpx.AsyncByteStream):
         self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _translated():
+        with translated(_TRANSLATED):
             async for part in self._answer.aiter_stream():
                 yield part
 
     async def aclose(self) -> None:
-        with _translated():
+        with translated(_TRANSLATED):
             await self._answer.aclose()
 
 
@@ -214,20 +214,6 @@ def _failing(late: type[Exception], failed: type[Exception], what: str) -> Itera
         raise late(f"{what}: no end in time") from error
     except OSError as error:
         raise failed(f"{what}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn httpcore's exceptions into those that httpx promises."""
-    try:
-        yield
-    except tuple(_TRANSLATED) as error:
-        _raise(error)
-
-
-def _raise(error: Exception) -> NoReturn:
-    kind = next(kind for kind in type(error).__mro__ if kind in _TRANSLATED)
-    raise _TRANSLATED[kind](str(error)) from error
 
 
 def _http(parts: SplitResult) -> str:
