@@ -7,9 +7,6 @@
 5. The store closes the task; then the queue forgets its entry.
 
 A crash between any two steps repeats the step after it, and every step may be repeated.
-
-Somebody waits for the first token of a job that streams: its step 3 begins beside step 1, where a place on the worker is free. Nothing of it is told
-before the request is in store and queue, and the rest is as for any other task.
 """
 
 import asyncio
@@ -85,15 +82,13 @@ class Limits:
 class _Work:
     """An open task in this process; `entry` and `job` follow once the queue has given it.
 
-    `task` is how the store has it, if this process has asked: an entry of an earlier process brings its request only. `early` works on it
-    already.
+    `task` is how the store has it, if this process has asked: an entry of an earlier process brings its request only.
     """
 
     request: Request
     task: Task | None = None
     entry: str | None = None
     job: asyncio.Task[None] | None = None
-    early: asyncio.Task[Product] | None = None
 
 
 class Jobs:
@@ -108,8 +103,6 @@ class Jobs:
         self._slots = asyncio.Semaphore(limits.running)
         self._open: dict[TaskKey, _Work] = {}
         self._taking = 0
-        self._group: asyncio.TaskGroup | None = None
-        self._early: dict[TaskKey, asyncio.Task[Product]] = {}
 
     @property
     def full(self) -> bool:
@@ -130,41 +123,12 @@ class Jobs:
         if key not in self._open and self.full:
             raise Refused(429, f"{self._limits.open_tasks} jobs are queued here already")
         self._taking += 1
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        early = self._start_early(key, request, taken)
         try:
-            await self._take(key, request, early)
-            taken.set_result(None)
+            await self._take(key, request)
         finally:
             self._taking -= 1
-            taken.cancel()
-            if early is not None:
-                del self._early[key]
-                if (work := self._open.get(key)) is None or work.early is not early:
-                    early.cancel()
 
-    def _start_early(
-        self, key: TaskKey, request: Request, taken: asyncio.Future[None]
-    ) -> asyncio.Task[Product] | None:
-        """Begin to work on a streamed job before it is `taken`, if nobody has to wait for that; `_take` keeps it, or it is cancelled."""
-        streams = isinstance(request, Dispatch) and request.job.stream and request.role == "executor"
-        if (
-            not streams
-            or key in self._open
-            or key in self._early
-            or self._group is None
-            or self._slots.locked()
-        ):
-            return None
-        task = self._early[key] = self._group.create_task(self._work_early(key, request, taken))
-        return task
-
-    async def _work_early(self, key: TaskKey, request: Request, taken: asyncio.Future[None]) -> Product:
-        structlog.contextvars.bind_contextvars(**_named(key))
-        with span("early", parent=where(*_call(key, self._workshop.operator), "task")):
-            return await self._work(request, taken)
-
-    async def _take(self, key: TaskKey, request: Request, early: asyncio.Task[Product] | None) -> None:
+    async def _take(self, key: TaskKey, request: Request) -> None:
         task = await self._store.take(request)
         known = self._open.get(key)
         if known is not None:
@@ -173,7 +137,7 @@ class Jobs:
             return
         if not task.open:
             return
-        self._open[key] = _Work(task.request, task, early=early if task.outcome is None else None)
+        self._open[key] = _Work(task.request, task)
         try:
             await self._queue.add(task.request)
         except QueueUnavailable:
@@ -189,9 +153,8 @@ class Jobs:
 
     async def _cancel(self, key: TaskKey) -> None:
         work = self._open.pop(key, None)
-        for running in (work.job, work.early) if work is not None else ():
-            if running is not None:
-                running.cancel()
+        if work is not None and work.job is not None:
+            work.job.cancel()
         await self._store.close(key, TaskState.CANCELLED, "cancelled by the dispatcher")
         if work is not None and work.entry is not None:
             await self._queue.done(work.entry)
@@ -201,7 +164,6 @@ class Jobs:
     async def run(self) -> None:
         """Work on whatever the queue gives, for ever; what earlier processes left undone comes first."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
             backoff = Backoff()
             while True:
                 try:
@@ -276,12 +238,9 @@ class Jobs:
         return task
 
     async def _produce(self, work: _Work) -> Product:
-        outcome = await (work.early or self._work(work.request))
+        async with self._workshop.attending(work.request), self._slots:
+            outcome = await self._workshop.work(work.request)
         return await until_available(lambda: self._store.finish(work.request, outcome), "storing the outcome")
-
-    async def _work(self, request: Request, taken: asyncio.Future[None] | None = None) -> Product:
-        async with self._workshop.attending(request), self._slots:
-            return await self._workshop.work(request, taken)
 
     async def _deliver(self, work: _Work, outcome: Product) -> tuple[TaskState, str]:
         backoff, says = Backoff(), _EVENTS[Method.of(work.request)]
@@ -304,13 +263,8 @@ class Jobs:
 
 def _traced(key: TaskKey, operator: str) -> AbstractContextManager[Span]:
     """Trace a task below the dispatcher's call for it, at the place that the dispatcher puts what comes of it below."""
-    call = _call(key, operator)
+    call = key.job_id, key.tag, key.challenge, key.method, operator
     return span("task", at=where(*call, "task"), parent=where(*call), kind="consumer", operator=operator)
-
-
-def _call(key: TaskKey, operator: str) -> tuple[str, object, object, object, object]:
-    """Where the dispatcher's call for a task is in its job's trace."""
-    return key.job_id, key.tag, key.challenge, key.method, operator
 
 
 def _attested(outcome: Product) -> dict[str, str]:

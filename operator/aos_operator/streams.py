@@ -47,10 +47,7 @@ class Notices(Protocol):
 
 @dataclass(eq=False)
 class Telling:
-    """What has come of one job, in the run that it is in; pieces from `sent` on, and `start` characters, are still to be sent.
-
-    It is `held` while its job is still being taken.
-    """
+    """What has come of one job, in the run that it is in; pieces from `sent` on, and `start` characters, are still to be sent."""
 
     dispatch: Dispatch
     streams: "Streams"
@@ -58,7 +55,6 @@ class Telling:
     sent: int = 0
     start: int = 0
     position: int | None = None
-    held: bool = False
 
     def begin(self) -> None:
         """Begin a run: the backend is asked, or asked again."""
@@ -76,15 +72,7 @@ class Telling:
         else:
             self.position = None
             self.pieces.append(said)
-        if not self.held:
-            self.streams.send(self)
-
-    def release(self, taken: asyncio.Future[None]) -> None:
-        """Tell what was held back while the job was being taken, now that it was."""
-        if not taken.cancelled():
-            self.held = False
-            if self.due:
-                self.streams.send(self)
+        self.streams.send(self)
 
     def check(self, outcome: Outcome) -> None:
         """Raise `AnswerRejected` unless an answer begins with what was streamed of it: the dispatcher would refuse it, too."""
@@ -141,24 +129,17 @@ class Streams:
         self._connection = notices.connection
 
     @contextmanager
-    def telling(
-        self, dispatch: Dispatch, taken: asyncio.Future[None] | None = None
-    ) -> Iterator[Telling | None]:
-        """Tell of a job meanwhile, once it was `taken`; None for one of which nothing is to be told."""
+    def telling(self, dispatch: Dispatch) -> Iterator[Telling | None]:
+        """Tell of a job meanwhile; None for one of which nothing is to be told."""
         if dispatch.job.stream is None or dispatch.role != "executor":
             yield None
             return
         telling = Telling(dispatch, self)
-        if taken is not None:
-            telling.held = True
-            taken.add_done_callback(telling.release)
         self._tellings.append(telling)
         try:
             yield telling
         finally:
             # What was not sent yet comes with the result.
-            if taken is not None:
-                taken.remove_done_callback(telling.release)
             self._tellings.remove(telling)
             if telling in self._due:
                 self._due.remove(telling)

@@ -73,10 +73,8 @@ class Workshop:
         if self._streams is not None:
             self._streams.retell(request)
 
-    async def work(self, request: Request, taken: asyncio.Future[None] | None = None) -> Product:
+    async def work(self, request: Request) -> Product:
         """Run or score what is asked for. However long the worker is away, it is asked again; what it cannot do has a reason.
-
-        Of a job that is still being `taken`, nothing is told before that is done.
 
         A job for an enclave that is away, or breaks off, is given up at once: its successor has other keys, and the dispatcher other
         enclaves to ask. One that is merely full is asked again.
@@ -87,16 +85,16 @@ class Workshop:
             offered = self._offered(request.model.name)
             return await run_direct(self._worker, self._direct, request, self.operator, offered)
         if request.job.image is None:
-            return await self._generate(request, taken)
+            return await self._generate(request)
         if self._studio is None:
             return Outcome.failed("this operator makes no images")
         return await self._studio.paint(request, request.job.image)
 
-    async def _generate(self, dispatch: Dispatch, taken: asyncio.Future[None] | None) -> Outcome:
+    async def _generate(self, dispatch: Dispatch) -> Outcome:
         execution, again = None, Unavailable
         if dispatch.job.tag == "tee":
             execution, again = Execution(dispatch.job_id, await self._domain()), WorkerBusy
-        with self._streams.telling(dispatch, taken) if self._streams else nullcontext() as telling:
+        with self._streams.telling(dispatch) if self._streams else nullcontext() as telling:
             try:
                 answer = await until_available(
                     lambda: self._attempt(dispatch, execution, telling),

@@ -170,28 +170,6 @@ async def test_a_place_in_the_queue_is_told_unless_text_has_overtaken_it() -> No
     assert [(delta.position, delta.text) for delta in notices.deltas] == [(2, ""), (None, "text")]
 
 
-@pytest.mark.parametrize("taken", [True, False])
-async def test_nothing_is_told_of_a_job_that_is_not_taken_yet(taken: bool) -> None:
-    notices, taking = Notices(), asyncio.get_running_loop().create_future()
-    async with sending(notices) as made:
-        with made.telling(job(), taking) as telling, made.telling(job()) as other:
-            assert telling is not None
-            assert other is not None
-            telling.hear(Piece("held "))
-            other.hear(Piece("other"))
-            await notices.until(1)
-            taking.set_result(None) if taken else taking.cancel()
-            if taken:
-                await notices.until(2)
-                telling.hear(Piece("back"))
-            else:
-                other.hear(Piece(" again"))
-            await notices.until(3 if taken else 2)
-    assert [delta.text for delta in notices.deltas] == (
-        ["other", "held ", "back"] if taken else ["other", " again"]
-    )
-
-
 async def test_text_that_no_message_can_carry_is_left_to_the_result() -> None:
     notices = Notices()
     async with sending(notices) as made:
