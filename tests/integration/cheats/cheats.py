@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from aos_operator.backends.protocol import Execution
+from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.backends.worker import HttpWorker
 from aos_protocol.fingerprint import pack, to_text
 from aos_protocol.job import JobSpec
@@ -41,7 +41,12 @@ class Cheat(HttpWorker):
         self._others = {name: HttpWorker(other, TIMEOUT_S) for name, other in others.items()}
 
     async def generate(
-        self, job: JobSpec, seed: str, prover: str, execution: Execution | None = None
+        self,
+        job: JobSpec,
+        seed: str,
+        prover: str,
+        execution: Execution | None = None,
+        hear: Hear | None = None,
     ) -> Answer:
         """See `Backend.generate`."""
         assert execution is None, "these cheats have no enclave"

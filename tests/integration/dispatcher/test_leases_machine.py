@@ -321,7 +321,7 @@ class LeaseMachine(RuleBasedStateMachine):
             await connection.execute(insert(Job).values(**job))
             await connection.execute(insert(Round).values(**round_))
             query = (
-                "select r.*, j.request, j.sequence, j.request_digest, j.receipt, j.clock, j.seed job_seed, "
+                "select r.*, j.request, j.sequence, j.request_digest, j.receipt, j.clock, j.least_evidence, j.seed job_seed, "
                 "j.seed_proof job_seed_proof, null subject_frame from rounds r join jobs j on j.id = r.job_id where r.id = :id"
             )
             return RoundFacts.from_row((await connection.execute(text(query), {"id": number})).one())
