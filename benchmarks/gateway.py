@@ -59,7 +59,10 @@ def serve_model(port: int) -> None:
     params.model_alias = {MODEL}
     params.hostnames, params.port = ["127.0.0.1"], port
     params.n_parallel, params.n_ctx = 16, 16 * 512
-    params.cpuparams.n_threads, params.n_threads_http = 1, 96  # a thread for each connection that is kept open
+    params.cpuparams.n_threads, params.n_threads_http = (
+        1,
+        96,
+    )  # a thread for each connection that is kept open
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     sys.stdin.read()

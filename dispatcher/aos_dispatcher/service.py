@@ -189,7 +189,7 @@ def _jobs(
         settings.chain.domain(),
         settings.dispatch.job_timeout,
         settings.verification.audit_ppm,
-        settings.verification.least_evidence,
+        least_evidence=settings.verification.least_evidence,
         limits=Limits(settings.limits.waiting_jobs),
         clock=clock,
         loop=loop,

@@ -184,9 +184,7 @@ async def test_a_silent_worker_is_a_read_that_takes_too_long(
     await server.left.wait()
 
 
-async def test_a_worker_that_reads_nothing_takes_too_long(
-    client: httpx.AsyncClient, server: Server
-) -> None:
+async def test_a_worker_that_reads_nothing_takes_too_long(client: httpx.AsyncClient, server: Server) -> None:
     async def body() -> AsyncIterator[bytes]:
         while True:
             yield b"x" * (1 << 20)
