@@ -8,13 +8,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import pytest
 import pytest_asyncio
 
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_operator.backends.protocol import Backend
+from aos_operator.backends.text import TextBackend
 from aos_operator.backends.worker import HttpWorker
 from aos_operator.runner import run_operator
 from aos_operator.settings import OperatorSettings
@@ -27,6 +28,7 @@ from integration.worker.runs import quantised
 
 HONEST = 3
 MODEL = "demo"
+Kept = TypeVar("Kept", HttpWorker, TextBackend)
 
 Databases: TypeAlias = Callable[[Literal["dispatcher", "operator"]], Awaitable[str]]
 
@@ -67,7 +69,7 @@ class Members:
     def __init__(self, network: Network, databases: Databases, redis_url: str) -> None:
         self.network = network
         self.addresses: list[str] = []
-        self._workers: list[HttpWorker] = []
+        self._workers: list[HttpWorker | TextBackend] = []
         self._databases = databases
         self._redis_url = redis_url
         self._stop = asyncio.Event()
@@ -96,8 +98,8 @@ class Members:
         self.addresses.append(address)
         return address
 
-    def keep(self, worker: HttpWorker) -> HttpWorker:
-        """Close this worker's connections in the end."""
+    def keep(self, worker: Kept) -> Kept:
+        """Close this worker's connections in the end, when no operator asks it any more."""
         self._workers.append(worker)
         return worker
 

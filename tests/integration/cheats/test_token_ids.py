@@ -56,9 +56,7 @@ async def members(
         await pin_model(network.dispatcher.database, "opml", offer, Calibration.from_json(document))
         stack.push_async_callback(running.close)
         for _ in range(3):
-            backend = Both(url, demo_model, worker)
-            stack.push_async_callback(backend.close)
-            await running.add(backend)
+            await running.add(running.keep(Both(url, demo_model, worker)))
         yield running
 
 
