@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from aos_dispatcher.gateway.errors import BadRequest
-from aos_dispatcher.gateway.unsupported import without_neutral
+from aos_dispatcher.gateway.unsupported import Neutral, without_neutral
+from aos_dispatcher.gateway.wrong import bad_request
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.canonical import JsonValue
 from aos_protocol.fields import ShortText, describe, storable
@@ -21,7 +22,7 @@ _LOOKS = "what an image looks like, the prompt alone says here"
 _PNG = "an image comes as its server made it"
 _ONE = "there is one way here from a request to an image"
 
-NEUTRAL: Final[Mapping[str, tuple[tuple[JsonValue, ...], str]]] = {
+NEUTRAL: Final[Neutral] = {
     "background": (("auto",), _LOOKS),
     "input_fidelity": ((), _LOOKS),
     "mask": ((), "the prompt alone says what to change of an image"),
@@ -84,8 +85,7 @@ def parse_images(kind: type[R], body: JsonObject) -> R:
     try:
         asked = kind.model_validate(given)
     except ValidationError as error:
-        first: tuple[Any, ...] = error.errors(include_url=False, include_input=False)[0]["loc"]
-        raise BadRequest(describe(error), param=str(first[0]) if first else None) from None
+        raise bad_request(error) from None
     asked.to_job(None)
     return asked
 

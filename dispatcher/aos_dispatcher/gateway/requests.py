@@ -1,7 +1,7 @@
 """What /v1/chat/completions and /v1/completions take: OpenAI's bodies, checked strictly, and the jobs that they ask for. No I/O."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,9 +17,18 @@ from pydantic import (
 
 from aos_dispatcher.gateway.aliases import by_openai_s_names
 from aos_dispatcher.gateway.errors import BadRequest
-from aos_dispatcher.gateway.unsupported import NEUTRAL, TURN_NEUTRAL, without_neutral
+from aos_dispatcher.gateway.unsupported import (
+    NEUTRAL,
+    NO_TOOLS,
+    OPTIONS_NEUTRAL,
+    TOOL_ROLES,
+    TURN_NEUTRAL,
+    Neutral,
+    without_neutral,
+)
+from aos_dispatcher.gateway.wrong import bad_request, wrong
 from aos_dispatcher.tables import JsonObject
-from aos_protocol.fields import Ability, ShortText, Text, describe, storable
+from aos_protocol.fields import Ability, ShortText, Text, storable
 from aos_protocol.job import MAX_LOGPROBS
 from aos_protocol.transcript import MAX_STOPS
 
@@ -48,16 +57,22 @@ def _joined(content: object) -> object:
     """Return the text of a content that may be a list of parts; there is no other kind of part here."""
     if not isinstance(content, list):
         return content
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or set(part) - {"type", "text"} or not isinstance(part.get("text"), str):
-            said = (
-                f"a part of type {kind!r} is not taken" if kind != "text" else "a text part has type and text"
-            )
-            raise ValueError(f"{said}: models here read text, as a string or as parts of type 'text'")
-        texts.append(part["text"])
-    return "".join(texts)
+    return "".join(map(_text_of, content))
+
+
+def _text_of(part: object) -> str:
+    given = (
+        {name: value for name, value in part.items() if value is not None} if isinstance(part, dict) else {}
+    )
+    match given:
+        case {"type": "text", "text": str(text), **others} if not others:
+            return text
+        case {"type": "text"}:
+            raise wrong("a part of type 'text' has a text, and nothing else")
+    raise wrong(
+        f"a part of type {given.get('type')!r} is not supported: models here read text, as a string or as parts of type 'text'",
+        name="unsupported_parameter",
+    )
 
 
 _TEXTS: JsonObject = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
@@ -89,6 +104,14 @@ class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+def _without(value: JsonObject, of: type[_Body], neutral: Neutral) -> JsonObject:
+    """Do what `without_neutral` does, for an object inside a body."""
+    try:
+        return without_neutral(value, frozenset(of.model_fields), neutral)
+    except BadRequest as error:
+        raise wrong(str(error), error.param, name=error.name) from None
+
+
 class Turn(_Body):
     """One message of a chat; `developer` is what OpenAI calls a system message now."""
 
@@ -100,10 +123,12 @@ class Turn(_Body):
     def _named(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        try:
-            return without_neutral(value, frozenset(cls.model_fields), TURN_NEUTRAL)
-        except BadRequest as error:
-            raise ValueError(str(error)) from None
+        role = value.get("role")
+        if role in TOOL_ROLES:
+            raise wrong(
+                f"role {role!r} is not supported here: {NO_TOOLS}", "role", name="unsupported_parameter"
+            )
+        return _without(value, cls, TURN_NEUTRAL)
 
     def to_job(self) -> JsonObject:
         """Return the message as a job has it."""
@@ -114,7 +139,11 @@ class StreamOptions(_Body):
     """`include_usage`: one more chunk says at the end what was used, in place of the last chunk of text."""
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return _without(value, cls, OPTIONS_NEUTRAL) if isinstance(value, dict) else value
 
 
 class Asked(_Body):
@@ -134,7 +163,7 @@ class Asked(_Body):
     @model_validator(mode="after")
     def _streamed(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options go with stream: true only")
+            raise wrong("stream_options go with stream: true only", "stream_options")
         return self
 
 
@@ -151,12 +180,15 @@ class ChatRequest(Asked):
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs goes with logprobs: true only")
+            raise wrong("top_logprobs goes with logprobs: true only", "top_logprobs")
         most = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(most) > 1:
-            raise ValueError("max_tokens and max_completion_tokens mean the same, and differ: send one")
+            raise wrong(
+                "max_tokens and max_completion_tokens mean the same, and differ: send one",
+                "max_completion_tokens",
+            )
         if self.id is not None and self.n > 1:
-            raise ValueError("a conversation goes on with one answer: send id or n, not both")
+            raise wrong("a conversation goes on with one answer: send id or n, not both", "n")
         return self
 
 
@@ -171,9 +203,15 @@ class CompletionRequest(Asked):
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if self.best_of not in {None, self.n}:
-            raise ValueError("best_of is not supported here but as n: no answer is left out; send n alone")
+            raise wrong(
+                "best_of is not supported here but as n: no answer is left out; send n alone",
+                "best_of",
+                name="unsupported_parameter",
+            )
         if len(self.prompt) * self.n > MAX_CHOICES:
-            raise ValueError(f"prompt and n together ask for more than {MAX_CHOICES} answers")
+            raise wrong(f"prompt and n together ask for more than {MAX_CHOICES} answers", "n")
+        if not (self.suffix or all(self.prompt)):
+            raise wrong("an empty prompt needs a suffix beside it: there is nothing to go on with", "prompt")
         return self
 
 
@@ -205,7 +243,7 @@ def parse(kind: type[R], body: JsonObject) -> R:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        raise BadRequest(describe(error), param=_where(error)) from None
+        raise bad_request(error) from None
 
 
 def wanted_chat(request: ChatRequest) -> Wanted:
@@ -264,10 +302,3 @@ def _common(request: Asked, most: int, logprobs: int | None) -> JsonObject:
 
 def _for_logprobs(logprobs: int | None) -> dict[Ability, str]:
     return {} if logprobs is None else {"logprobs": "logprobs"}
-
-
-def _where(error: ValidationError) -> str | None:
-    """Return the path of the first wrong field as OpenAI writes it: messages[0].content."""
-    steps: tuple[Any, ...] = error.errors(include_url=False, include_input=False)[0]["loc"]
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
-    return path.removeprefix(".") or None

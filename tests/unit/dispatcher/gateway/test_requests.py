@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aos_dispatcher.gateway.errors import BadRequest
@@ -140,13 +140,66 @@ def test_what_nobody_knows_is_refused_by_name(name: str) -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [*HELLO, {"role": "user", "content": [{"type": "image_url"}]}]}, "messages[1].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
-        ({"messages": [HELLO[0] | {"tool_calls": [{}]}]}, "messages[0]"),
-        ({"messages": [HELLO[0] | {"name": "ann"}]}, "messages[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}]},
+            "messages[0].content",
+        ),
+        ({"messages": ["Hello!"]}, "messages[0]"),
+        ({"stream": True, "stream_options": True}, "stream_options"),
         ({"id": ""}, "id"),
     ],
 )
 def test_a_wrong_value_is_refused_by_where_it_is(body: dict[str, Any], param: str) -> None:
     assert refused(chat, **body).param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "name"),
+    [
+        ({"messages": [HELLO[0] | {"tool_calls": [{}]}]}, "messages[0].tool_calls", "unsupported_parameter"),
+        ({"messages": [*HELLO, HELLO[0] | {"name": "ann"}]}, "messages[1].name", "unsupported_parameter"),
+        ({"messages": [HELLO[0] | {"mood": "glad"}]}, "messages[0].mood", "unknown_parameter"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "unsupported_parameter"),
+        ({"messages": [{"role": "function", "name": "f"}]}, "messages[0].role", "unsupported_parameter"),
+        ({"messages": [HELLO[0] | {"content": [{"type": "image_url"}]}]}, "messages[0].content", "unsupported_parameter"),
+        ({"messages": [HELLO[0] | {"content": ["x"]}]}, "messages[0].content", "unsupported_parameter"),
+        ({"stream": True, "stream_options": {"mood": "glad"}}, "stream_options.mood", "unknown_parameter"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "unsupported_parameter"),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_inside_of_a_field_is_refused_by_name(
+    body: dict[str, Any], param: str, name: str
+) -> None:
+    error = refused(chat, **body)
+    assert (error.status, error.param, error.name) == (400, param, name)
+
+
+def test_inside_of_a_field_null_means_absent_too() -> None:
+    options = {"include_usage": None, "include_obfuscation": False}
+    assert chat(stream=True, stream_options=options) == chat(stream=True)
+    part = {"type": "text", "text": "Hello!", "cache_control": None}
+    assert chat(messages=[{"role": "user", "content": [part]}]) == chat()
+
+
+@pytest.mark.parametrize(
+    ("ask", "body", "param"),
+    [
+        (chat, {"stream_options": {"include_usage": True}}, "stream_options"),
+        (chat, {"top_logprobs": 3}, "top_logprobs"),
+        (chat, {"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
+        (chat, {"id": "c", "n": 2}, "n"),
+        (completion, {"best_of": 3}, "best_of"),
+        (completion, {"prompt": ["a", "b", "c"], "n": 3}, "n"),
+    ],
+)
+def test_of_fields_that_do_not_go_together_one_is_named(ask: Any, body: Any, param: str) -> None:
+    assert refused(ask, **body).param == param
+
+
+def test_an_empty_prompt_goes_with_a_suffix_only() -> None:
+    for body in ({"prompt": ""}, {"prompt": ["a", ""]}, {"prompt": "", "suffix": ""}):
+        assert refused(completion, **body).param == "prompt"
+    assert completion(prompt="", suffix="b").jobs[0]["prompt"] == ""
 
 
 def test_what_does_not_go_together_is_refused() -> None:
@@ -175,8 +228,17 @@ def test_parts_of_text_are_joined_and_developers_are_systems() -> None:
     assert wanted.jobs[0]["messages"] == [{"role": "system", "content": "Be short."}, *HELLO]
 
 
-def test_what_an_answer_said_can_be_sent_back_as_it_came() -> None:
-    said = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": [], "tool_calls": None}
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"refusal": None, "annotations": [], "tool_calls": None},
+        {"provider_specific_fields": {"refusal": None}},
+        {"provider_specific_fields": {}},
+    ],
+    ids=["OpenAI", "LiteLLM", "LiteLLM, of a stream"],
+)
+def test_what_an_answer_said_can_be_sent_back_as_it_came(also: dict[str, Any]) -> None:
+    said = {"role": "assistant", "content": "Hi"} | also
     assert chat(messages=[*HELLO, said, *HELLO]).jobs[0]["messages"][1] == {
         "role": "assistant",
         "content": "Hi",
@@ -297,6 +359,7 @@ def test_every_chat_that_is_taken_is_a_job_that_says_the_same(
 def test_every_completion_that_is_taken_is_a_job_for_each_choice(
     prompts: list[str], n: int, suffix: str | None
 ) -> None:
+    assume(suffix or all(prompts))
     wanted = completion(prompt=prompts, n=n, suffix=suffix)
     jobs = [parse_message(JobSpec, {"tag": "opml"} | each) for each in wanted.jobs]
     assert [job.prompt for job in jobs] == [prompt for prompt in prompts for _ in range(n)]
