@@ -1,11 +1,11 @@
 """PostgreSQL as the rest of the dispatcher sees it: transactions that either work or raise `Unavailable`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import exc
+from sqlalchemy import Row, TextClause, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from aos_dispatcher import log_pending
@@ -26,7 +26,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._reading = engine.execution_options(
+        self._single = engine.execution_options(
             isolation_level="AUTOCOMMIT"
         )  # saves two of three round trips
         self.recorded = asyncio.Event()
@@ -42,28 +42,22 @@ class Database:
         if brought:
             self.recorded.set()
 
-    async def write_all(
-        self, items: Sequence[T], write: Callable[[AsyncConnection, Sequence[T]], Awaitable[Sequence[R]]]
-    ) -> Sequence[R | Exception]:
-        """Write items in one transaction, or else each in one of its own, so that one that cannot be written fails alone.
-
-        Returns what `write` does, and in the place of an item that failed its error. Raises `Unavailable`.
-        """
-        try:
-            async with self.begin() as connection:
-                return await write(connection, items)
-        except Unavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is not swallowed: it becomes the outcome of the item that caused it
-            if len(items) == 1:
-                return [error]
-        return [outcome for item in items for outcome in await self.write_all([item], write)]
+    async def write(
+        self, statement: TextClause, parameters: Mapping[str, Any], *, records: bool
+    ) -> Sequence[Row[Any]]:
+        """Run one statement that is a transaction by itself, in one round trip; `records` says that it has events for the log. Raises `Unavailable`."""
+        with _translated():
+            async with self._single.connect() as connection:
+                rows = (await connection.execute(statement, parameters)).all()
+        if records:
+            self.recorded.set()
+        return rows
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for reading, each statement by itself. Raises `Unavailable`."""
         with _translated():
-            async with self._reading.connect() as connection:
+            async with self._single.connect() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -76,6 +70,23 @@ class Database:
     async def close(self) -> None:
         """Close every connection of the pool."""
         await self._engine.dispose()
+
+
+async def together_or_apart(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Sequence[R]]]
+) -> Sequence[R | Exception]:
+    """Write items in one transaction, or else each in one of its own, so that one that cannot be written fails alone.
+
+    Returns what `write` does, and in the place of an item that failed its error. Raises `Unavailable`.
+    """
+    try:
+        return await write(items)
+    except Unavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is not swallowed: it becomes the outcome of the item that caused it
+        if len(items) == 1:
+            return [error]
+    return [outcome for item in items for outcome in await together_or_apart([item], write)]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aos_dispatcher.committee import Seat
 from aos_dispatcher.tables import JsonObject
 
 _SEATS = text(
@@ -73,6 +74,18 @@ def ended_document(
 ) -> JsonObject:
     """What is fixed about a round when it ends."""
     return {"verify_id": str(round_id), "status": status, "committee": list(committee), "verdict": verdict}
+
+
+def seat_document(seat: Seat) -> JsonObject:
+    """A seat as it is stored: the same as `committee_documents` reads."""
+    state, role = seat.stored or (seat.state, seat.role)
+    return {
+        "operator": seat.operator,
+        "role": role,
+        "filled": seat.member.filled,
+        "state": str(state),
+        "reason": seat.reason,
+    }
 
 
 def _seat(row: Row[Any]) -> JsonObject:

@@ -105,7 +105,8 @@ class RoundDriver:
                 why = f"its draw waited for the chain until the job's time was over: {waits}"
             elif facts.readers is not None:
                 why += f": its prompt is sealed to enclaves of {', '.join(sorted(facts.readers))}"
-            await self._end(facts, End("failed", why, await self._clock.tick(facts.clock), verified=False))
+            clock = await self._clock.tick(facts.clock)
+            await self._end(facts, End("failed", why, clock, verified=False, seats=()))
             return None
         try:
             snapshot = await self._operators.snapshot()
@@ -119,14 +120,17 @@ class RoundDriver:
         asked = electorate(peers, facts, snapshot, barred)
         draw_clock = await self._clock.tick(facts.clock)
         with span("draw") as drawing:
-            draw = await hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout)
+            draw, calibration = await asyncio.gather(
+                hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout),
+                self._store.calibration_of(facts.model.sha256),
+            )
             drawing.note(asked=len(draw.answers), members=len(draw.members))
         if not draw.members:
             why = "; ".join(answer.reason for answer in draw.answers) or "nobody serves the model"
             log.warning("draw without a committee, held again soon", job_id=facts.job_id, why=why)
             await self._store.release(facts.round_id, _PAUSE_S)
             return None
-        return await self._seat(facts, patience, snapshot, draw_clock, draw)
+        return await self._seat(facts, patience, snapshot, draw_clock, draw, judged_by=calibration)
 
     def _warn(self, facts: RoundFacts, error: RegistryStale) -> None:
         """Say why draws wait, now and then: every waiting job comes by each second."""
@@ -142,6 +146,8 @@ class RoundDriver:
         snapshot: RegistrySnapshot,
         draw_clock: dict[str, str],
         draw: DrawResult,
+        *,
+        judged_by: str | None,
     ) -> ActiveRound:
         tickets = draw.tickets()
         dispatch_clock = await self._clock.tick(
@@ -151,7 +157,7 @@ class RoundDriver:
         plan = facts.plan(len(draw.members))
         committee = Committee.drawn(draw.members, reserves, plan, patience, facts.deadline)
         electorate = [answer.to_json() for answer in draw.answers]
-        stored = Drawn(snapshot, draw_clock, dispatch_clock, electorate, committee.seats)
+        stored = Drawn(snapshot, draw_clock, dispatch_clock, electorate, committee.seats, judged_by)
         calibration = await self._store.drawn(facts, stored)
         for seat in committee.seats:
             seat.stored = seat.state, seat.role
@@ -180,7 +186,9 @@ class RoundDriver:
         verified = any(seat.role == "verifier" for seat in round_.committee.seats)
         clock = await self._clock.tick(round_.facts.clock, *round_.heard, round_.dispatch_clock)
         status = "failed" if failure else "completed"
-        await self._end(round_.facts, End(status, failure, clock, verified, round_.unscored()))
+        await self._end(
+            round_.facts, End(status, failure, clock, verified, round_.unscored(), round_.committee.seats)
+        )
 
     async def _follow(self, round_: ActiveRound, deliveries: asyncio.TaskGroup) -> str:
         """Perform the committee's steps until it closes; returns why it failed, or ''."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, bindparam, case, func, select, update
+from sqlalchemy import Row, case, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -312,15 +312,3 @@ async def store_shares(connection: AsyncConnection, shares: Shares) -> None:
         return
     row = insert(Registry).values(digest=shares.digest, document=shares.document)
     await connection.execute(row.on_conflict_do_nothing())
-
-
-async def lift_clocks(connection: AsyncConnection, heard: Iterable[tuple[str, int]]) -> None:
-    """Remember the highest counter seen from each operator; `heard` are (address, counter)."""
-    highest: dict[str, int] = {}
-    for address, counter in heard:
-        highest[address] = max(counter, highest.get(address, 0))
-    if highest:
-        row = update(Operator).where(Operator.address == bindparam("sender"))
-        lifted = row.values(clock=func.greatest(Operator.clock, bindparam("counter")))
-        rows = [{"sender": address, "counter": counter} for address, counter in sorted(highest.items())]
-        await connection.execute(lifted, rows)

@@ -6,7 +6,6 @@ Every write names the lease's owner. A dispatcher that stalled past its lease th
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Self
 
@@ -18,7 +17,7 @@ from aos_dispatcher.committee import Seat
 from aos_dispatcher.database import Database
 from aos_dispatcher.facts import RoundFacts
 from aos_dispatcher.log_pending import record
-from aos_dispatcher.operators import RegistrySnapshot, registry_document
+from aos_dispatcher.operators import RegistrySnapshot, Shares, registry_document, store_shares
 from aos_dispatcher.round_writes import OPEN, Change, write
 from aos_dispatcher.tables import Assignment, Job, JsonObject, Registry, Rejection, Result, Round, Score
 from aos_protocol.attestation.appraisal import Appraisal
@@ -102,13 +101,14 @@ class Claimed:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a draw decided, as it is stored."""
+    """What a draw decided, as it is stored; `calibration` is the digest of what its round's scores are judged by."""
 
     snapshot: RegistrySnapshot
     draw_clock: dict[str, str]
     dispatch_clock: dict[str, str]
     electorate: list[JsonObject]
     seats: list[Seat]
+    calibration: str | None
 
 
 class RoundsStore:
@@ -120,6 +120,7 @@ class RoundsStore:
         self._lease = lease
         self._changes: Coalescer[Change, None] = Coalescer(self._write, _BATCH)
         self._calibrations: Coalescer[str, str | None] = Coalescer(self._calibrations_of, _BATCH)
+        self._kept_shares = ""
 
     async def claim(self, served: Collection[tuple[str, str]], count: int) -> list[Claimed]:
         """Lease up to `count` open rounds, oldest first.
@@ -160,15 +161,20 @@ class RoundsStore:
         async with self._database.connect() as connection:
             return await standing.barred(connection, round_id)
 
+    async def calibration_of(self, model_sha256: str) -> str | None:
+        """Return the digest of the calibration that scores of this model are judged by from now on, if it has one."""
+        return await self._calibrations.submit(model_sha256)
+
     async def drawn(self, facts: RoundFacts, drawn: Drawn) -> Calibration | None:
         """Store a draw and its committee; a job's own round makes it `dispatched`. Raises `LeaseLost`.
 
         Returns the calibration that the round's scores are judged by.
         """
-        digest = await self._calibrations.submit(facts.model.sha256)
+        shares, digest = drawn.snapshot.shares, drawn.calibration
+        await self._keep(shares)
         round_ = {
-            "status": "dispatched",
-            "registry_digest": drawn.snapshot.shares.digest,
+            "own": facts.own,
+            "registry_digest": shares.digest,
             "registry_chain": drawn.snapshot.chain,
             "draw_clock": drawn.draw_clock,
             "dispatch_clock": drawn.dispatch_clock,
@@ -188,9 +194,7 @@ class RoundsStore:
                 facts.round_id,
                 facts.fencing_token,
                 facts.job_id,
-                round=round_,
-                job={"status": "dispatched", "clock": drawn.dispatch_clock} if facts.own else {},
-                shares=drawn.snapshot.shares,
+                drawn=round_,
                 seats=[_assignment(facts.round_id, rank, seat) for rank, seat in enumerate(drawn.seats)],
                 entries=[tickets_entry(facts.job_id, document, drawn.snapshot.canonical())],
             )
@@ -204,7 +208,7 @@ class RoundsStore:
 
     async def session_given(self, facts: RoundFacts, session: JsonObject) -> None:
         """Store the session that a direct job's executor has accepted, and its acceptance. Raises `LeaseLost`."""
-        change = Change(facts.round_id, facts.fencing_token, facts.job_id, round={"session": session})
+        change = Change(facts.round_id, facts.fencing_token, facts.job_id, session=session)
         await self._changes.submit(change)
 
     async def executed(
@@ -255,8 +259,20 @@ class RoundsStore:
             )
         )
 
+    async def ended(self, facts: RoundFacts, ended: JsonObject, entry: str) -> None:
+        """Store the end of a round without a verdict, with its log entry; `ended` are columns of the round and of its job. Raises `LeaseLost`."""
+        change = Change(facts.round_id, facts.fencing_token, facts.job_id, ended=ended, entries=[entry])
+        await self._changes.submit(change)
+
     async def _write(self, changes: Sequence[Change]) -> Sequence[Exception | None]:
-        return await self._database.write_all(changes, partial(write, owner=self.owner))
+        return await write(self._database, changes, owner=self.owner)
+
+    async def _keep(self, shares: Shares) -> None:
+        """Store the shares that a draw refers to, unless this process has done so: they are the same for many draws."""
+        if shares.digest != self._kept_shares:
+            async with self._database.begin() as connection:
+                await store_shares(connection, shares)
+            self._kept_shares = shares.digest
 
     async def _calibrations_of(self, models: Sequence[str]) -> list[str | Exception | None]:
         async with self._database.connect() as connection:

@@ -108,7 +108,7 @@ def assemble(
     clock, projects = DispatcherClock(database), Projects(database, settings.limits.wrong_tokens)
     store = RoundsStore(database, str(uuid.uuid4()), settings.dispatch.lease)
     challenges = Challenges(database, signer, domain, verification, settings.dispatch.job_timeout)
-    closing = Closing(database, store.owner, challenges, verification)
+    closing = Closing(database, store, challenges, verification)
     mesh, leases = _mesh(settings, hub, signer, store.owner), Leases(database)
     newsroom = Newsroom(mesh, settings.limits.frame_bytes)
     sessions = Sessions.of(settings, database, store, hub, mesh)
