@@ -183,4 +183,4 @@ async def _render_validation(request: Request, error: RequestValidationError) ->
 
 async def _render_http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
-    return JSONResponse(said_plainly(request.url.path, status, str(error.detail)), status)
+    return JSONResponse(said_plainly(request.url.path, status, str(error.detail)), status, error.headers)

@@ -24,6 +24,10 @@ class Unauthorized(ApiError):
 
     status = 401
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.headers = {"WWW-Authenticate": "Bearer"}
+
 
 class Forbidden(ApiError):
     """The API token does not belong to this project."""

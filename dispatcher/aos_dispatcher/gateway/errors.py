@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Final
 
 from aos_dispatcher.errors import ApiError
 from aos_dispatcher.tables import JsonObject
 
 PREFIX = "/v1/"
 """Below this path, errors have a form of their own."""
+
+_PATHS: Final = "/v1/chat/completions, /v1/completions, /v1/models, /v1/images/generations, /v1/images/edits and /v1/conversations"
 
 
 class GatewayError(ApiError):
@@ -76,8 +79,11 @@ def error_body(path: str, error: ApiError) -> JsonObject:
 
 
 def said_plainly(path: str, status: int, message: str) -> JsonObject:
-    """Return the JSON of an error that is no `ApiError`, in the form of whatever is at this path."""
-    return _body(status, message) if path.startswith(PREFIX) else {"code": status, "message": message}
+    """Return the JSON of an error that is no `ApiError`, in the form of whatever is at this path; under /v1, what is not there is told what is."""
+    if not path.startswith(PREFIX):
+        return {"code": status, "message": message}
+    nowhere = status == HTTPStatus.NOT_FOUND
+    return _body(status, f"there is no {path} here, but {_PATHS}" if nowhere else message)
 
 
 def gateway_body(error: ApiError) -> JsonObject:

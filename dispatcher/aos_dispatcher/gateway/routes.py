@@ -59,6 +59,7 @@ async def completions(
     return await _answer(service, by, wanted_completion(parse(CompletionRequest, body)))
 
 
+@router.get("/models/", response_model=ModelList, include_in_schema=False)
 @router.get("/models", response_model=ModelList)
 async def models(request: Request, service: Service, token: Token) -> JsonObject:
     """List the models that are served now."""

@@ -56,6 +56,9 @@ def test_details_stand_beside() -> None:
 def test_what_the_framework_says_has_the_same_forms() -> None:
     assert said_plainly(SUBMIT, 405, "no") == {"code": 405, "message": "no"}
     assert said_plainly(CHAT, 405, "no")["error"]["type"] == "invalid_request_error"
+    assert said_plainly(SUBMIT, 404, "no") == {"code": 404, "message": "no"}
+    nowhere = said_plainly("/v1/responses", 404, "no")["message"]
+    assert nowhere.startswith("there is no /v1/responses here, but /v1/chat/completions, ")
 
 
 async def nothing(_scope: Any, _receive: Any, _send: Any) -> None:
