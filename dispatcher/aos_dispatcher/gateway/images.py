@@ -19,7 +19,7 @@ from aos_dispatcher.gateway.images_requests import EditsRequest, ImagesRequest, 
 from aos_dispatcher.gateway.served import Served, find
 from aos_dispatcher.gateway.shapes import ERRORS, ImagesDocument, answered_images
 from aos_dispatcher.gateway.submitting import job_headers, name_of, submit_one
-from aos_dispatcher.gateway.throttle import admit
+from aos_dispatcher.gateway.throttle import admit, told
 from aos_dispatcher.openapi import json_request
 from aos_dispatcher.service import Dispatcher
 from aos_protocol.errors import InvalidMessage
@@ -66,9 +66,12 @@ async def generations(
     """Make images of a prompt. They are one job, whose result is signed as any, and not scored."""
     project = await service.projects.owner(token, "submit")
     asked = parse_images(ImagesRequest, await json_body(request))
-    model = await _model(service, asked.model, 1)
     headers = await admit(request, service, project, asked.n)
-    return await _answer(request, service, token, asked, model=model, headers=headers, key=idempotency_key)
+    with told(headers):
+        model = await _model(service, asked.model, 1)
+        return await _answer(
+            request, service, token, asked, model=model, headers=headers, key=idempotency_key
+        )
 
 
 @router.post(
@@ -89,14 +92,22 @@ async def edits(
         asked, image = parse_images(ImagesRequest, typed(form.fields)), form.image
     else:
         asked = parse_images(EditsRequest, await json_body(request))
-    model = await _model(service, asked.model, 2)
     headers = await admit(request, service, project, asked.n)
-    if image is None and isinstance(asked, EditsRequest):
-        image = await _fetched(request, service, project, asked.image)
-    source = await service.images.blobs.keep(project, image or b"", _header(image or b""))
-    return await _answer(
-        request, service, token, asked, model=model, source=source, headers=headers, key=idempotency_key
-    )
+    with told(headers):
+        model = await _model(service, asked.model, 2)
+        if image is None and isinstance(asked, EditsRequest):
+            image = await _fetched(request, service, project, asked.image)
+        source = await service.images.blobs.keep(project, image or b"", _header(image or b""))
+        return await _answer(
+            request,
+            service,
+            token,
+            asked,
+            model=model,
+            source=source,
+            headers=headers,
+            key=idempotency_key,
+        )
 
 
 @router.get("/images/{sha256}", response_class=Response, responses={200: {"content": {"image/png": {}}}})

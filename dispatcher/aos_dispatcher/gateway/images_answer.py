@@ -15,6 +15,7 @@ from aos_dispatcher.following import Answered, Broken, Following
 from aos_dispatcher.gateway.chunks import SUCCESS, ending
 from aos_dispatcher.gateway.errors import JobFailed
 from aos_dispatcher.gateway.responses import unless_left
+from aos_dispatcher.gateway.throttle import told
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.messages import JobResult
 from aos_protocol.record import ImageRecord
@@ -48,7 +49,8 @@ class ImagesAnswer(Response):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application."""
-        await unless_left(receive, self._run(send))
+        with told(self._painting.headers):
+            await unless_left(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
         result = await self._result()

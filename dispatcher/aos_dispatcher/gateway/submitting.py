@@ -16,7 +16,7 @@ from aos_dispatcher.gateway.filling import taken_apart
 from aos_dispatcher.gateway.requests import Wanted
 from aos_dispatcher.gateway.responses import Answering
 from aos_dispatcher.gateway.served import Served, check_able, find
-from aos_dispatcher.gateway.throttle import admit
+from aos_dispatcher.gateway.throttle import admit, told
 from aos_dispatcher.jobs import Accepted
 from aos_dispatcher.metrics import JOBS_SUBMITTED
 from aos_dispatcher.service import Dispatcher
@@ -55,6 +55,11 @@ async def submit(service: Dispatcher, by: Caller, wanted: Wanted) -> Answering:
     Raises `ApiError`, and leaves no job and no conversation open then.
     """
     headers = await admit(by.request, service, by.project, len(wanted.jobs))
+    with told(headers):
+        return await _submit(service, by, wanted, headers)
+
+
+async def _submit(service: Dispatcher, by: Caller, wanted: Wanted, headers: dict[str, str]) -> Answering:
     model = await find(service, wanted.model)
     check_able(model, wanted.needs)
     wanted = taken_apart(wanted, model)

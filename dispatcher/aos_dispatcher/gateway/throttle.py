@@ -1,11 +1,12 @@
 """How many requests one token and one address may send: every POST under /v1 passes here before its job is submitted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from fastapi import Request
 
 from aos_dispatcher.attempts import caller_address, network_of
-from aos_dispatcher.errors import TooMany, Unprocessable
+from aos_dispatcher.errors import ApiError, TooMany, Unprocessable
 from aos_dispatcher.metrics import SUBMISSIONS_REFUSED
 from aos_dispatcher.rates import Bucket, Level, Rate, duration, seconds
 from aos_dispatcher.service import Dispatcher
@@ -36,6 +37,16 @@ async def admit(request: Request, service: Dispatcher, project: str, cost: int =
     if limiting is not None and late:
         raise _refusal(limiting, late, headers)
     return headers
+
+
+@contextmanager
+def told(headers: dict[str, str]) -> Iterator[None]:
+    """Have every `ApiError` that is raised inside answer with these headers, too."""
+    try:
+        yield
+    except ApiError as error:
+        error.headers = headers | error.headers
+        raise
 
 
 def _refusal(bucket: Bucket, late: int, headers: dict[str, str]) -> TooMany:

@@ -5,7 +5,9 @@ from typing import Any
 import openai
 import pytest
 
-from integration.dispatcher.gateway.conftest import ANSWER, Door
+from aos_protocol.messages import ServedModel
+from integration.dispatcher.conftest import Network
+from integration.dispatcher.gateway.conftest import ANSWER, Door, serving
 
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
@@ -62,3 +64,31 @@ async def test_an_answer_can_be_appended_to_what_was_said(door: Door) -> None:
         ("assistant", ANSWER),
         ("user", "Hello!"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("chat/completions", {"messages": HELLO}, 404),
+        ("completions", {"prompt": "Hello!"}, 404),
+        ("images/generations", {"prompt": "Hello!"}, 404),
+        ("images/edits", {"prompt": "Hello!", "image": "http://example.org/x.png"}, 404),
+    ],
+)
+async def test_a_refusal_says_too_where_a_client_stands_with_its_limit(
+    door: Door, path: str, body: Any, status: int
+) -> None:
+    answer = await door.post(path, model="nowhere", **body)
+    assert (answer.status_code, answer.headers["x-ratelimit-remaining-requests"]) == (status, "99")
+
+
+async def test_an_image_that_nobody_makes_is_an_error_with_its_job(network: Network) -> None:
+    await network.restart(least_evidence="text")
+    painter = ServedModel(name="painter", sha256="cd" * 32, kinds=[1], able=[], evidence="text")
+    door = Door(network, await serving(network, painter))
+    door.operator.answer, door.operator.reason = "", "the brush is broken"
+    answer = await door.post("images/generations", model="painter", prompt="x", size="64x64")
+    await door.openai.close()
+    assert (answer.status_code, "the brush is broken" in answer.json()["message"]) == (502, True)
+    assert answer.headers["x-aos-job-id"] == answer.json()["job_id"]
+    assert answer.headers["x-ratelimit-remaining-requests"] == "99"
