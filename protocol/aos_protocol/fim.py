@@ -22,7 +22,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class FimTemplate:
-    """What a prompt for filling in is made of: the markers before prefix and suffix and at the end, and what an answer stops at."""
+    """What a prompt for filling in is made of: the markers before prefix and suffix and at the end, and what an answer stops at.
+
+    `files` are the markers that the family was trained to see before the name of a repository or of another file.
+    """
 
     name: str
     prefix: str
@@ -30,6 +33,7 @@ class FimTemplate:
     middle: str
     order: Order = "psm"
     stops: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def parts(self, prefix: str, suffix: str) -> tuple[Part, ...]:
         """Return the prompt in pieces, for whoever tokenises markers and texts apart; empty pieces are left out."""
@@ -51,7 +55,12 @@ TEMPLATES: Final = {
             stops=("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # noqa: RUF001
         ),
         FimTemplate(
-            "starcoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", stops=("<|endoftext|>", "<file_sep>")
+            "starcoder",
+            "<fim_prefix>",
+            "<fim_suffix>",
+            "<fim_middle>",
+            stops=("<|endoftext|>", "<file_sep>"),
+            files=("<repo_name>", "<file_sep>"),
         ),
         FimTemplate(
             "codegemma",
@@ -59,6 +68,7 @@ TEMPLATES: Final = {
             "<|fim_suffix|>",
             "<|fim_middle|>",
             stops=("<|file_separator|>", "<|file_sep|>", "<|fim_prefix|>", "<|fim_pad|>"),
+            files=("<|file_separator|>", "<|repo_name|>", "<|file_sep|>"),
         ),
     )
 }
@@ -103,7 +113,8 @@ def render(template: FimTemplate, prefix: str, suffix: str) -> str:
 def split(template: FimTemplate, prompt: str) -> tuple[str, str] | None:
     """Return the prefix and the suffix of a prompt that its sender has rendered by this template; None for any other prompt.
 
-    Editors do that themselves. White space at the markers' edges may be missing, as some of them leave it out.
+    Editors do that themselves. White space at the markers' edges may be missing, as some of them leave it out. Other files that an editor puts
+    before the first marker, each after a marker of the family's own, become the beginning of the prefix.
     """
     markers = (template.prefix, template.suffix, template.middle)
     bare = [marker.strip() for marker in markers]
@@ -111,12 +122,18 @@ def split(template: FimTemplate, prompt: str) -> tuple[str, str] | None:
         return None
     first, second = (0, 1) if template.order == "psm" else (1, 0)
     head, _, rest = prompt.partition(bare[second])
-    if not head.lstrip().startswith(bare[first]) or not rest.rstrip().endswith(bare[2]):
+    context, opened, one = head.partition(bare[first])
+    if not opened or not rest.rstrip().endswith(bare[2]):
+        return None
+    if not context.strip():
+        context = ""
+    elif not context.startswith(template.files):
         return None
     gap, end = _edges(template, second), _edges(template, 2)
-    one = head.partition(bare[first])[2].removeprefix(_edges(template, first)[1]).removesuffix(gap[0])
+    one = one.removeprefix(_edges(template, first)[1]).removesuffix(gap[0])
     two = rest.rpartition(bare[2])[0].removeprefix(gap[1]).removesuffix(end[0])
-    return (one, two) if template.order == "psm" else (two, one)
+    prefix, suffix = (one, two) if template.order == "psm" else (two, one)
+    return context + prefix, suffix
 
 
 def _edges(template: FimTemplate, index: int) -> tuple[str, str]:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -99,6 +100,8 @@ def test_a_rendered_prompt_is_split_as_it_was(name: str, prefix: str, suffix: st
         "def f(x):",
         "<fim_prefix>a<fim_suffix>b",
         "a<fim_prefix>b<fim_suffix>c<fim_middle>",
+        "<|file_sep|>a<fim_prefix>b<fim_suffix>c<fim_middle>",
+        "<file_sep>a\n<fim_suffix>c<fim_prefix>b<fim_middle>",
         "<fim_prefix>a<fim_middle>b<fim_suffix>",
         "<fim_prefix>a<fim_prefix>b<fim_suffix>c<fim_middle>",
         "<PRE> a <SUF>b <MID>",
@@ -110,6 +113,24 @@ def test_any_other_prompt_is_left_alone(prompt: str) -> None:
 
 def test_white_space_at_markers_may_be_missing_as_editors_leave_it_out() -> None:
     assert split(TEMPLATES["codellama"], "<PRE>a\n <SUF> b<MID>") == ("a\n", " b")
+
+
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        ("starcoder", "<repo_name>mine\n<file_sep>a.py\nx = 1\n<file_sep>b.py\n"),
+        ("codegemma", "<|file_separator|>a.py\nx = 1\n<|file_separator|>b.py\n"),
+        ("codegemma", "<|repo_name|>mine\n<|file_sep|>a.py\nx = 1\n<|file_sep|>b.py\n"),
+    ],
+)
+def test_other_files_before_the_first_marker_begin_the_prefix(name: str, context: str) -> None:
+    prompt = context + render(TEMPLATES[name], "def f(", "):")
+    assert split(TEMPLATES[name], prompt) == (context + "def f(", "):")
+
+
+def test_other_files_begin_the_prefix_when_the_suffix_stands_first_too() -> None:
+    template = replace(custom("[SUF]{suffix}[PRE]{prefix}[MID]"), files=("[FILE]",))
+    assert split(template, "[FILE]a\n[SUF]s[PRE]p[MID]") == ("[FILE]a\np", "s")
 
 
 def test_a_template_without_a_marker_splits_nothing() -> None:
