@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Self, TypeVar
+from unicodedata import category
 
 from pydantic import (
     AfterValidator,
@@ -75,6 +76,13 @@ def _text_of(part: object) -> str:
     )
 
 
+def _addressable(name: str) -> str:
+    """Return what can be the end of a path: clients resolve dots before they send them, and routes end where a line does."""
+    if name in {".", ".."} or any(category(each) == "Cc" for each in name):
+        raise ValueError("must be neither . nor .. and have no control characters, since it is part of a URL")
+    return name
+
+
 _TEXTS: JsonObject = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _PART: JsonObject = {
     "type": "object",
@@ -97,7 +105,12 @@ Prompts = Annotated[
     BeforeValidator(_prompts),
     WithJsonSchema(_TEXTS),
 ]
-ConversationId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(storable)]
+ConversationId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=128),
+    AfterValidator(storable),
+    AfterValidator(_addressable),
+]
 
 
 class _Body(BaseModel):

@@ -147,6 +147,9 @@ def test_what_nobody_knows_is_refused_by_name(name: str) -> None:
         ({"messages": ["Hello!"]}, "messages[0]"),
         ({"stream": True, "stream_options": True}, "stream_options"),
         ({"id": ""}, "id"),
+        ({"id": ".."}, "id"),
+        ({"id": "monday\n"}, "id"),
+        ({"id": "mon\x7fday"}, "id"),
     ],
 )
 def test_a_wrong_value_is_refused_by_where_it_is(body: dict[str, Any], param: str) -> None:
@@ -194,6 +197,11 @@ def test_inside_of_a_field_null_means_absent_too() -> None:
 )
 def test_of_fields_that_do_not_go_together_one_is_named(ask: Any, body: Any, param: str) -> None:
     assert refused(ask, **body).param == param
+
+
+def test_a_conversation_may_have_any_other_name() -> None:
+    for name in ("monday", "a/b", "...", "Grüße ☃ ?#%", "x" * 128):
+        assert chat(id=name).conversation == name
 
 
 def test_an_empty_prompt_goes_with_a_suffix_only() -> None:
