@@ -14,7 +14,9 @@ DISPATCHER = 1
 """The dispatcher's participant number."""
 
 _BLOCK = 256
-_LATER = 4  # ticks that a job needs after its first: draw, dispatch, end, and a call to score
+TICKS_OF_JOB = 5
+"""How many ticks a job needs: its own, and those of draw, dispatch, end, and a call to score."""
+
 _TICKS = text("select nextval('clock_ticks') from generate_series(1, :count)")
 
 
@@ -45,9 +47,8 @@ class DispatcherClock:
                 await self._stocking.submit(seen)
         return stamped(self._stock.popleft(), *known)
 
-    async def first_ticks(self, connection: AsyncConnection, jobs: int) -> list[int]:
-        """Return a tick for each new job, in order, and have those in stock that the jobs will need next."""
-        taken = await take_ticks(connection, jobs * (1 + _LATER))
+    def spread(self, taken: Sequence[int], jobs: int) -> Sequence[int]:
+        """Return the first ticks of new jobs, in order, out of `TICKS_OF_JOB` for each, and have the others in stock: the jobs need them next."""
         self._stock = deque(taken[jobs:])
         return taken[:jobs]
 

@@ -81,7 +81,7 @@ class RoundDriver:
         if claimed.row.status == "dispatched":
             round_ = restore(facts, claimed, patience, self._author)
         else:
-            drawn = await self._draw(facts, patience)
+            drawn = await self._draw(facts, patience, claimed.registry_version)
             if drawn is None:
                 return
             round_ = drawn
@@ -97,7 +97,9 @@ class RoundDriver:
         clock = await self._clock.tick(facts.clock)
         await self._end(facts, End("failed", reason, clock, verified=False))
 
-    async def _draw(self, facts: RoundFacts, patience: Patience) -> ActiveRound | None:
+    async def _draw(
+        self, facts: RoundFacts, patience: Patience, registry_version: int | None
+    ) -> ActiveRound | None:
         peers = self._hub.serving(facts.request.job.tag, facts.model, facts.request.job.kind)
         if time.monotonic() >= facts.deadline:
             why = f"no operator that serves {facts.model.name} and may be asked took the job in time"
@@ -109,7 +111,7 @@ class RoundDriver:
             await self._end(facts, End("failed", why, clock, verified=False, seats=()))
             return None
         try:
-            snapshot = await self._operators.snapshot()
+            snapshot = await self._operators.snapshot(registry_version)
         except RegistryStale as error:
             self._warn(facts, error)
             await self._store.release(facts.round_id, _PAUSE_S)

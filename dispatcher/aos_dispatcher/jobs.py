@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aos_dispatcher.clock import DispatcherClock, stamped
+from aos_dispatcher import job_writes
+from aos_dispatcher.clock import TICKS_OF_JOB, DispatcherClock, stamped
 from aos_dispatcher.database import Database
 from aos_dispatcher.documents import (
     committee_documents,
@@ -30,7 +31,7 @@ from aos_dispatcher.quotas import Standing
 from aos_dispatcher.rounds import RoundLoop
 from aos_dispatcher.rounds_store import Claimed
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
-from aos_dispatcher.tags import Tagging, User, active_tags, open_before, store_tags
+from aos_dispatcher.tags import Tagging, User, open_before, store_tags
 from aos_protocol import sortition, vrf
 from aos_protocol.canonical import digest
 from aos_protocol.fields import EvidenceLevel
@@ -49,9 +50,6 @@ _KNOWN = text(
     "(select * from unnest(cast(:projects as text[]), cast(:keys as text[])))"
 )
 _LAST = select(Counter.value, func.clock_timestamp()).where(Counter.name == _SEQUENCE).with_for_update()
-_COUNT = text("update counters set value = :value where name = 'jobs'")
-_INSERT_JOBS, _INSERT_ROUNDS = insert(Job), insert(Round)
-_ROUND_IDS = text("select nextval('rounds_id_seq') from generate_series(1, :count)")
 
 
 @dataclass(frozen=True)
@@ -216,35 +214,31 @@ class Jobs:
         placed = _Placed()
         if not submissions:
             return placed
-        before = await active_tags(connection, {submission.user for submission in submissions})
-        ticks = await self._clock.first_ticks(connection, len(submissions))
-        active = dict(before)
-        for submission, tick in zip(submissions, ticks, strict=True):
+        users, count = {submission.user for submission in submissions}, len(submissions)
+        known = await job_writes.needed(connection, users, ticks=count * TICKS_OF_JOB, rounds=count)
+        active = dict(known.tags)
+        for submission, tick in zip(submissions, self._clock.spread(known.ticks, count), strict=True):
             placed.outcomes.append(self._placed(submission, last, tick, active, placed))
         if placed.rows:
-            await self._insert(connection, placed, now)
-            await store_tags(connection, before, active)
+            self._lease_those_with_room(placed, known, now)
+            _record(connection, placed)
+            await job_writes.store(connection, placed.rows, placed.rounds, last + len(placed.rows))
+            await store_tags(connection, known.tags, active)
             if placed.tagging:
                 await open_before(connection, placed.tagging, placed.rows[-1]["deadline"])
-            await connection.execute(_COUNT, {"value": last + len(placed.rows)})
         return placed
 
-    async def _insert(self, connection: AsyncConnection, placed: _Placed, now: datetime) -> None:
-        """Insert jobs and their rounds; those that this process has room for are leased at once."""
+    def _lease_those_with_room(self, placed: _Placed, known: job_writes.Needed, now: datetime) -> None:
+        """Give rounds their ids, and lease those that this process has room for."""
         takes = self._loop.room()
-        for round_ in placed.rounds:
+        for job, round_, id_ in zip(placed.rows, placed.rounds, known.round_ids, strict=False):
             mine = takes(round_["job_type"], round_["model"])
+            round_["id"] = id_
             round_["lease_owner"] = self._lease.owner if mine else None
             round_["fencing_token"] = int(mine)
             round_["lease_until"] = now + timedelta(seconds=self._lease.seconds) if mine else None
-        ids = (await connection.execute(_ROUND_IDS, {"count": len(placed.rounds)})).scalars()
-        for job, round_, id_ in zip(placed.rows, placed.rounds, ids, strict=True):
-            round_["id"] = id_
-            if round_["lease_owner"]:
-                placed.leased.append(Claimed.fresh(job, round_))
-        await connection.execute(_INSERT_JOBS, placed.rows)
-        await connection.execute(_INSERT_ROUNDS, placed.rounds)
-        _record(connection, placed)
+            if mine:
+                placed.leased.append(Claimed.fresh(job, round_, known.registry))
 
     def _placed(
         self, submission: Submission, last: int, tick: int, active: dict[User, ActiveTag], placed: "_Placed"

@@ -259,16 +259,22 @@ class Operators:
             return str(error)
         return ""
 
-    async def snapshot(self) -> RegistrySnapshot:
+    async def snapshot(self, version: int | None = None) -> RegistrySnapshot:
         """Return the registry as it is now, the chain's or else equal shares of the range in the order of registration.
 
-        Raises `RegistryStale` when the chain has not confirmed it for too long.
+        `version` is the number of the table of operators, if the caller has read it just now: what is known of that one is not read again. Raises `RegistryStale` when the chain has not confirmed it for too long.
         """
         if self._chain is not None:
             state = self._chain.state()
-            return RegistrySnapshot(self._shares(state.entries), chain_place(state), await self.suspended())
-        reading = await self._readings.submit(None)
+            reading = await self._reading(version)
+            return RegistrySnapshot(self._shares(state.entries), chain_place(state), reading.suspended)
+        reading = await self._reading(version)
         return RegistrySnapshot(self._shares(reading.entries), None, reading.suspended)
+
+    async def _reading(self, version: int | None) -> _Reading:
+        if self._last is not None and self._last.version == version:
+            return self._last
+        return await self._readings.submit(None)
 
     async def _admit(self, arrivals: Sequence[Arrival]) -> list[Admitted | Exception]:
         async with self._database.begin() as connection:

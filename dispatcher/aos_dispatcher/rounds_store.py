@@ -87,16 +87,21 @@ class Claimed:
     calibration: Calibration | None = None
     answers: Sequence[str] = ()
     scores: Sequence[str] = ()
+    registry_version: int | None = None
 
     @classmethod
-    def fresh(cls, job: JsonObject, round_: JsonObject) -> Self:
-        """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id."""
+    def fresh(cls, job: JsonObject, round_: JsonObject, registry_version: int) -> Self:
+        """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id.
+
+        `registry_version` is the number that the registry had then.
+        """
         own = {"challenge": 0, "session": None}
         own |= dict.fromkeys(("subject", "subject_frame", "seed", "seed_proof"))
         names = ("request", "sequence", "request_digest", "receipt", "clock", "least_evidence")
         of_job = {name: job[name] for name in names}
         seeds = {"job_seed": job["seed"], "job_seed_proof": job["seed_proof"]}
-        return cls(SimpleNamespace(**own, **of_job, **seeds, **round_))
+        row = SimpleNamespace(**own, **of_job, **seeds, **round_)
+        return cls(row, registry_version=registry_version)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ jobs that follow it, and those that preceded it are dispatched once more. All of
 the jobs' sequence, which is their causal order too: sequence numbers and clock ticks are taken under one lock.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -38,18 +38,7 @@ class Tagging:
     tag: Tag
 
 
-_TAGS_OF = text(
-    "select project_id, user_id, tag, cause, remaining from user_tags where (project_id, user_id) in "
-    "(select * from unnest(cast(:projects as text[]), cast(:users as text[])))"
-)
 _LIFT = text("delete from user_tags where project_id = :project and user_id = :user")
-
-
-async def active_tags(connection: AsyncConnection, users: Collection[User]) -> dict[User, ActiveTag]:
-    """Return the tags that these users, one or more, have. The caller holds the lock of the job sequence."""
-    projects, ids = zip(*users, strict=True)
-    rows = await connection.execute(_TAGS_OF, {"projects": list(projects), "users": list(ids)})
-    return {(row.project_id, row.user_id): ActiveTag(row.tag, row.cause, row.remaining) for row in rows}
 
 
 async def store_tags(
