@@ -1,6 +1,7 @@
 """Prompts that only enclaves can read: who is asked, what nobody may do with such a job, and what its evidence shows."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -78,22 +79,20 @@ async def test_neither_prompt_nor_answer_stands_anywhere_in_the_database(enclave
 async def test_one_reader_works_alone_also_where_the_draw_selects_several(enclaved: Any) -> None:
     """With three operators, each has a third of the range: in every fourth draw two tickets are below their thresholds."""
     readers = [await enclaved.enclave(number) for number in (1, 2, 3)]
-    for attempt in range(40):
+    for attempt in itertools.count():
         job_id = await enclaved.submit(job=sealed_job(SealingKey(), *readers), user=f"user {attempt}")
         await enclaved.finished(job_id)
         (round_,) = (await enclaved.evidence(job_id))["rounds"]
         assert len(round_["committee"]) == len(await enclaved.results(job_id)) == 1
         assert await unpassed(enclaved, job_id) == []
         if sum('"selected":true' in elector["frame"] for elector in round_["electorate"]) > 1:
-            return
-    pytest.fail("forty draws selected no two of three")
+            break
 
 
 async def test_a_reserve_that_was_selected_takes_the_place_of_a_lost_reader(enclaved: Any) -> None:
     """The second of the draw is no filler when its own ticket selects it, although the first was seated alone."""
     readers = [await enclaved.enclave(number) for number in (1, 2, 3)]
-    fillers = set()
-    for attempt in range(40):
+    for attempt in itertools.count():
         job_id = await enclaved.submit(job=sealed_job(SealingKey(), *readers), user=f"user {attempt}")
         for reader in readers:
             reader.reason = "the enclave was restarted"
@@ -101,10 +100,8 @@ async def test_a_reserve_that_was_selected_takes_the_place_of_a_lost_reader(encl
         seats = (await enclaved.evidence(job_id))["rounds"][0]["committee"]
         assert [seat["state"] for seat in seats] == ["refused"] * 3
         assert await _failing(enclaved, job_id) == []
-        fillers.add(tuple(seat["filled"] for seat in seats))
-        if any(not second for _, second, _ in fillers):
-            return
-    pytest.fail("forty draws selected no second one")
+        if not seats[1]["filled"]:
+            break
 
 
 async def _failing(network: Any, job_id: str) -> list[str]:
@@ -118,7 +115,7 @@ async def test_a_lost_enclave_is_replaced_by_the_next_reader_and_nothing_is_audi
     await enclaved.restart(audit_share=audit_share)
     readers = [await enclaved.enclave(number) for number in (1, 2)]
     readers[0].reason = "the enclave was restarted: connection refused"
-    for attempt in range(30):
+    for attempt in itertools.count():
         job_id = await enclaved.submit(job=sealed_job(SealingKey(), *readers), user=f"user {attempt}")
         detail = await enclaved.finished(job_id)
         assert detail["status"] == "completed"
@@ -126,9 +123,8 @@ async def test_a_lost_enclave_is_replaced_by_the_next_reader_and_nothing_is_audi
         (row,) = await enclaved.results(job_id)
         assert row["operator"] == readers[1].signer.address
         assert await unpassed(enclaved, job_id) == []
-        if len(detail["rounds"][0]["members"]) == 2:
-            return
-    pytest.fail("thirty draws in a row did not begin with the lost one")
+        if len(detail["rounds"][0]["members"]) == 2:  # it began with the lost one
+            break
 
 
 async def test_only_strangers_connected_is_nobody_to_ask(enclaved: Any) -> None:

@@ -21,11 +21,17 @@ from support.enclaves import policy
 from support.operators import MODEL, ScriptedOperator
 from support.tee_operators import TeeOperator, enclave
 
+LEASE_S = 600
+
 
 @pytest_asyncio.fixture
 async def two(new_database: Any, redis_url: str) -> AsyncIterator[Several]:
-    async with several(await new_database("dispatcher"), redis_url, audit_share=1) as running:
-        yield running
+    """Two of great patience: nobody who moves is given up, and no lease runs out."""
+    running = several(
+        await new_database("dispatcher"), redis_url, audit_share=1, reassign_after=20, lease=LEASE_S
+    )
+    async with running as started:
+        yield started
 
 
 async def test_an_operator_elsewhere_draws_executes_and_is_scored_for_a_job_led_here(two: Several) -> None:
@@ -55,13 +61,10 @@ async def test_an_operator_that_moves_in_mid_job_brings_its_answer_along(two: Se
     for one in (operator, verifier):
         one.answer = None
     job_id = await two.a.submit()
-    await asyncio.wait(
-        [asyncio.create_task(one.wait(lambda one=one: bool(one.dispatched))) for one in (operator, verifier)],
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    executor = operator if operator.dispatched else verifier
+    await two.until(lambda: operator.dispatched or verifier.dispatched)
+    executor, to = (operator, two.b) if operator.dispatched else (verifier, two.a)
     executor.answer = "made on another connection"
-    await two.move(executor, two.b if executor is operator else two.a)
+    await two.move(executor, to)
     detail = await two.a.finished(job_id)
     assert (detail["status"], detail["verdict"]["outcome"]) == ("completed", "match")
     assert await two.a.unpassed(job_id) == []
@@ -110,7 +113,7 @@ async def test_enclaves_elsewhere_attest_on_the_callers_nonce(new_database: Any,
 
 
 async def test_rounds_of_one_that_is_stopped_are_led_by_the_other_at_once(two: Several) -> None:
-    """Its lease would last for three seconds more."""
+    """Its lease would last for ten minutes more."""
     operator = await two.operator(two.b)
     operator.answer = None
     job_id = await two.a.submit()

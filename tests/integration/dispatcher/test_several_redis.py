@@ -11,7 +11,7 @@ import redis.asyncio as redis
 from structlog.testing import capture_logs
 
 from aos_cli.embedded import EmbeddedValkey
-from integration.dispatcher.several import Several, several
+from integration.dispatcher.several import QUICK_S, Several, several
 
 
 @pytest_asyncio.fixture
@@ -24,6 +24,13 @@ async def valkey(server_data: Path) -> AsyncIterator[EmbeddedValkey]:
 @pytest_asyncio.fixture
 async def two(new_database: Any, valkey: EmbeddedValkey) -> AsyncIterator[Several]:
     async with several(await new_database("dispatcher"), valkey.url()) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def quick(new_database: Any, valkey: EmbeddedValkey) -> AsyncIterator[Several]:
+    """Two that soon miss each other."""
+    async with several(await new_database("dispatcher"), valkey.url(), heartbeat=QUICK_S) as running:
         yield running
 
 
@@ -43,34 +50,34 @@ async def together(two: Several) -> None:
 
 
 async def test_without_redis_each_goes_on_with_its_own_operators(
-    two: Several, valkey: EmbeddedValkey
+    quick: Several, valkey: EmbeddedValkey
 ) -> None:
-    for network in two.networks:
-        await two.operator(network)
+    for network in quick.networks:
+        await quick.operator(network)
     with capture_logs() as logs:
         await valkey.stop()
-        await apart(two)
-        await both_serve(two)
+        await apart(quick)
+        await both_serve(quick)
         told = [entry for entry in logs if entry["event"].startswith("redis is away")]
         assert len(told) == 2  # one of each process, however long it lasts
         await valkey.start()
-        await together(two)
+        await together(quick)
     assert len([entry for entry in logs if entry["event"] == "redis is back"]) == 2
-    await both_serve(two)
+    await both_serve(quick)
 
 
-async def test_a_redis_that_hangs_is_a_redis_that_is_away(two: Several, valkey: EmbeddedValkey) -> None:
-    for network in two.networks:
-        await two.operator(network)
+async def test_a_redis_that_hangs_is_a_redis_that_is_away(quick: Several, valkey: EmbeddedValkey) -> None:
+    for network in quick.networks:
+        await quick.operator(network)
     pid = valkey.child.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
-        await apart(two)
-        await both_serve(two)
+        await apart(quick)
+        await both_serve(quick)
     finally:
         os.kill(pid, signal.SIGCONT)
-    await together(two)
+    await together(quick)
 
 
 async def test_what_strangers_write_to_redis_changes_nothing(two: Several, valkey: EmbeddedValkey) -> None:

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from aos_cli.embedded import EmbeddedValkey
 from aos_dispatcher.following import Answered, Broken, Piece
-from integration.dispatcher.several import Several, several
+from integration.dispatcher.several import QUICK_S, Several, several
 from integration.dispatcher.test_streaming import ANSWER, Reader, answer, streamed_body, told
 from support.operators import ScriptedOperator
 
@@ -83,7 +83,7 @@ async def test_without_redis_the_database_is_looked_at(new_database: Any, server
     """What the leader tells of the stream and of its end is lost; the answer is found all the same."""
     async with (
         EmbeddedValkey(server_data / "valkey-streams", durable=False) as valkey,
-        several(await new_database("dispatcher"), valkey.url()) as two,
+        several(await new_database("dispatcher"), valkey.url(), heartbeat=QUICK_S) as two,
     ):
         reader, operator = await begin(two, await two.operator(two.b))
         await valkey.stop()

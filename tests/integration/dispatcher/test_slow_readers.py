@@ -6,12 +6,15 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import pytest_asyncio
 import websockets
 from structlog.testing import capture_logs
 
+from aos_dispatcher import server
 from aos_protocol.fields import parse_message
 from aos_protocol.frames import open_frame, seal_object, seal_request
 from aos_protocol.messages import Challenge
@@ -24,7 +27,7 @@ CUT_OFF = "a peer that reads nothing is cut off"
 
 @pytest_asyncio.fixture
 async def impatient(new_database: Any) -> AsyncIterator[Network]:
-    network = Network(await new_database("dispatcher"), draw_timeout=0.3)
+    network = Network(await new_database("dispatcher"))
     network.stalled = STALLED_S
     await network.start()
     await network.calibrate()
@@ -103,20 +106,32 @@ async def test_a_project_that_does_not_read_its_answers_is_cut_off(impatient: Ne
     assert (await impatient.client.get("/readyz")).status_code == 200
 
 
-async def test_a_slow_reader_that_goes_on_reading_is_served(impatient: Network) -> None:
-    """Slow is not stalled: a few bytes at a time, for several times as long as nothing may be read."""
-    await impatient.operator()
-    job_id = await impatient.submit(user="u" * 200)
-    await impatient.finished(job_id)
-    port = int(impatient.ws.split(":")[2].split("/")[0])
-    reader, writer = await asyncio.open_connection(sock=narrow_socket(port), limit=1024)
-    request = f"GET /api/job/evidence/{job_id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+async def test_a_slow_reader_that_goes_on_reading_is_served(
+    impatient: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow is not stalled: looks are as far apart as nothing may be read, and before each a little is read."""
+    now = 0.0
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: now))
+    serving = impatient._server
+    assert serving is not None
+    client = narrow_socket(int(impatient.ws.split(":")[2].split("/")[0]))
+    reader, writer = await asyncio.open_connection(sock=client, limit=1024)
+    while not (served := serving.server_state.connections):
+        await asyncio.sleep(0.01)
+    (transport,) = [connection.transport for connection in served]
+    # The system would keep all of the answer otherwise.
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer, looks = await reader.readuntil(b"\r\n\r\n"), 0
     with capture_logs() as logs:
-        writer.write(request.encode())
-        body = b""
-        while part := await reader.read(512):
-            body += part
-            await asyncio.sleep(0.01)
-    assert json.loads(body.partition(b"\r\n\r\n")[2])["job"]["job_id"] == job_id
+        while unread := transport.get_write_buffer_size():
+            while transport.get_write_buffer_size() == unread:
+                answer += await reader.read(512)
+            now += STALLED_S
+            serving._cut_off()
+            looks += 1
+    answer += await reader.read()
+    assert looks > 3
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["openapi"]
     assert not [entry for entry in logs if entry["event"] == CUT_OFF]
     await closed(writer)
