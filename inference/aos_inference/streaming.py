@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
 from starlette.responses import Response
@@ -55,8 +55,10 @@ class GenerationStream(Response):
         self._generation = generation
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the generation as an ASGI response. Raises ClientLeft and whatever submitting raises."""
-        await unless_client_leaves(receive, self._run(send))
+        """Run the generation as an ASGI response. Raises whatever submitting raises."""
+        # Nobody could be told that the client has left: the status line is out, or not read.
+        with suppress(ClientLeft):
+            await unless_client_leaves(receive, self._run(send))
 
     async def _run(self, send: Send) -> None:
         with self._worker.run(self._generation) as texts:

@@ -112,21 +112,30 @@ async def test_a_job_that_waits_is_told_its_place(worker: Worker, model: ByteMod
     assert [name for name, _ in client.events()[1:]] == ["message"] * (len(client.events()) - 1)
 
 
-@pytest.mark.parametrize("streaming", [True, False])
-async def test_a_client_that_leaves_cancels(worker: Worker, model: ByteModel, streaming: bool) -> None:
-    client, job = Client(), generation(max_tokens=3000)
-    model.open.clear()
-    work = (
-        stream(worker, client, job)
-        if streaming
-        else unless_client_leaves(client.receive, worker.complete(job))
-    )
-    running = asyncio.ensure_future(work)
+async def left_meanwhile(worker: Worker, client: Client, running: asyncio.Future[Any]) -> None:
+    """Have the client leave once the worker is at it."""
     while not worker.engine.load.active:
         await asyncio.sleep(0)
     client.leave.set()
+    await running
+
+
+async def test_a_client_that_leaves_cancels(worker: Worker, model: ByteModel) -> None:
+    client, job = Client(), generation(max_tokens=3000)
+    model.open.clear()
+    work = asyncio.ensure_future(unless_client_leaves(client.receive, worker.complete(job)))
     with pytest.raises(ClientLeft):
-        await running
+        await left_meanwhile(worker, client, work)
+    assert worker.engine.load == (0, 0, 0)
+
+
+async def test_a_client_that_leaves_its_stream_cancels_it_and_is_no_failure(
+    worker: Worker, model: ByteModel
+) -> None:
+    client = Client()
+    model.open.clear()
+    running = asyncio.ensure_future(stream(worker, client, generation(max_tokens=3000)))
+    await left_meanwhile(worker, client, running)
     assert worker.engine.load == (0, 0, 0)
 
 
