@@ -6,6 +6,12 @@ from aos_dispatcher.gateway.errors import BadRequest
 from aos_dispatcher.tables import JsonObject
 from aos_protocol.canonical import JsonValue
 
+MOST_TOKENS: Final = 65_536
+"""The longest answer that can be asked for, in tokens."""
+
+_UNBOUNDED: Final = -1
+"""What llama.cpp and Ollama call an answer that may be as long as the context allows."""
+
 _NAMES: Final = {"n_predict": "max_tokens"}
 """llama.cpp's."""
 
@@ -44,6 +50,8 @@ def by_openai_s_names(body: JsonObject) -> JsonObject:
 def _put(body: JsonObject, name: str, alias: str, value: JsonValue) -> None:
     if value is None:
         return
+    if name == "max_tokens" and value == _UNBOUNDED:
+        value = MOST_TOKENS
     if body.get(name) is not None and body[name] != value:
         raise BadRequest(f"{name} and {alias} mean the same, and differ: send one", param=alias)
     body[name] = value

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from aos_dispatcher.gateway.aliases import by_openai_s_names
+from aos_dispatcher.gateway.aliases import MOST_TOKENS, by_openai_s_names
 from aos_dispatcher.gateway.errors import BadRequest
 from aos_dispatcher.gateway.unsupported import (
     NEUTRAL,
@@ -165,7 +165,7 @@ class Asked(_Body):
     model: ShortText
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    max_tokens: int | None = Field(None, ge=1, le=65_536)
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     stop: Stops = []
     seed: int | None = Field(None, gt=-_SEED, lt=_SEED)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
@@ -184,7 +184,7 @@ class ChatRequest(Asked):
     """The body of POST /v1/chat/completions. `id` names a conversation that this request begins or continues."""
 
     messages: list[Turn] = Field(min_length=1, max_length=1024)
-    max_completion_tokens: int | None = Field(None, ge=1, le=65_536)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     safety_identifier: ShortText | None = None

@@ -291,6 +291,9 @@ def test_other_servers_names_are_understood() -> None:
     assert completion(options=options, keep_alive="5m") == told
     assert completion(options=options, max_tokens=7) == told
     assert completion(options=None, n_predict=None) == completion()
+    for unbounded in ({"n_predict": -1}, {"options": {"num_predict": -1}}):
+        assert completion(**unbounded) == completion(max_tokens=65_536)
+    assert refused(completion, max_tokens=-1).param == "max_tokens"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +303,7 @@ def test_other_servers_names_are_understood() -> None:
         ({"options": []}, "options"),
         ({"options": {"num_predict": 5}, "max_tokens": 6}, "options.num_predict"),
         ({"n_predict": 5, "max_tokens": 6}, "n_predict"),
-        ({"n_predict": -1}, "max_tokens"),
+        ({"n_predict": -3}, "max_tokens"),
     ],
 )
 def test_other_servers_names_are_refused_where_they_say_something_else(body: Any, param: str) -> None:
