@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from aos_cli import ports
 from aos_protocol.log_entries import job_entries
 from support.logged_dispatcher import LoggedDispatcher, serving
 
@@ -79,18 +80,20 @@ def test_it_follows_through_an_outage_and_reports_a_fork(
     shown: LoggedDispatcher, tmp_path: Path, watches: list[Watch]
 ) -> None:
     state = tmp_path / "monitor.json"
-    with serving(shown) as url:
-        watch = Watch(url, state)
-        watches.append(watch)
-        assert watch.until(event="the log is followed")["size"] == len(shown.entries)
-        shown.job()
-        assert watch.until(event="the log is followed")["size"] == len(shown.entries)
-    assert url in watch.until(event="the dispatcher cannot be asked")["reason"]
-    shown.entries[0] = shown.entries[1]
-    with serving(shown, int(url.rpartition(":")[2])):
-        found = watch.until(event="check", status="FAIL")
-        assert (found["id"], found["level"]) == ("AOS-FORK-1", "error")
-        assert watch.stop() == 0
+    with ports.reserve(0) as holder:  # nobody else gets the port during the outage
+        port = ports.number(holder)
+        with serving(shown, port) as url:
+            watch = Watch(url, state)
+            watches.append(watch)
+            assert watch.until(event="the log is followed")["size"] == len(shown.entries)
+            shown.job()
+            assert watch.until(event="the log is followed")["size"] == len(shown.entries)
+        assert url in watch.until(event="the dispatcher cannot be asked")["reason"]
+        shown.entries[0] = shown.entries[1]
+        with serving(shown, port):
+            found = watch.until(event="check", status="FAIL")
+            assert (found["id"], found["level"]) == ("AOS-FORK-1", "error")
+            assert watch.stop() == 0
     assert json.loads(state.read_text())["head"]["size"] == len(shown.entries)
     [proof] = tmp_path.glob("fork-*.json")
     assert str(proof) in found["what"]

@@ -1,6 +1,8 @@
 """A real chain (anvil) for each test, with a network's contracts on it."""
 
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
@@ -38,9 +40,29 @@ async def chain(anvil: Anvil) -> AsyncIterator[Chain]:
 
 @pytest_asyncio.fixture
 async def proxied(proxy: RpcProxy) -> AsyncIterator[Chain]:
-    """The same chain through the proxy, with little patience."""
-    async with Chain.connect(proxy.url, timeout=1.0, receipt_timeout=3.0) as connected:
+    """The same chain through the proxy."""
+    async with Chain.connect(proxy.url) as connected:
         yield connected
+
+
+class Clock:
+    """What the time is for those who follow the registry; it can be put forward."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def forward(self, seconds: float) -> None:
+        self._ahead += seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("aos_chain.follower.time", SimpleNamespace(monotonic=made.monotonic))
+    return made
 
 
 @pytest_asyncio.fixture

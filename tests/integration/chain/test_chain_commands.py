@@ -74,7 +74,7 @@ async def test_an_operator_joins_moves_leaves_and_is_paid(commands: ChainCommand
     assert "leave first; aos chain leave gives up" in await commands.fails("withdraw", key=operator)
     left = await commands.aos("leave", key=operator)
     assert re.fullmatch(
-        rf"{operator.address} has no range any more; its bond can be withdrawn in (1 h|59 min 5\d s)\n", left
+        rf"{operator.address} has no range any more; its bond can be withdrawn in (1 h|5\d min \d+ s)\n", left
     )
     early = await commands.fails("withdraw", key=operator)
     assert (

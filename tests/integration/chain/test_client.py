@@ -273,7 +273,7 @@ async def test_a_cut_connection_is_unavailable_and_mends(proxy: RpcProxy, proxie
 async def test_no_message_shows_the_urls_secrets(proxy: RpcProxy, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     host = proxy.url.removeprefix("http://")
-    async with Chain.connect(f"http://user:hunter2@{host}/v3/KEYKEYKEY?apikey=KEYKEYKEY", 1.0) as chain:
+    async with Chain.connect(f"http://user:hunter2@{host}/v3/KEYKEYKEY?apikey=KEYKEYKEY") as chain:
         said = [repr(chain), chain.name]
         assert await chain.block_number() == 0
         proxy.cut()

@@ -187,7 +187,9 @@ async def test_it_goes_on_by_itself_once_the_key_has_ether(
             while not await stored(net):
                 await asyncio.sleep(0.02)
         await agree(net)
-        assert 'aos_anchors_total{outcome="posted"}' in (await net.client.get("/metrics")).text
+        async with asyncio.timeout(20):  # it is counted once the row is there
+            while 'aos_anchors_total{outcome="posted"}' not in (await net.client.get("/metrics")).text:
+                await asyncio.sleep(0.02)
     finally:
         await net.stop()
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from aos_chain.follower import RegistryFollower
 from aos_chain.operators import leave, register, update_range
 from aos_chain.registry import RegistryState
 from aos_protocol.identity import Signer
+from integration.chain.conftest import Clock
 from support.anvil import Anvil
 from support.network import Network
 from support.rpc_proxy import RpcProxy
@@ -22,9 +23,7 @@ from support.rpc_proxy import RpcProxy
 CONFIRMATIONS = 3
 
 
-def _follower(
-    chain: Chain, network: Network, *, confirmations: int = CONFIRMATIONS, maximum_age: float = 60.0
-) -> RegistryFollower:
+def _follower(chain: Chain, network: Network, *, confirmations: int = CONFIRMATIONS) -> RegistryFollower:
     deployed = network.deployment
     return RegistryFollower(
         chain,
@@ -32,7 +31,7 @@ def _follower(
         deployed.block,
         confirmations=confirmations,
         poll_interval=0.01,
-        maximum_age=maximum_age,
+        maximum_age=60.0,
     )
 
 
@@ -312,33 +311,43 @@ async def test_an_outage_leaves_the_last_state_with_its_age(
 
 
 async def test_a_node_that_hangs_is_an_outage(anvil: Anvil, network: Network) -> None:
-    async with Chain.connect(anvil.url, timeout=0.1) as impatient:
+    async with Chain.connect(anvil.url, timeout=0.2) as impatient:
         follower = _follower(impatient, network, confirmations=0)
-        await follower.start()
-        async with _running(follower):
-            anvil.pause()
-            try:
-                await _until(lambda: follower.age > 0.5)
-                follower.check()
-            finally:
-                anvil.resume()
-            await _until(lambda: follower.age < 0.3)
+        while True:  # on a busy machine it may take too long even where it does not hang
+            with suppress(ChainUnavailable):
+                known = await follower.start()
+                break
+        with capture_logs() as logs:
+            async with _running(follower):
+                anvil.pause()
+                try:
+                    await _until(lambda: bool(logs) and logs[-1]["log_level"] == "warning")
+                    assert follower.check() is known
+                finally:
+                    anvil.resume()
+                age = follower.age
+                await _until(lambda: follower.age < age)
+        assert "gives no answer within 0.2 s" in logs[0]["reason"]
 
 
-async def test_a_state_that_is_too_old_is_refused(proxy: RpcProxy, proxied: Chain, network: Network) -> None:
-    follower = _follower(proxied, network, maximum_age=0.2)
+async def test_a_state_that_is_too_old_is_refused(
+    proxy: RpcProxy, proxied: Chain, network: Network, clock: Clock
+) -> None:
+    follower = _follower(proxied, network)
     await follower.start()
     async with _running(follower):
         proxy.cut()
-        await _until(lambda: follower.age > 0.2)
+        await _polls(proxy)
+        follower.check()
+        clock.forward(60)
         with pytest.raises(
-            ChainUnavailable, match=r"s old, more than the 0\.2 s allowed: see that http"
+            ChainUnavailable, match=r"s old, more than the 60 s allowed: see that http"
         ) as raised:
             follower.check()
         assert "cannot be reached" in str(raised.value)
         assert follower.state.block >= 0, "it can be looked at all the same"
         proxy.mend()
-        await _until(lambda: follower.age < 0.2)
+        await _until(lambda: follower.age < 60)
         follower.check()
 
 
@@ -540,14 +549,15 @@ async def test_a_deeper_reorganisation_is_read_again(
 
 
 async def test_a_registry_that_a_reorganisation_removed_is_named(
-    anvil: Anvil, chain: Chain, network: Network
+    anvil: Anvil, proxy: RpcProxy, proxied: Chain, chain: Chain, network: Network, clock: Clock
 ) -> None:
     await _operators(anvil, chain, network, 1)
-    follower = _follower(chain, network, confirmations=0, maximum_age=0.2)
+    follower = _follower(proxied, network, confirmations=0)
     known = await follower.start()
     async with _running(follower):
         await anvil.reorganise(await anvil.head())
-        await _until(lambda: follower.age > 0.2)
+        await _polls(proxy)
+        clock.forward(61)
         with pytest.raises(ChainUnavailable, match="no contract is at"):
             follower.check()
         assert follower.state is known

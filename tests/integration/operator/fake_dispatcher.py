@@ -52,7 +52,7 @@ class FakeDispatcher:
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator["FakeDispatcher"]:
-        """Listen on loopback, on the same port again when it is given."""
+        """Listen on loopback, on the port if it is given."""
         async with serve(self._serve, "127.0.0.1", port, max_size=8 << 20) as server:
             self.port = next(iter(server.sockets)).getsockname()[1]
             self.url = f"ws://127.0.0.1:{self.port}/ws"

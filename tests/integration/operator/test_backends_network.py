@@ -57,7 +57,6 @@ async def served(new_database: Any, redis_url: str) -> AsyncIterator[Served]:
                 "node": {
                     "signer_key": "0x" + key.hex(),
                     "dispatcher_address": network.signer.address,
-                    "heartbeat_interval": 0.5,
                 },
                 "backends": [
                     {"kind": "ollama", "url": ollama.url},

@@ -52,13 +52,15 @@ class BadServer(FakeServer):
 async def backend_of(
     server: BadServer,
     kind: str = "openai",
-    timeout: float = 5,  # noqa: ASYNC109 (a setting)
+    timeout: float = 30,  # noqa: ASYNC109 (a setting)
 ) -> AsyncIterator[TextBackend]:
     async with server.serving():
         backend = TextBackend(Source(kind=kind, url=server.url, timeout=timeout))
-        await backend.models()
-        yield backend
-        await backend.close()
+        try:
+            await backend.models()
+            yield backend
+        finally:
+            await backend.close()
 
 
 async def run(backend: TextBackend, told: list[str] | None = None) -> dict[str, Any]:

@@ -158,6 +158,7 @@ async def test_without_a_worker_s_url_the_enclave_is_looked_for_on_vsock(
     assert "cannot be reached (vsock 4000000000:70000" in waiting[0]["problem"]
 
 
+@pytest.mark.usefixtures("_watchful")
 async def test_while_the_enclave_is_away_nothing_is_promised(
     tee_configuration: dict[str, Any], dispatcher: FakeDispatcher, enclave: SimulatedEnclave, tmp_path: Path
 ) -> None:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
+from aos_cli import ports
 from aos_operator.backends.protocol import Execution, Hear
 from aos_operator.errors import DispatcherRefused, Replaced, StartError, WorkerUnavailable, WrongDispatcher
 from aos_operator.link import CLOSE_REPLACED
@@ -128,14 +130,12 @@ class TestDispatcherThatDoesNotLetUsIn:
         self, running: Running, configuration: dict[str, Any]
     ) -> None:
         late = FakeDispatcher(World())
-        async with late.serving():
-            port = late.port
-        configuration["net"]["dispatcher_url"] = late.url
-        with capture_logs() as logs:
+        with ports.reserve(0) as holder, capture_logs() as logs:
+            configuration["net"]["dispatcher_url"] = f"ws://127.0.0.1:{ports.number(holder)}/ws"
             async with running():
                 while not [entry for entry in logs if entry["event"] == "not connected to the dispatcher"]:
                     await asyncio.sleep(0.01)
-                async with late.serving(port):
+                async with late.serving(ports.number(holder)):
                     await late.run(late.world.job())
 
 
@@ -244,10 +244,8 @@ class TestRequests:
             await dispatcher.run(dispatcher.world.job())
 
     async def test_many_jobs_at_once_keep_the_clock_in_order(
-        self, running: Running, dispatcher: FakeDispatcher, configuration: dict[str, Any]
+        self, running: Running, dispatcher: FakeDispatcher
     ) -> None:
-        # Both ends share a process, which a busy machine makes late.
-        configuration["node"]["heartbeat_interval"] = 10
         jobs = [dispatcher.world.job(f"prompt {number}") for number in range(40)]
         async with running():
             await dispatcher.connected.wait()
@@ -261,6 +259,7 @@ class TestRequests:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.usefixtures("_watchful")
 class TestWorkerThatChanges:
     async def test_new_models_are_announced_on_a_new_connection(
         self, running: Running, dispatcher: FakeDispatcher
@@ -333,6 +332,7 @@ class Strict(FakeDispatcher):
         """It is not for tests to say."""
 
 
+@pytest.mark.usefixtures("_watchful")
 async def test_a_new_model_that_the_dispatcher_does_not_take_is_left_out_and_the_rest_is_served(
     configuration: dict[str, Any], running: Running
 ) -> None:

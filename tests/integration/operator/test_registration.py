@@ -54,13 +54,14 @@ class MemoryInstances:
 
 
 class World:
-    """A node's pool of backends, and which of its models answer: those in `away` do not."""
+    """A node's pool of backends, and which of its models answer: those in `away` do not. Those in `at_work` run a job."""
 
     def __init__(self) -> None:
         self.store = MemoryInstances()
         self.pool: dict[InstanceKey, Backend] = {}
         self.made: list[tuple[Registered, Place]] = []
         self.away: set[str] = set()
+        self.at_work: set[str] = set()
         self.changes = 0
         self._moved = asyncio.Condition()
 
@@ -69,6 +70,9 @@ class World:
 
     def remove(self, key: InstanceKey) -> None:
         del self.pool[key]
+
+    def busy(self, key: InstanceKey) -> bool:
+        return key.model in self.at_work
 
     def make(self, registered: Registered, place: Place) -> Backend:
         self.made.append((registered, place))
@@ -85,7 +89,7 @@ class World:
 
     async def until(self, *offered: InstanceKey) -> None:
         """Wait until exactly these are offered."""
-        async with asyncio.timeout(5), self._moved:
+        async with asyncio.timeout(20), self._moved:
             await self._moved.wait_for(lambda: set(self.pool) == set(offered))
 
     @asynccontextmanager
@@ -187,7 +191,7 @@ async def test_a_model_that_stays_away_is_forgotten(world: World) -> None:
     world.away.add(KEY.model)
     async with world.node(pace=Pace(0.0, 0.0, patience=0.0)) as node:
         await node.register_model(asked())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while world.store.kept:
                 await asyncio.sleep(0)
         world.away.clear()
@@ -200,7 +204,7 @@ async def test_one_that_cannot_be_forgotten_now_is_forgotten_later(world: World)
     async with world.node(pace=Pace(0.0, 0.0, patience=0.0)) as node:
         await node.register_model(asked())
         world.store.away = True
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             with capture_logs() as logs:
                 while not any("cannot be forgotten now" in log["event"] for log in logs):
                     await asyncio.sleep(0)

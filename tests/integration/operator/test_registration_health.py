@@ -94,7 +94,8 @@ async def test_one_that_is_sent_on_is_not_followed() -> None:
 
 
 async def test_one_that_is_too_busy_to_answer_is_there() -> None:
-    async with answering(None) as place, httpx.AsyncClient(timeout=0.05, trust_env=False) as client:
+    timeout = httpx.Timeout(5, read=0.05)
+    async with answering(None) as place, httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
         assert await HttpProbe(client).problem(place, "Llama3-8B") == ""
 
 

@@ -85,6 +85,7 @@ async def test_one_that_is_not_there_is_passed_over(
     assert dispatcher.connects == []
 
 
+@pytest.mark.usefixtures("_watchful")
 async def test_a_new_offer_is_announced_where_the_operator_is(
     running: Running, dispatcher: FakeDispatcher, other: FakeDispatcher
 ) -> None:

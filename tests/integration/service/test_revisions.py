@@ -90,12 +90,13 @@ async def test_processes_that_start_at_once_wait_for_each_other(
 @pytest.mark.usefixtures("folder")
 async def test_a_process_does_not_wait_for_ever(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revisions, "_PATIENCE_S", 0.1)
-    connection = await connect(url)
-    await connection.execute("SELECT pg_advisory_lock($1)", crc32(b"aos migrate operator"))
+    connection, lock = await connect(url), crc32(b"aos migrate operator")
+    await connection.execute("SELECT pg_advisory_lock($1)", lock)
     with pytest.raises(MigrationError, match=r"another process has been migrating it for 0\.1 s"):
         await migrate(url, "operator")
-    await connection.close()
+    await connection.execute("SELECT pg_advisory_unlock($1)", lock)
     await migrate(url, "operator")
+    await connection.close()
 
 
 async def test_a_table_in_use_is_waited_for_in_small_steps(
@@ -166,6 +167,12 @@ def downgrade() -> None:
 """
 
 
+END_WHO_WAITS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid IN (SELECT pid FROM pg_locks WHERE NOT granted)
+"""
+
+
 async def test_an_index_is_built_while_the_table_is_written_also_at_the_second_try(
     url: URL, folder: Path
 ) -> None:
@@ -181,7 +188,8 @@ async def test_an_index_is_built_while_the_table_is_written_also_at_the_second_t
         await others.execute(
             "INSERT INTO jobs VALUES (2)"
         )  # the index waits for the writer, and holds up nobody
-        await others.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        while not await others.fetch(END_WHO_WAITS):
+            await asyncio.sleep(0.01)
         with pytest.raises(MigrationError, match="the connection ended"):
             await first
     assert await current_revision(url) == "2"

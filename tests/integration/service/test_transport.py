@@ -180,7 +180,7 @@ async def test_a_silent_worker_is_a_read_that_takes_too_long(
 
     server.reply = silence
     with pytest.raises(httpx.ReadTimeout):
-        await client.get("/", timeout=0.05)
+        await client.get("/", timeout=httpx.Timeout(5, read=0.05))
     await server.left.wait()
 
 
@@ -239,9 +239,9 @@ async def test_who_cancels_leaves_the_worker_and_may_ask_again(
 class TestVsock:
     """The seam: which family and address are asked for, and what becomes of a socket that cannot be had."""
 
-    async def get(self, transport: WorkerTransport) -> httpx.Response:
+    async def get(self, transport: WorkerTransport, connect: float = 5) -> httpx.Response:
         async with httpx.AsyncClient(transport=transport, base_url=transport.base_url) as client:
-            return await client.get("/", timeout=httpx.Timeout(5, connect=0.05))
+            return await client.get("/", timeout=httpx.Timeout(5, connect=connect))
 
     async def test_the_enclave_s_cid_and_port_are_connected_to(self, server: Server) -> None:
         answer = await self.get(WorkerTransport("vsock://16:70000", connect=server.connect))
@@ -261,7 +261,7 @@ class TestVsock:
             raise AssertionError
 
         with pytest.raises(httpx.ConnectTimeout, match="vsock 15:5005"):
-            await self.get(WorkerTransport("vsock://15:5005", connect=hang))
+            await self.get(WorkerTransport("vsock://15:5005", connect=hang), 0.05)
 
     async def test_a_socket_is_connected_whatever_its_family(self, tmp_path: Path) -> None:
         """What connects vsock in earnest, on a family that every kernel has."""
@@ -276,7 +276,7 @@ class TestVsock:
 
     async def test_without_an_enclave_on_this_machine_the_error_says_so(self) -> None:
         with pytest.raises((httpx.ConnectError, httpx.ConnectTimeout), match="vsock 4000000000:1"):
-            await self.get(WorkerTransport("vsock://4000000000:1"))
+            await self.get(WorkerTransport("vsock://4000000000:1"), 0.05)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:///nowhere/worker.sock"])

@@ -7,14 +7,16 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
 from aos_tee_worker.supervisor import Pulse, Restarts, Supervisor, Timing
 
-QUICK = Timing(silence=0.3, start=20.0, stop=5.0, pause=0.01, longest_pause=0.05)
+QUICK = Timing(silence=20.0, start=20.0, stop=20.0, pause=0.01, longest_pause=0.05)
 PREFACE = """
 import os, signal, sys, time
 beat, log, crashed, hung = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -184,7 +186,7 @@ if not hung:
     os.kill(os.getpid(), signal.SIGSTOP)
 live()
 """
-    running = asyncio.create_task(supervisor(lives, script).run())
+    running = asyncio.create_task(supervisor(lives, script, replace(QUICK, silence=0.3)).run())
     _, stopped = await lives.next()
     what, _ = await lives.next()
     assert what == "born 0 1"
@@ -195,13 +197,13 @@ live()
 
 async def test_beats_keep_it_alive_for_longer_than_the_limit(lives: Lives) -> None:
     script = """
-for _ in range(30):
+for _ in range(50):
     os.write(beat, b".")
     time.sleep(0.05)
 tell(f"lived {hung}")
 live()
 """
-    running = asyncio.create_task(supervisor(lives, script, Timing(silence=1.0)).run())
+    running = asyncio.create_task(supervisor(lives, script, Timing(silence=2.0)).run())
     assert (await lives.next())[0] == "lived 0"
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
@@ -263,18 +265,23 @@ asyncio.run(Supervisor(command, []).run())
     os.close(ended)
 
 
-async def test_beats_that_waited_while_the_supervisor_was_held_up_count() -> None:
-    pulse = Pulse()
+async def test_beats_that_waited_while_the_supervisor_was_held_up_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pulse, now, loop = Pulse(), 0.0, asyncio.get_running_loop()
+    monkeypatch.setattr(pulse, "_loop", SimpleNamespace(time=lambda: now, remove_reader=loop.remove_reader))
     os.write(pulse.writing, b".")
     due = asyncio.create_task(pulse.stopped(Timing(silence=0.05)))
     while not pulse.felt:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     os.write(pulse.writing, b".")
+    now = 10.0
     time.sleep(0.1)  # noqa: ASYNC251 (nothing is to run for longer than the limit, as if this process was stopped)
     for _ in range(3):
         await asyncio.sleep(0)
     assert not due.done()
+    now = 20.0
     await due  # now there is no further beat
     pulse.started()
     pulse.close()
