@@ -6,8 +6,10 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -23,7 +25,7 @@ from aos_dispatcher.gateway.throttle import admit
 from aos_dispatcher.metrics import THROTTLE_ALONE
 from aos_dispatcher.rates import SECOND_US, SLOWEST_RATE, Bucket, Level, Rate, decide
 from aos_dispatcher.settings import Gateway
-from aos_dispatcher.throttling import RedisBuckets, Throttle
+from aos_dispatcher.throttling import LocalBuckets, RedisBuckets, Throttle
 from aos_dispatcher.tokens import present
 
 Network: TypeAlias = Any  # of conftest.py, which is no module to import
@@ -36,8 +38,14 @@ def hourly(name: str, burst: int) -> Bucket:
     return Bucket("token", name, Rate(SLOWEST_RATE, burst))
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy this machine is, a Redis that is there is not taken for one that is away."""
+    monkeypatch.setattr("aos_dispatcher.throttling._PATIENCE_S", 30.0)
+
+
 @pytest_asyncio.fixture
-async def buckets(redis_url: str) -> AsyncIterator[RedisBuckets]:
+async def buckets(redis_url: str, patient: None) -> AsyncIterator[RedisBuckets]:
     shared = RedisBuckets(redis_url, "test:")
     yield shared
     await shared.close()
@@ -70,9 +78,11 @@ async def test_the_script_decides_as_the_program_does(buckets: RedisBuckets) -> 
 
 async def test_places_come_back_by_the_clock_of_redis(buckets: RedisBuckets) -> None:
     quick = Bucket("token", "quick", Rate(50, 1))
-    assert (await buckets.take([quick], 1))[0].late == 0
     (level,) = await buckets.take([quick], 1)
-    assert 0 < level.late <= SECOND_US // 50
+    assert level.late == 0
+    while not level.late:  # two within a fiftieth of a second
+        (level,) = await buckets.take([quick], 1)
+    assert level.late <= SECOND_US // 50
     await asyncio.sleep(level.late / SECOND_US)  # what is tested is that time passes
     assert (await buckets.take([quick], 1))[0].late == 0
 
@@ -84,7 +94,7 @@ async def test_a_full_bucket_needs_no_key_and_what_is_there_is_whole_microsecond
     async with redis.from_url(redis_url, decode_responses=True) as client:
         assert (await client.get("test:x")).isdigit()
         assert len(await client.get("test:x")) == 16
-        assert 3_599_000 < await client.pttl("test:x") <= 3_600_001
+        assert 3_500_000 < await client.pttl("test:x") <= 3_600_001
         assert await client.pttl("test:y") <= 2
 
 
@@ -129,7 +139,7 @@ async def valkey(server_data: Path) -> AsyncIterator[EmbeddedValkey]:
 
 
 async def test_while_redis_is_away_a_process_limits_by_itself_and_says_so_once(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+    valkey: EmbeddedValkey, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aos_dispatcher.throttling._AWAY_S", 0.0)
     throttle = Throttle(RedisBuckets(valkey.url(), "test:"))
@@ -155,9 +165,17 @@ async def test_while_redis_is_away_a_process_limits_by_itself_and_says_so_once(
     await throttle.close()
 
 
+async def fresh(shared: RedisBuckets) -> Level:
+    """Take one request out of a bucket that was never used; out of another one, whenever Redis has not answered in time."""
+    while True:
+        with suppress(RedisAway):
+            (level,) = await shared.take([hourly(str(uuid4()), 9)], 1)
+            return level
+
+
 async def test_a_redis_that_hangs_is_away_and_its_late_answers_are_nobodys(valkey: EmbeddedValkey) -> None:
     shared = RedisBuckets(valkey.url(), "test:")
-    await shared.take([hourly("one", 9)], 2)
+    await fresh(shared)
     pid = valkey.child.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -168,14 +186,14 @@ async def test_a_redis_that_hangs_is_away_and_its_late_answers_are_nobodys(valke
     finally:
         os.kill(pid, signal.SIGCONT)
     assert [type(outcome) for outcome in outcomes] == [RedisAway] * 3
-    (level,) = await shared.take([hourly("other", 9)], 1)
-    assert level == Level(0, HOUR_US)
+    assert await fresh(shared) == Level(0, HOUR_US)
     await shared.close()
 
 
-async def test_a_redis_that_is_away_is_asked_again_only_after_a_second(
+async def test_a_redis_that_is_away_is_asked_again_only_after_a_while_and_by_one(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("aos_dispatcher.throttling._AWAY_S", 600.0)
     shared = RedisBuckets(redis_url, "test:")
     asked = 0
 
@@ -190,6 +208,9 @@ async def test_a_redis_that_is_away_is_asked_again_only_after_a_second(
     told = asked
     await asyncio.gather(*(throttle.take([hourly("x", 3)], 1) for _ in range(20)))
     assert asked == told
+    throttle._ask_at -= 600
+    await asyncio.gather(*(throttle.take([hourly("x", 3)], 1) for _ in range(20)))
+    assert asked == told + 1
     await throttle.close()
     THROTTLE_ALONE.set(0)
 
@@ -201,7 +222,8 @@ def request(token: str) -> Request:
 
 @pytest.fixture
 def door(network: Network) -> Callable[..., Any]:
-    """Ask for admission with a token, from an address, under settings of the gateway."""
+    """Ask for admission with a token, from an address, under settings of the gateway, always at the same moment."""
+    network.dispatcher.front.throttle._local = LocalBuckets(lambda: 1_800_000_000.0)
 
     async def ask(token: str = "", *, address: str = "192.0.2.1", cost: int = 1, **settings: float) -> Any:
         gateway = Gateway.model_validate(settings)
@@ -233,9 +255,9 @@ async def test_a_refusal_says_which_limit_and_when_to_come_again(door: Callable[
     with pytest.raises(TooMany, match=r"this address sends faster than 0\.001 requests a second") as refused:
         await door(**settings)
     assert refused.value.limit == "address"
-    assert refused.value.retry_after in {999, 1000}
+    assert refused.value.retry_after == 1000
     assert limits(refused.value.headers) == ("3", "0")
-    assert refused.value.headers["x-ratelimit-reset-requests"][:3] in {"49m", "50m"}
+    assert refused.value.headers["x-ratelimit-reset-requests"] == "50m0s"
     after = REGISTRY.get_sample_value("aos_submissions_refused_total", {"limit": "address"})
     assert after == before + 1
 

@@ -13,7 +13,7 @@ from aos_dispatcher.gateway import responses
 from aos_dispatcher.limits import set_quota
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.tokens import Grant, create_token
-from aos_protocol.messages import ServedModel
+from aos_protocol.messages import Dispatch, ServedModel
 from integration.dispatcher.conftest import Network
 from integration.dispatcher.gateway.conftest import ANSWER, Door, serving
 from support.operators import MODEL
@@ -23,6 +23,16 @@ HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
 async def chat(door: Door, **more: Any) -> Any:
     return await door.openai.chat.completions.create(**({"model": door.model, "messages": HELLO} | more))
+
+
+async def leave(door: Door, **more: Any) -> Dispatch:
+    """Leave in the middle of a request, once its job is with the operator."""
+    before = len(door.operator.dispatched)
+    asked = asyncio.create_task(chat(door, **more))
+    dispatch = (await door.asked(before + 1))[-1]
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    return dispatch
 
 
 async def chunks_of(stream: Any) -> list[Any]:
@@ -114,7 +124,9 @@ async def test_nobody_waits_longer_than_the_job_may_take(new_database: Any) -> N
     door = Door(network, await serving(network, ServedModel(name=MODEL.name, sha256=MODEL.sha256)))
     with pytest.raises(openai.InternalServerError) as error:
         await chat(door)
-    assert (error.value.status_code, "deadline" in str(error.value)) == (502, True)
+    assert error.value.status_code == 502
+    # Or its time was over before anybody had it.
+    assert any(said in str(error.value) for said in ("no answer by the deadline", "took the job in time"))
     await door.openai.close()
     await door.operator.close()
     await network.stop()
@@ -149,24 +161,27 @@ async def test_a_broken_stream_has_no_done(door: Door) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_cancels_the_job_at_the_operator(door: Door, stream: bool) -> None:
-    asked = asyncio.create_task(chat(door, stream=stream))
-    [dispatch] = await door.asked()
     if stream:
+        asked = asyncio.create_task(chat(door, stream=True))
+        [dispatch] = await door.asked()
         await door.tell(dispatch, start=0, text="one")
         response = (await asked).response
         await response.aclose()
     else:
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        dispatch = await leave(door)
     detail = await door.cancelled(dispatch.job_id)
     assert (detail["status"], "client left" in detail["reason"]) == ("cancelled", True)
 
 
 async def test_a_client_that_runs_out_of_patience_leaves_too(door: Door) -> None:
-    with pytest.raises(openai.APITimeoutError):
-        await door.openai.with_options(timeout=0.5).chat.completions.create(model=door.model, messages=HELLO)
-    [dispatch] = await door.asked()
-    assert (await door.cancelled(dispatch.job_id))["status"] == "cancelled"
+    patience = 0.25
+    while not door.operator.dispatched:  # with none, it leaves before its job is with the operator
+        patience *= 2
+        client = door.openai.with_options(timeout=patience)
+        with pytest.raises(openai.APITimeoutError):
+            await client.chat.completions.create(model=door.model, messages=HELLO)
+    for dispatch in door.operator.dispatched:
+        assert (await door.cancelled(dispatch.job_id))["status"] == "cancelled"
 
 
 async def test_a_job_that_cannot_be_cancelled_is_no_secret(
@@ -179,13 +194,8 @@ async def test_a_job_that_cannot_be_cancelled_is_no_secret(
     tried = asyncio.Event()
     monkeypatch.setattr(type(door.network.dispatcher.following), "abandon", fail)
     with capture_logs() as logs:
-        with pytest.raises(openai.APITimeoutError):
-            await door.openai.with_options(timeout=0.5).chat.completions.create(
-                model=door.model, messages=HELLO
-            )
-        async with asyncio.timeout(10):
-            await tried.wait()
-    [dispatch] = await door.asked()
+        dispatch = await leave(door)
+        await tried.wait()
     assert [line["job_id"] for line in logs if line["log_level"] == "error"] == [dispatch.job_id]
 
 
@@ -264,11 +274,7 @@ async def test_an_answer_that_failed_or_was_left_adds_nothing_to_its_conversatio
     with pytest.raises(openai.InternalServerError):
         await chat(door, **talk)
     door.operator.answer, door.operator.reason = None, ""
-    with pytest.raises(openai.APITimeoutError):
-        await door.openai.with_options(timeout=0.5).chat.completions.create(
-            model=door.model, messages=HELLO, **talk
-        )
-    await door.cancelled((await door.asked(2))[-1].job_id)
+    await door.cancelled((await leave(door, **talk)).job_id)
     door.operator.answer = ANSWER
     stream = await chat(door, stream=True, **talk)
     await chunks_of(stream)

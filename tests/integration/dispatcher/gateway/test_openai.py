@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from aos_dispatcher.aged import AgedCache
 from aos_dispatcher.operators import pin_model
 from aos_protocol.messages import ModelOffer
 from integration.dispatcher.gateway.conftest import ANSWER, Door
@@ -258,9 +259,14 @@ async def test_what_a_name_stands_for_is_looked_up_once_a_second_and_a_new_name_
         asked.append(1)
         return await read()
 
+    now = 0.0
     monkeypatch.setattr(operators, "models", models)
+    monkeypatch.setattr(operators, "_pins", AgedCache(1.0, 10, lambda: now))
     assert [await operators.pins(MODEL.name) for _ in range(3)] == [{"opml": MODEL.sha256}] * 3
     assert len(asked) == 1
+    now = 1.0
+    assert await operators.pins(MODEL.name) == {"opml": MODEL.sha256}
+    assert len(asked) == 2
     assert await operators.pins("new") == {}
     await pin_model(door.network.dispatcher.database, "tee", ModelOffer(name="new", sha256="ab" * 32))
     assert await operators.pins("new") == {"tee": "ab" * 32}
