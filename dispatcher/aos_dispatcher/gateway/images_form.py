@@ -18,6 +18,9 @@ from aos_dispatcher.settings import Limits
 
 MOST_FIELDS: Final = 32
 _FIELD_BYTES: Final = 64 << 10
+_FILES: Final = 17
+"""As many as OpenAI takes, with a mask: those that are too many are refused by their names."""
+
 _BESIDE_IMAGE: Final = 256 << 10
 """What all of a form has at most besides its image: fields, and the lines around them."""
 
@@ -54,7 +57,7 @@ async def read_form(request: Request, limits: Limits) -> Form:
     """Return the form of a request. Raises `TooLarge`, `TooSlow`, `Malformed`, and `BadRequest` unless it has one image and every field once."""
     bounded = _bounded(request, limits.upload_bytes + _BESIDE_IMAGE)
     parser = _InMemory(
-        request.headers, bounded, max_files=1, max_fields=MOST_FIELDS, max_part_size=_FIELD_BYTES
+        request.headers, bounded, max_files=_FILES, max_fields=MOST_FIELDS, max_part_size=_FIELD_BYTES
     )
     try:
         async with asyncio.timeout(limits.body_timeout):
@@ -72,12 +75,18 @@ async def read_form(request: Request, limits: Limits) -> Form:
 
 async def _checked(form: FormData, most: int) -> Form:
     fields: dict[str, str] = {}
-    image = b""
+    image: bytes | None = None
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name not in IMAGE_NAMES:
                 raise BadRequest(
                     f"a file is taken as image only, not as {name!r}",
+                    param=name,
+                    name="unsupported_parameter",
+                )
+            if image is not None:
+                raise BadRequest(
+                    "several images are not supported here, but one",
                     param=name,
                     name="unsupported_parameter",
                 )
