@@ -35,6 +35,8 @@ def main() -> None:
         max_tokens=12,
         temperature=0,
     )
+    said = [*COMMON["messages"], whole.choices[0].message, *COMMON["messages"]]
+    then = litellm.completion(**COMMON | {"messages": said})
     try:
         litellm.completion(**COMMON | {"model": "openai/nowhere"})
         refused = ""
@@ -49,6 +51,7 @@ def main() -> None:
         "streamed_usage": stream[-1].usage.total_tokens,
         "later": asyncio.run(_later()),
         "text": text.choices[0].text,
+        "then": then.usage.prompt_tokens,
         "refused": refused,
     }
     json.dump(got, sys.stdout)
