@@ -1,7 +1,8 @@
 """What model server listens at a URL, whether it can be put behind an operator, and with which settings."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from aos_operator.backends.build import open_backend
 from aos_operator.backends.detect import Found, detect
 from aos_operator.backends.protocol import Backend, Piece, Queued
 from aos_operator.backends.settings import BackendSettings
-from aos_operator.errors import WorkerRefused
+from aos_operator.errors import WorkerRefused, WorkerUnavailable
 from aos_protocol.job import ChatMessage, JobSpec, Params
 from aos_protocol.messages import ServedModel
 
@@ -24,6 +25,8 @@ _SEED = "5a" * 32
 _PROVER = "0x" + "00" * 20
 _TOKENS = 24
 _SHOWN_CHARACTERS = 60
+_QUESTION = [ChatMessage(role="user", content="What is AI?")]
+_SAID_NOTHING = f"the model said nothing in {_TOKENS} tokens: so do those that think first"
 _KEY_VARIABLE = "${BACKEND_KEY}"
 
 
@@ -90,25 +93,40 @@ async def _list(server: _Server) -> str:
 
 
 async def _chat(server: _Server) -> str:
-    job = _job(server, messages=[ChatMessage(role="user", content="What is AI?")])
     async with server.backend() as backend:
-        answer = await backend.generate(job, _SEED, _PROVER)
+        answer = await backend.generate(_job(server, messages=_QUESTION), _SEED, _PROVER)
     level = answer["record"]["level"] if "record" in answer else "fingerprints"
     return f"answers {_short(answer['text'])}, showing {level}"
 
 
 async def _stream(server: _Server) -> str:
     pieces: list[str] = []
+    began = asyncio.Event()
 
     def hear(news: Piece | Queued) -> None:
         if isinstance(news, Piece):
             pieces.append(news.text)
+            began.set()
 
     async with server.backend() as backend:
-        await backend.generate(_job(server, prompt="What is AI?", stream=True), _SEED, _PROVER, hear=hear)
+        meanwhile = asyncio.create_task(_ask_besides(began, backend))
+        try:
+            await backend.generate(_job(server, messages=_QUESTION, stream=True), _SEED, _PROVER, hear=hear)
+        finally:
+            meanwhile.cancel()
+            await asyncio.wait([meanwhile])
+    if not pieces:
+        raise NotLookedAt(_SAID_NOTHING)
     if len(pieces) < 2:
         raise CliError(f"the answer came in {len(pieces)} piece: the server does not stream")
     return f"the answer came in {len(pieces)} pieces"
+
+
+async def _ask_besides(began: asyncio.Event, backend: Backend) -> None:
+    """Ask for the models once an answer has begun: some servers break it off then, and an operator asks now and then."""
+    await began.wait()
+    with suppress(WorkerUnavailable):
+        await backend.models()
 
 
 async def _logprobs(server: _Server) -> str:
@@ -117,13 +135,16 @@ async def _logprobs(server: _Server) -> str:
     more = {} if "logprobs" in server.model.able else {"evidence": "logprobs"}
     async with server.backend(**more) as backend:
         try:
-            answer = await backend.generate(_job(server, prompt="What is AI?", logprobs=1), _SEED, _PROVER)
+            chat = await backend.generate(_job(server, messages=_QUESTION, logprobs=1), _SEED, _PROVER)
+            raw = await backend.generate(_job(server, prompt="What is AI?", logprobs=1), _SEED, _PROVER)
         except WorkerRefused as error:
             raise NotLookedAt(
                 f"none are shown ({error}), so its answers are evidence of level text"
             ) from None
+    if not (chat["logprobs"] and raw["logprobs"]):
+        raise NotLookedAt(_SAID_NOTHING)
     server.evidence = more.get("evidence")
-    return f"{len(answer['logprobs'])} tokens with theirs"
+    return f"{len(chat['logprobs'])} tokens with theirs"
 
 
 async def _fill_in(server: _Server) -> str:

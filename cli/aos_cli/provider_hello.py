@@ -17,6 +17,7 @@ _PATIENCE_S: Final = 300.0
 """A server may have to load the model first, from a slow disk."""
 
 _LIST_PATIENCE_S: Final = 5.0
+_TOKENS: Final = 16
 _MOST_BYTES: Final = 1 << 20
 _MOST_NAMES: Final = 20
 
@@ -32,7 +33,7 @@ async def say_hello(backend: Backend, settings: ProviderSettings, prover: str, s
         tag="opml",
         messages=[ChatMessage(role="user", content="Hello, this is a test message!")],
         model=settings.model,
-        params=Params(temperature=0.0, max_tokens=16),
+        params=Params(temperature=0.0, max_tokens=_TOKENS),
         stream=True,
     )
     heard: list[str] = []
@@ -46,7 +47,7 @@ async def say_hello(backend: Backend, settings: ProviderSettings, prover: str, s
     steps.say("sending a test request", url=f"{settings.api_url}/chat/completions")
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            answer = await backend.generate(job, secrets.token_hex(32), prover, hear=hear)
+            await backend.generate(job, secrets.token_hex(32), prover, hear=hear)
             listed = await backend.models()
     except TimeoutError:
         raise ModelServerFailed(
@@ -58,14 +59,16 @@ async def say_hello(backend: Backend, settings: ProviderSettings, prover: str, s
         ) from error
     except WorkerRefused as error:
         raise ModelServerFailed(await _refused(settings, str(error))) from error
-    if not heard or "".join(heard) != answer["text"]:
-        raise ModelServerFailed(
-            f"{settings.api_url} answers, and does not stream: streams are what most clients ask for; use a server that has them"
-        )
     if not listed:
         names = ", ".join((await _names(settings))[:_MOST_NAMES]) or "none"
         raise ModelServerFailed(
             f"{settings.origin} answers as {settings.model}, and lists {names}: write modelName as it is in the list"
+        )
+    if not heard:
+        steps.say("checking the stream")
+        steps.warn(
+            f"{settings.model} said nothing in the {_TOKENS} tokens of the test call. A model that thinks first does so: what it thinks "
+            "is no part of its answer, and jobs need a max_tokens for both"
         )
     steps.say("the test call succeeded")
 

@@ -50,6 +50,10 @@ class Pool(Protocol):
         """Use it no more."""
         ...
 
+    def busy(self, key: InstanceKey) -> bool:
+        """Whether it is at work on a job."""
+        ...
+
 
 MakeBackend: TypeAlias = Callable[[Registered, Place], Backend]
 """Makes what speaks to a registered model."""
@@ -214,8 +218,10 @@ class Registrations:
     async def _look(self, instance: _Instance) -> None:
         key = instance.registered.key
         try:
+            # Some servers break off an answer when they are asked something else, and one that is answering is there.
+            at_work = instance.offered and self._pool.busy(key)
             async with self._looks:
-                problem = await self._probe.problem(instance.place, key.model)
+                problem = "" if at_work else await self._probe.problem(instance.place, key.model)
             async with self._lock:
                 if self._known.get(key) is instance:  # else it was unregistered or registered anew meanwhile
                     await self._judge(instance, problem)

@@ -41,9 +41,10 @@ def llama_server(model: Path, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def python_server(model: Path, folder: Path) -> Iterator[str]:
-    """`llama_cpp.server`, which serves the model as `demo`: its URL."""
+    """`llama_cpp.server`, which serves the model as `demo`: its URL. An answer is not broken off when something else is asked."""
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--host", "127.0.0.1"]
-    command += ["--model_alias", "demo", "--n_ctx", "512", "--n_threads", "1", "--port"]
+    command += ["--model_alias", "demo", "--n_ctx", "512", "--n_threads", "1"]
+    command += ["--interrupt_requests", "False", "--port"]
     with _running(command, folder, "/v1/models") as url:
         yield url
 

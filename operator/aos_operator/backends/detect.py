@@ -8,8 +8,10 @@ from pydantic import SecretStr
 
 from aos_operator.backends.dialects import DIALECTS
 from aos_operator.backends.upstream import QUICK_S, Upstream
+from aos_operator.backends.worker import HttpWorker
 from aos_operator.errors import WorkerRefused
 from aos_protocol.canonical import JsonValue
+from aos_service.errors import WorkerUrlError
 
 _PREFIXES: Final = ("/v1", "/ollama")
 
@@ -68,6 +70,7 @@ _PROBES: Final = (
         _lists("data", id=...),
         "it lists models as OpenAI does, and has no other sign",
     ),
+    _Probe("openai", "/v1/models", _lists("data", model=..., url=...), "it lists models as DBC's servers do"),
 )
 """In this order: llama.cpp answers some of Ollama's paths, and everybody some of OpenAI's."""
 
@@ -75,8 +78,14 @@ _PROBES: Final = (
 async def detect(url: str, key: SecretStr | None) -> Found:
     """Return what listens at a URL, whether or not that has the kind's own prefix at its end.
 
-    Raises `WorkerUnavailable` when nothing can be reached there, and `WorkerRefused` when it is no server that is known here.
+    On a unix socket or vsock that is our worker, or nothing. Raises `WorkerUnavailable` when nothing can be reached there, and
+    `WorkerRefused` when it is no server that is known here, or no URL.
     """
+    scheme = url.partition("://")[0]
+    if scheme in {"unix", "vsock"}:
+        return await _our_worker(url)
+    if scheme not in {"http", "https"}:
+        raise WorkerRefused(f"{url} is no URL of a model server: write http://host:port or https://host/path")
     root = url.rstrip("/")
     for prefix in _PREFIXES:
         root = root.removesuffix(prefix)
@@ -95,6 +104,18 @@ async def detect(url: str, key: SecretStr | None) -> Found:
         await upstream.close()
     reasons = refusals.get("/v1/models", "it answers none of their paths as they do")
     raise WorkerRefused(f"what listens at {root} is no server that is known here: {reasons}")
+
+
+async def _our_worker(url: str) -> Found:
+    try:
+        worker = HttpWorker(url, QUICK_S)
+    except WorkerUrlError as error:
+        raise WorkerRefused(f"{url} {error}") from error
+    try:
+        await worker.models()
+    finally:
+        await worker.close()
+    return Found("worker", url, "GET /v1/models: its models have a SHA-256")
 
 
 def _named(root: str, kind: str) -> str:

@@ -1,6 +1,6 @@
 """OpenAI's API as vLLM, SGLang, LM Studio, LiteLLM, Oobabooga and many others have it: chat and completions, over server-sent events."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -22,10 +22,10 @@ class OpenAi:
         self._dialect = dialect
 
     async def names(self) -> Sequence[str]:
-        """See `Tongue.names`."""
+        """See `Tongue.names`. DBC's model servers call it `model` what is OpenAI's `id`."""
         listed = members(await self._upstream.get("/models"), "GET /models")
         models = [members(model, "a model of GET /models") for model in items(listed.get("data"), "its data")]
-        return [text_of(model.get("id"), "a model's id") for model in models]
+        return [text_of(model.get("id", model.get("model")), "a model's id") for model in models]
 
     async def fills_in(self, model: str) -> bool:
         """See `Tongue.fills_in`: `suffix` is in OpenAI's API, and next to no server minds it."""
@@ -39,7 +39,9 @@ class OpenAi:
         events = Events()
         async with aclosing(self._upstream.lines(path, self._body(asked))) as lines:
             async for line in lines:
-                data = line if line.startswith("{") else events.feed(line)  # some errors are no event
+                if line.startswith("{"):
+                    raise await self._no_event(line, lines)
+                data = events.feed(line)
                 if data == _DONE:
                     return
                 if data is not None:
@@ -67,9 +69,27 @@ class OpenAi:
             )
         return body
 
+    async def _no_event(self, line: str, rest: AsyncIterator[str]) -> WorkerRefused:
+        """What is wrong with a stream in which JSON stands that is no event: an error, or the whole answer, in one line or in many."""
+        try:
+            said = members(self._upstream.read(line), "what it sent")
+        except WorkerRefused:
+            text = "\n".join([line, *[more async for more in rest]])
+            said = members(self._upstream.read(text), "what it sent")
+        if said.get("choices"):
+            return WorkerRefused(
+                f"{self._upstream.base} answers, and does not stream: streams are what most clients ask for; use a server that has them"
+            )
+        return self._error(said)
+
+    def _error(self, said: dict[str, Any]) -> WorkerRefused:
+        return WorkerRefused(f"{self._upstream.base} broke off: {self._upstream.said(error_words(said))}")
+
     def _chunk(self, said: dict[str, Any], asked: Asked) -> Chunk:
-        if said.get("error") is not None:
-            raise WorkerRefused(f"{self._upstream.base} broke off: {self._upstream.said(error_words(said))}")
+        if said.get("error") is not None or (
+            said.get("code") and "choices" not in said
+        ):  # the latter is DBC's
+            raise self._error(said)
         usage = said.get("usage")
         used = usage if isinstance(usage, dict) else {}
         fingerprint = said.get("system_fingerprint")

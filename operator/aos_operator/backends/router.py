@@ -78,6 +78,11 @@ class Router:
         if member is not None and member.running == 0:
             self._part_with(member)
 
+    def busy(self, key: Hashable) -> bool:
+        """Whether a backend is at work on something."""
+        member = self._members.get(key)
+        return member is not None and member.running > 0
+
     async def models(self) -> Sequence[ServedModel]:
         """See `Backend.models`: what those serve that answer and do not rest. Raises `WorkerUnavailable` when there are some, and none answers."""
         members = list(self._members.values())

@@ -7,6 +7,8 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
+import structlog
+
 from aos_operator.backends.chunks import Chunk, Gathered
 from aos_operator.backends.dialects import Dialect, Source
 from aos_operator.backends.llamacpp import LlamaCpp
@@ -32,7 +34,10 @@ _TONGUES: Final[dict[str, Callable[[Upstream, Dialect], Tongue]]] = {
     "llamacpp": LlamaCpp,
 }
 _MOST_MODELS: Final = 256
+_MOST_SHOWN: Final = 20
 _SEEDS: Final = 2**31 - 1
+
+_log = structlog.get_logger(__name__)
 
 
 class TextBackend:
@@ -43,17 +48,26 @@ class TextBackend:
         self._upstream = Upstream(source.base, source.key, source.timeout)
         self._tongue = _TONGUES[source.dialect.tongue](self._upstream, source.dialect)
         self._served: dict[str, str] = dict(source.models)
+        self._offers: list[ServedModel] = []
+        self._missing: set[str] = set()
+        self._running = 0
         self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
 
     async def models(self) -> Sequence[ServedModel]:
-        """See `Backend.models`."""
+        """See `Backend.models`. A server that is at work is there: it is not asked whether it has what settings name.
+
+        So nothing comes between an answer and a server that breaks off when it is asked something else (`llama_cpp.server`).
+        """
+        if self._running and self._source.models and len(self._offers) == len(self._source.models):
+            return self._offers
         try:
             served = await self._names()
             self._served = dict(sorted(served.items())[:_MOST_MODELS])
             offers = [await self._offer(name, its) for name, its in self._served.items()]
         except WorkerRefused as error:
             raise WorkerUnavailable(f"{self._source.base} does not list its models: {error}") from error
-        return [offer for offer in offers if offer is not None]
+        self._offers = [offer for offer in offers if offer is not None]
+        return self._offers
 
     async def generate(
         self,
@@ -70,15 +84,8 @@ class TextBackend:
         if job.model not in self._served:
             await self.models()
         asked, offered = await self._asked(job, seed, hear)
-        gathered = Gathered()
         with span("worker", kind="client", asked="generate"):
-            try:
-                async with aclosing(self._tongue.run(asked)) as chunks:
-                    async for chunk in chunks:
-                        gathered.add(chunk)
-                        _tell(hear, chunk, job.logprobs)
-            except BrokenOff as error:
-                raise await self._at_fault(error) from error
+            gathered = await self._gather(asked, job, hear)
         return self._answer(job, gathered, asked, offered)
 
     async def score(self, job: JobSpec, subject: Subject) -> dict[str, Any]:
@@ -97,6 +104,20 @@ class TextBackend:
         """Close the connections."""
         await self._upstream.close()
 
+    async def _gather(self, asked: Asked, job: JobSpec, hear: Hear | None) -> Gathered:
+        gathered = Gathered()
+        self._running += 1
+        try:
+            async with aclosing(self._tongue.run(asked)) as chunks:
+                async for chunk in chunks:
+                    gathered.add(chunk)
+                    _tell(hear, chunk, job.logprobs)
+        except BrokenOff as error:
+            raise await self._at_fault(error) from error
+        finally:
+            self._running -= 1
+        return gathered
+
     async def _names(self) -> dict[str, str]:
         """What the server has of what is wanted, by names on the network. One that keeps no list is believed to have what settings name."""
         wanted = self._source.models
@@ -106,9 +127,21 @@ class TextBackend:
             if not wanted:
                 raise
             return dict(wanted)
-        if wanted:
-            return {name: its for name, its in wanted.items() if its in there}
-        return {_public(name): name for name in there}
+        if not wanted:
+            return {_public(name): name for name in there}
+        known = {_public(name): name for name in there} | {name: name for name in there}
+        self._tell_missing({its for its in wanted.values() if its not in known}, there)
+        return {name: known[its] for name, its in wanted.items() if its in known}
+
+    def _tell_missing(self, missing: set[str], there: Sequence[str]) -> None:
+        if missing - self._missing:
+            _log.warning(
+                "the server does not have what settings name: these models are not offered",
+                url=self._source.base,
+                models=sorted(missing),
+                it_has=[_public(name) for name in there[:_MOST_SHOWN]],
+            )
+        self._missing = missing
 
     async def _offer(self, name: str, its: str) -> ServedModel | None:
         """What is announced of a model; None of one whose name cannot be announced."""
@@ -175,7 +208,10 @@ class TextBackend:
         self, job: JobSpec, gathered: Gathered, asked: Asked, offered: EvidenceLevel
     ) -> dict[str, Any]:
         if gathered.ended is None:
-            raise WorkerRefused(f"{self._source.base} does not say why its answer ended")
+            raise WorkerRefused(
+                f"{self._source.base} does not say why its answer ended. llama_cpp.server breaks off so when it is asked something else "
+                "meanwhile: start it with --interrupt_requests False"
+            )
         level = gathered.level
         if level == "logprobs" and asked.logprobs is None:  # nothing came, so nothing was missing
             level = "text"

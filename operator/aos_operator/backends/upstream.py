@@ -157,7 +157,8 @@ class Upstream:
         if status in _AWAY:
             raise WorkerUnavailable(f"{self.base} cannot be asked: {words}")
         if status in {401, 403}:
-            raise WorkerRefused(f"{self.base} does not take the api_key: {words}")
+            wrong = "wants an api_key" if self._key is None else "does not take the api_key"
+            raise WorkerRefused(f"{self.base} {wrong}: {words}")
         refused = NotThere if status in _NOTHING else WorkerRefused
         raise refused(f"{self.base} refused: {words}")
 

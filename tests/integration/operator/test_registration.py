@@ -62,6 +62,7 @@ class World:
         self.made: list[tuple[Registered, Place]] = []
         self.away: set[str] = set()
         self.at_work: set[str] = set()
+        self.probed: list[str] = []
         self.changes = 0
         self._moved = asyncio.Condition()
 
@@ -79,6 +80,7 @@ class World:
         return StubWorker({registered.key.model: "ab" * 32})
 
     async def problem(self, place: Place, model: str) -> str:
+        self.probed.append(model)
         async with self._moved:
             self._moved.notify_all()
         await asyncio.sleep(0)
@@ -176,6 +178,21 @@ async def test_a_model_that_stops_answering_is_gone_and_is_back_when_it_answers(
         world.away.clear()
         await world.until(KEY)
         assert world.changes == 3
+
+
+async def test_a_model_at_work_is_there_and_is_not_asked(world: World) -> None:
+    other = KEY._replace(model="another")
+    async with world.node() as node:
+        await node.register_model(asked())
+        await world.until(KEY)
+        world.at_work.add(KEY.model)
+        before = world.probed.count(KEY.model)
+        await node.register_model(asked(other))
+        await world.until(KEY, other)
+        assert world.probed.count(KEY.model) == before
+        world.at_work.clear()
+        world.away.add(KEY.model)
+        await world.until(other)
 
 
 async def test_a_model_may_register_before_it_listens(world: World) -> None:

@@ -19,7 +19,8 @@ from aos_cli import ports
 
 @dataclass
 class FakeModelServer:
-    """What it serves, the key that it wants, and what it was asked; `streams` is False for one that answers in one piece.
+    """What it serves, the key that it wants, and what it was asked; `streams` is False for one that answers in one piece,
+    `thinks` is True for one that comes to no answer.
 
     `listed` are the names that it lists, if those are others. It answers while `go` is set.
     """
@@ -28,6 +29,7 @@ class FakeModelServer:
     key: str | None = None
     listed: list[str] | None = None
     streams: bool = True
+    thinks: bool = False
     broken: bool = False
     port: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -49,7 +51,7 @@ class FakeModelServer:
 
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator["FakeModelServer"]:
-        """Listen on loopback, on the same port again when it is given."""
+        """Listen on loopback, on the port if it is given."""
         with ports.reserve(port) as holder:
             self.port = ports.number(holder)
             config = uvicorn.Config(
@@ -90,6 +92,10 @@ class FakeModelServer:
         if self.broken:
             return _error(500, "the runner has ended unexpectedly")
         words = body["messages"][-1]["content"].split(" ")[: body["max_tokens"]]
+        if not self.streams:
+            message = {"role": "assistant", "content": " ".join(words)}
+            whole = {"index": 0, "message": message, "finish_reason": "stop"}
+            return JSONResponse({"id": "chatcmpl-1", "object": "chat.completion", "choices": [whole]})
         return StreamingResponse(self._chunks(body["model"], words), media_type="text/event-stream")
 
     async def _chunks(self, model: str, words: list[str]) -> AsyncIterator[str]:
@@ -101,9 +107,11 @@ class FakeModelServer:
             return {"index": 0, "delta": {"role": "assistant", "content": content}, "finish_reason": reason}
 
         texts = [word if not place else f" {word}" for place, word in enumerate(words)]
-        for text in texts if self.streams else []:
+        for text in [] if self.thinks else texts:
             yield event(choices=[delta(text)])
-        yield event(choices=[delta("", "stop")])
+        for text in texts if self.thinks else []:
+            yield event(choices=[delta("") | {"delta": {"content": None, "reasoning_content": text}}])
+        yield event(choices=[delta("", "length" if self.thinks else "stop")])
         used = {
             "prompt_tokens": 7,
             "completion_tokens": len(words) + 1,
