@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
 import structlog
-from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi import APIRouter, FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -29,6 +29,17 @@ from aos_dispatcher.tls import WITHOUT_CERTIFICATE, may_connect
 log = structlog.get_logger()
 
 _CANCEL_AGAIN_S = 0.5
+_service = APIRouter(tags=["service"])
+_ROUTERS = (
+    api.router,
+    disputes_api.router,
+    attestation_api.router,
+    log_api.router,
+    sessions_api.router,
+    network_api.router,
+    *gateway.routers,
+    _service,
+)
 
 
 def create_app(dispatcher: Dispatcher) -> FastAPI:
@@ -41,19 +52,9 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     )
     app.state.dispatcher = dispatcher
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]
-    app.include_router(api.router)
-    app.include_router(disputes_api.router)
-    app.include_router(attestation_api.router)
-    app.include_router(log_api.router)
-    app.include_router(sessions_api.router)
-    app.include_router(network_api.router)
-    for router in gateway.routers:
-        app.include_router(router)
-    app.add_api_route("/healthz", healthz, tags=["service"])
-    app.add_api_route("/readyz", readyz, tags=["service"], response_model=None, responses={503: ERRORS[503]})
-    app.add_api_route(
-        "/metrics", metrics, tags=["service"], response_model=None, response_class=PlainTextResponse
-    )
+    # Their own routes, not `include_router`: that makes each of them again, which took 0.2 s of every application's first request.
+    for router in _ROUTERS:
+        app.router.routes += router.routes
     app.add_api_websocket_route("/ws", operator_socket)
     app.exception_handler(ApiError)(_render)
     app.exception_handler(RequestValidationError)(_render_validation)
@@ -106,11 +107,13 @@ def _report_end(loop: asyncio.Task[None]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+@_service.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Tell that the process runs."""
     return {"status": "ok"}
 
 
+@_service.get("/readyz", response_model=None, responses={503: ERRORS[503]})
 async def readyz(request: Request) -> JSONResponse:
     """Tell whether jobs can be taken: the database answers, and the process is not being stopped.
 
@@ -125,6 +128,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready", "operators": len(dispatcher.hub)} | registry)
 
 
+@_service.get("/metrics", response_model=None, response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Show Prometheus metrics."""
     dispatcher: Dispatcher = request.app.state.dispatcher

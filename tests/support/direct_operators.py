@@ -1,9 +1,9 @@
 """Real operators in this process, on memory for PostgreSQL and Redis, whose worker a test drives: for what is between their clients and them."""
 
 import asyncio
-import socket
 from typing import Any
 
+from aos_cli import ports
 from aos_operator.backends.protocol import Execution, Hear, Piece
 from aos_operator.errors import WorkerRefused
 from aos_operator.memory import MemoryQueue, MemoryStore
@@ -52,17 +52,19 @@ class HeldWorker(StubWorker):
 
 
 class LocalOperator:
-    """An `Operator` that runs beside the test; with a `port`, clients reach it themselves."""
+    """An `Operator` that runs beside the test; one that is `reachable` has a port of its own, and announces `outer` or that port's address."""
 
     def __init__(
-        self, url: str, dispatcher: str, *, port: int | None = None, outer: str | None = None
+        self, url: str, dispatcher: str, *, reachable: bool = False, outer: str | None = None
     ) -> None:
         self.signer = Signer.generate()
         self.worker = HeldWorker()
         self.store, self.queue = MemoryStore(), MemoryQueue()
         net: dict[str, Any] = {"dispatcher_url": url}
-        if port is not None:
-            net |= {"rest_url": f"127.0.0.1:{port}", "outer_url": outer or f"http://127.0.0.1:{port}"}
+        self._port = ports.reserve(0) if reachable else None
+        if self._port is not None:
+            address = f"{ports.LOOPBACK}:{ports.number(self._port)}"
+            net |= {"rest_url": address, "outer_url": outer or f"http://{address}"}
         node = {"dispatcher_address": dispatcher, "heartbeat_interval": 5}
         self.settings = NodeSettings.model_validate({"net": net, "node": node})
         self._stop = asyncio.Event()
@@ -71,19 +73,23 @@ class LocalOperator:
     async def start(self) -> None:
         """Start, and return once the dispatcher has let it in."""
         self._stop = asyncio.Event()
-        operator = Operator(self.settings, self.signer, self.store, self.queue, self.worker, registry=None)
-        self._running = asyncio.create_task(operator.run(self._stop))
-        welcomed = asyncio.create_task(operator.welcomed.wait())
+        self.operator = Operator(
+            self.settings, self.signer, self.store, self.queue, self.worker, registry=None
+        )
+        self._running = asyncio.create_task(self.operator.run(self._stop))
+        welcomed = asyncio.create_task(self.operator.welcomed.wait())
         await asyncio.wait({self._running, welcomed}, return_when=asyncio.FIRST_COMPLETED)
         if self._running.done():
             self._running.result()
 
     async def close(self) -> None:
-        """Stop in good order."""
+        """Stop in good order, and give the port back."""
         if self._running is not None:
             self._stop.set()
             await self._running
             self._running = None
+        if self._port is not None:
+            self._port.close()
 
     async def crash(self) -> None:
         """End at once, as a process that is killed, whose memory is gone."""
@@ -91,11 +97,3 @@ class LocalOperator:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         self._running = None
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,5 +1,6 @@
 """Disputed results on a running dispatcher: whole jobs by scripted operators."""
 
+import asyncio
 from typing import Any
 
 from sqlalchemy import text
@@ -83,7 +84,5 @@ async def answered_job(network: Any, operator: Any = None, **changes: Any) -> Di
 
 async def gone(network: Any) -> None:
     """Wait until the dispatcher has noticed that nobody is connected."""
-    import asyncio
-
     while len(network.dispatcher.hub):
         await asyncio.sleep(0.01)

@@ -128,12 +128,12 @@ class ScriptedOperator:
         """Wait until something heard makes this true."""
         while not until():
             self.heard.clear()
-            await asyncio.wait_for(self.heard.wait(), 10)
+            await asyncio.wait_for(self.heard.wait(), 30)
 
     async def closed(self) -> str:
         """Wait for the dispatcher to close the connection; its reason."""
         assert self._socket is not None
-        await asyncio.wait_for(self._socket.wait_closed(), 10)
+        await asyncio.wait_for(self._socket.wait_closed(), 30)
         return self._socket.close_reason or ""
 
     def tick(self, *known: dict[str, str]) -> dict[str, str]:

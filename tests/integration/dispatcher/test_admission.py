@@ -25,7 +25,7 @@ LARGE = ServedModel(name="large", sha256="c" * 64)
 @pytest_asyncio.fixture
 async def engine(new_database: Any) -> AsyncIterator[AsyncEngine]:
     url = database_url(await new_database("dispatcher"))
-    engine = create_engine(url, pool_min=1, pool_max=4, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=4, connect_timeout=20, acquire_timeout=20)
     yield engine
     await engine.dispose()
 
@@ -162,8 +162,10 @@ async def _two_rounds(database: Database) -> None:
 
 
 async def _waits_for_a_lock(database: Database) -> None:
-    """Return when some transaction waits for another."""
-    waiting = text("select count(*) from pg_locks where not granted")
+    """Return when some transaction of this database waits for another."""
+    waiting = text(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    )
     while True:
         async with database.connect() as connection:
             if (await connection.execute(waiting)).scalar_one():

@@ -212,14 +212,14 @@ async def test_health_readiness_and_metrics(ready: Any) -> None:
 
 async def test_a_database_that_is_away_is_503_and_comes_back(ready: Any, new_database: Any) -> None:
     database = ready.dispatcher.database
-    working = database._engine, database._reading
-    database._engine = database._reading = _Away()
+    working = database._engine, database._single
+    database._engine = database._single = _Away()
     for method, path in (("GET", "/readyz"), ("POST", "/api/job/submit"), ("POST", "/api/job/detail")):
         body = ready.body() if path.endswith("submit") else {"job_id": "0" * 64}
         answer = await ready.client.request(method, path, json=body if method == "POST" else None)
         assert (answer.status_code, answer.json()["code"]) == (503, 503)
         assert int(answer.headers["Retry-After"]) > 0
-    database._engine, database._reading = working
+    database._engine, database._single = working
     assert (await ready.finished(await ready.submit()))["status"] == "completed"
 
 

@@ -144,7 +144,7 @@ async def test_a_result_of_a_job_that_goes_on_cannot_be_challenged(network: Any)
     for operator in (first, second):
         operator.scores = False
     job_id = await network.submit(tag="suspicion")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (rows := await network.results(job_id)):
             await asyncio.sleep(0.02)
     body = {"job_id": job_id, "operator": rows[0]["operator"], "verify": network.token}
@@ -247,7 +247,7 @@ async def private_job(network: Any, token: str) -> Dispute:
     operator = await network.operator()
     job_id = await network.submit(**{"from": "quiet"})
     headers = {"Authorization": f"Bearer {token}"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (
             rows := (await network.post("/api/job/result", {"job_id": job_id}, headers=headers)).json()[
                 "result"

@@ -14,12 +14,13 @@ from aos_service.database import create_engine, database_url
 
 SERVED = [("opml", "tiny"), ("tee", "large")]
 WAITING = 3_000
+LEASE_S = 600.0  # none runs out while a test runs
 
 
 @pytest_asyncio.fixture
 async def database(new_database: Any) -> AsyncIterator[Database]:
     url = database_url(await new_database("dispatcher"))
-    engine = create_engine(url, pool_min=1, pool_max=2, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=2, connect_timeout=20, acquire_timeout=20)
     database = Database(engine)
     await run(database, "insert into projects (id, private) values ('p', false)")
     yield database
@@ -61,7 +62,7 @@ async def add(
 
 async def claimed(database: Database, count: int = 100, owner: str = "me") -> list[int]:
     """The numbers of the rounds that a process leases now."""
-    return [one.row.id for one in await RoundsStore(database, owner, 15).claim(SERVED, count)]
+    return [one.row.id for one in await RoundsStore(database, owner, LEASE_S).claim(SERVED, count)]
 
 
 async def test_the_oldest_rounds_of_what_is_served_are_leased(database: Database) -> None:
@@ -91,8 +92,8 @@ async def test_a_round_whose_lease_ran_out_is_leased_again(database: Database, s
         electorate="'[]'",
         size="1",
     )
-    await add(database, 2, status=f"'{status}'", lease_until="now() + interval '9 seconds'")
-    await add(database, 3, status=f"'{status}'", not_before="now() + interval '9 seconds'")
+    await add(database, 2, status=f"'{status}'", lease_until="now() + interval '1 hour'")
+    await add(database, 3, status=f"'{status}'", not_before="now() + interval '1 hour'")
     async with database.begin() as connection:
         picked = await connection.execute(_CLAIM, parameters("me"))
         assert list(picked.scalars()) == [1]
@@ -114,7 +115,7 @@ async def test_no_round_is_leased_to_two(database: Database) -> None:
 
 def parameters(owner: str, count: int = 100) -> dict[str, Any]:
     types, models = zip(*SERVED, strict=True)
-    return {"types": list(types), "models": list(models), "count": count, "owner": owner, "lease": 15.0}
+    return {"types": list(types), "models": list(models), "count": count, "owner": owner, "lease": LEASE_S}
 
 
 async def test_rounds_that_wait_for_others_are_not_even_looked_at(database: Database) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,8 +21,13 @@ from sqlalchemy import text
 from aos_cli.embedded import EmbeddedPostgres
 from aos_dispatcher.console import open_database
 from aos_dispatcher.errors import Unavailable
-from aos_dispatcher.settings import Database
+from aos_dispatcher.operators import pin_model, register_operator
+from aos_dispatcher.projects import create_project
+from aos_protocol.evidence import check_evidence
+from aos_protocol.identity import Signer
 from aos_service.database import database_url, ensure_database, migrate
+from support.calibration import calibration
+from support.operators import MODEL, ScriptedOperator
 from support.stopping import stopped
 
 Network: TypeAlias = Any  # of conftest.py, which is no module to import
@@ -68,22 +73,42 @@ async def run(server: EmbeddedPostgres, *statements: str) -> None:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def network(server: EmbeddedPostgres, make_network: Any) -> AsyncIterator[Network]:
-    """A dispatcher on that server that waits for nothing for long, and an operator."""
+async def patient(server: EmbeddedPostgres, make_network: Any) -> AsyncIterator[Network]:
+    """A network on a database of that server, not started yet, whose `kept` reaches the database and waits for it."""
     name = f"away_{secrets.token_hex(4)}"
     await run(server, f"CREATE DATABASE {name} TEMPLATE template")
-    running = make_network(server.url(name))
-    database = Database.model_validate({"url": server.url(name)} | WAITS | POOL)
-    running.settings = running.settings.model_copy(update={"database": database})
-    await running.start()
-    running.client.timeout = httpx.Timeout(PATIENCE_S)
-    await running.calibrate()
-    await running.project()
-    await running.operator()
-    yield running
-    for operator in running.operators:
+    network = make_network(server.url(name))
+    network.kept = open_database(network.settings)
+    yield network
+    await network.kept.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def network(patient: Network) -> AsyncIterator[Network]:
+    """A dispatcher on that server that waits for nothing for long, and an operator."""
+    patient.token = await create_project(patient.kept, "shop", private=False)
+    await pin_model(patient.kept, "opml", MODEL, calibration(MODEL.sha256))
+    operator = ScriptedOperator(Signer.generate(), "")
+    await register_operator(patient.kept, operator.signer.address)
+    tight = patient.settings.database.model_copy(update=WAITS | POOL)
+    patient.settings = patient.settings.model_copy(update={"database": tight})
+    await patient.start()
+    patient.client.timeout = httpx.Timeout(PATIENCE_S)
+    operator.url = patient.ws
+    while (await operator.connect())["code"] != 200:  # a slow machine may take the database for away
         await operator.close()
-    await running.stop()
+    yield patient
+    await operator.close()
+    await patient.stop()
+
+
+async def answered(network: Network, path: str) -> httpx.Response:
+    """Ask until the database is there, also for so short a patience."""
+    while (answer := await network.client.get(path)).status_code == 503:
+        await asyncio.sleep(0.02)
+    assert answer.status_code == 200, answer.text
+    whole: httpx.Response = answer
+    return whole
 
 
 async def order(network: Network, n: int, **job: Any) -> httpx.Response:
@@ -138,7 +163,7 @@ async def assert_whole(network: Network, job_ids: list[str]) -> None:
     assert len(set(job_ids)) == len(job_ids)
     for job_id in job_ids:
         assert await ended(network, job_id) == "completed"
-    async with network.dispatcher.database.connect() as connection:
+    async with network.kept.connect() as connection:
         jobs = (await connection.execute(text("select id from jobs order by sequence"))).scalars().all()
         numbers = (await connection.execute(text("select sequence from jobs order by 1"))).scalars().all()
         rounds = (await connection.execute(text("select job_id from rounds order by 1"))).scalars().all()
@@ -148,7 +173,10 @@ async def assert_whole(network: Network, job_ids: list[str]) -> None:
     assert numbers == list(range(1, len(jobs) + 1))
     logged = Counter(job_id for job_id, entry in entries if '"kind":"job"' in entry)
     assert logged == Counter(job_ids)
-    assert [c for c in await network.unpassed(job_ids[-1]) if "nobody was asked to score" not in c] == []
+    document = (await answered(network, f"/api/job/evidence/{job_ids[-1]}")).json()
+    checks = check_evidence(document, dispatcher=network.signer.address, job_id=job_ids[-1])
+    unpassed = [check for check in checks if check.status != "PASS"]
+    assert [check for check in unpassed if "nobody was asked to score" not in check.what] == []
 
 
 async def test_a_server_that_is_stopped_costs_503_in_time(network: Network, server: EmbeddedPostgres) -> None:
@@ -161,7 +189,7 @@ async def test_a_server_that_is_stopped_costs_503_in_time(network: Network, serv
         assert (await network.client.get("/healthz")).status_code == 200
         assert (await network.client.get("/metrics")).status_code == 200
     rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
-    assert (await network.client.get("/readyz")).status_code == 200
+    await answered(network, "/readyz")
     await assert_whole(network, [first, *rest])
 
 
@@ -190,10 +218,18 @@ async def test_a_server_that_is_killed_and_started_again_loses_nothing(
 async def test_when_all_connections_are_taken_others_are_told_to_come_again(network: Network) -> None:
     async with AsyncExitStack() as taken:
         for _ in range(POOL["max_connect_pool"]):
-            await taken.enter_async_context(network.dispatcher.database.connect())
+            await take(network, taken)
         assert_away(await everything(network))
     rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
     await assert_whole(network, list(rest))
+
+
+async def take(network: Network, taken: AsyncExitStack) -> None:
+    """Take one of the dispatcher's connections, whatever it does itself just now."""
+    while True:
+        with suppress(Unavailable):
+            await taken.enter_async_context(network.dispatcher.database.connect())
+            return
 
 
 async def test_a_server_that_takes_no_connections_is_away_too(
@@ -203,10 +239,15 @@ async def test_a_server_that_takes_no_connections_is_away_too(
     name = database_url(network.settings.database.url.get_secret_value()).database
     ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     await run(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", ended)
+    while (await network.client.get("/readyz")).status_code == 200:  # by one that was being opened
+        await run(server, ended)
     assert_away(await everything(network))
     await run(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     rest = await asyncio.gather(*(ordered(network, n) for n in range(ORDERS)))
     await assert_whole(network, list(rest))
+
+
+_IDLE = "idle_in_transaction_session_timeout"
 
 
 async def test_a_process_that_stands_still_holds_up_the_others_for_a_while_only(network: Network) -> None:
@@ -216,8 +257,11 @@ async def test_a_process_that_stands_still_holds_up_the_others_for_a_while_only(
 
     async def stand_still() -> None:
         async with still.begin() as connection:
+            bound = (await connection.execute(text(f"show {_IDLE}"))).scalar_one()
+            await connection.execute(text(f"set local {_IDLE} = 0"))
             await connection.execute(text("select * from counters where name = 'jobs' for update"))
             assert_away([await order(network, 0)])
+            await connection.execute(text(f"set local {_IDLE} = '{bound}'"))
             stored.extend(await asyncio.gather(*(ordered(network, n) for n in range(ORDERS))))
 
     with pytest.raises(Unavailable):
@@ -266,5 +310,5 @@ async def test_a_disk_that_is_full_stores_a_job_wholly_or_not_at_all(
 
 async def move(network: Network, tablespace: str) -> None:
     """Move the jobs to another disk, as somebody who makes room does."""
-    async with network.dispatcher.database.begin() as connection:
+    async with network.kept.begin() as connection:
         await connection.execute(text(f"alter table jobs set tablespace {tablespace}"))

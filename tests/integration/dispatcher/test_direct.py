@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,18 +16,19 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from aos_cli import direct
+from aos_cli import direct, ports
 from aos_cli.direct import Wanted
 from aos_cli.errors import CliError
 from aos_dispatcher.app import _StarletteSocket
 from aos_dispatcher.hub import Connection
 from integration.dispatcher.direct_net import SAID, SECRET, Direct
-from support.direct_operators import LocalOperator, free_port
+from support.direct_operators import LocalOperator
 from support.operators import MODEL
 
 
 @pytest_asyncio.fixture
 async def net(network: Any) -> AsyncIterator[Direct]:
+    network.patient()  # an operator's connection may break, and it may be started again
     running = Direct(network)
     yield running
     for operator in running.operators:
@@ -33,7 +36,7 @@ async def net(network: Any) -> AsyncIterator[Direct]:
 
 
 async def test_straight_to_an_operator_that_can_be_reached(net: Direct) -> None:
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     opened = await net.open()
     assert SECRET in await net.read(opened)
     assert opened.way == f"straight to {operator.settings.net.outer_url}"
@@ -53,16 +56,17 @@ async def test_by_way_of_the_dispatcher_to_one_that_cannot(net: Direct) -> None:
 
 @pytest.mark.parametrize("outer", ["closed", "another", "no-address"])
 async def test_an_address_where_the_operator_is_not_is_left_for_the_relay(net: Direct, outer: str) -> None:
-    urls = {
-        "closed": f"http://127.0.0.1:{free_port()}",
-        "another": str(net.network.client.base_url).rstrip("/"),  # a server that is no operator
-        "no-address": "http://operator.invalid:7000",
-    }
-    await net.operator(port=free_port(), outer=urls[outer])
-    opened = await net.open()
-    assert SECRET in await net.read(opened)
-    assert opened.way.startswith("relayed")
-    await net.hold(opened)
+    with ports.reserve(0) as unheard:
+        urls = {
+            "closed": f"http://127.0.0.1:{ports.number(unheard)}",
+            "another": str(net.network.client.base_url).rstrip("/"),  # a server that is no operator
+            "no-address": "http://operator.invalid:7000",
+        }
+        await net.operator(reachable=True, outer=urls[outer])
+        opened = await net.open()
+        assert SECRET in await net.read(opened)
+        assert opened.way.startswith("relayed")
+        await net.hold(opened)
 
 
 @pytest.mark.parametrize("straight", [True, False])
@@ -72,7 +76,7 @@ async def test_neither_prompt_nor_answer_reaches_the_dispatcher_or_lies_anywhere
     """Every frame, every request and answer, every row of both databases and every line of the log is looked at."""
     seen: list[str] = []
     _overhear(monkeypatch, seen)
-    operator = await net.operator(port=free_port() if straight else None)
+    operator = await net.operator(reachable=straight)
     with capture_logs() as lines:
         opened = await net.open()
         answer = await net.read(opened)
@@ -139,19 +143,19 @@ async def test_the_log_and_the_results_have_the_signed_receipt(net: Direct) -> N
 async def test_a_client_that_leaves_stops_the_backend_and_the_job_says_so(
     net: Direct, straight: bool
 ) -> None:
-    operator = await net.operator(port=free_port() if straight else None)
+    operator = await net.operator(reachable=straight)
     operator.worker.go.clear()
     opened = await net.open()
     async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:
         assert await anext(texts)
-    await asyncio.wait_for(operator.worker.stopped.wait(), 10)
+    await asyncio.wait_for(operator.worker.stopped.wait(), 30)
     detail = await net.network.finished(opened.job_id)
     assert detail["status"] in {"failed", "cancelled"}
     assert "the client left before its answer was complete" in detail["reason"]
 
 
 async def test_a_job_that_its_project_cancels_stops_the_backend_and_tells_the_client(net: Direct) -> None:
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     operator.worker.go.clear()
     opened = await net.open()
     async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:
@@ -159,13 +163,13 @@ async def test_a_job_that_its_project_cancels_stops_the_backend_and_tells_the_cl
         assert await client.cancel(opened.job_id) == "cancelled"
         with pytest.raises(CliError, match="the job was cancelled"):
             await anext(texts)
-    await asyncio.wait_for(operator.worker.stopped.wait(), 10)
+    await asyncio.wait_for(operator.worker.stopped.wait(), 30)
 
 
 async def test_nobody_comes_and_the_job_ends_with_that(net: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = await net.operator(port=free_port())
-    _begin_within(net, 1)
+    operator = await net.operator(reachable=True)
     opened = await net.open()
+    _time_is_over(operator, monkeypatch)
     detail = await net.network.finished(opened.job_id)
     assert (detail["status"], operator.worker.asked) == ("failed", [])
     assert "the client did not come" in detail["reason"]
@@ -173,11 +177,14 @@ async def test_nobody_comes_and_the_job_ends_with_that(net: Direct, monkeypatch:
         await net.read(opened)
 
 
-async def test_no_other_operator_is_asked_once_the_session_is_given(net: Direct) -> None:
+async def test_no_other_operator_is_asked_once_the_session_is_given(
+    net: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever else were drawn would wait for a client that has sealed its prompt to another."""
     operators = [await net.operator() for _ in range(3)]
-    _begin_within(net, 1)
     opened = await net.open()
+    for operator in operators:
+        _time_is_over(operator, monkeypatch)
     detail = await net.network.finished(opened.job_id)
     assert detail["status"] == "failed"
     assert [member["operator"] for member in detail["rounds"][0]["members"]] == [opened.session.operator]
@@ -200,7 +207,7 @@ async def test_who_is_lost_before_the_session_is_replaced_by_the_next_of_the_dra
 
 
 async def test_an_operator_that_is_restarted_has_another_key_and_the_session_is_void(net: Direct) -> None:
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     opened = await net.open()
     await operator.crash()
     await operator.start()
@@ -228,7 +235,7 @@ async def test_the_receipt_reaches_the_log_although_the_operator_was_away_when_i
     net: Direct,
 ) -> None:
     """What goes straight to the client needs no dispatcher; what is signed waits for it."""
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     operator.worker.go.clear()
     opened = await net.open()
     async with net.client() as client, aclosing(direct.answer(client, opened)) as texts:
@@ -246,7 +253,7 @@ async def _break_connection(net: Direct, operator: LocalOperator) -> None:
     assert isinstance(connection, Connection)
     epoch = connection.epoch
     connection.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             peer = net.network.dispatcher.hub.get(operator.signer.address)
             if peer is not None and peer.epoch > epoch:
@@ -346,7 +353,7 @@ async def test_a_box_that_does_not_open_is_refused_and_the_client_may_still_come
 
 
 async def test_the_operators_port_takes_nothing_but_prompts_that_it_waits_for(net: Direct) -> None:
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     async with httpx.AsyncClient(base_url=str(operator.settings.net.outer_url)) as client:
         for path in ("/direct/" + "0" * 64, "/direct/none", "/", "/direct/"):
             for method in ("POST", "GET", "OPTIONS"):
@@ -361,7 +368,7 @@ async def test_the_operators_port_takes_nothing_but_prompts_that_it_waits_for(ne
 async def test_the_operators_port_bounds_what_strangers_send(
     net: Direct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     opened = await net.open()
     url = f"{operator.settings.net.outer_url}/direct/{opened.job_id}"
     async with httpx.AsyncClient() as client:
@@ -374,7 +381,7 @@ async def test_the_operators_port_bounds_what_strangers_send(
     assert operator.settings.net.listen is not None
     reader, writer = await asyncio.open_connection(*operator.settings.net.listen)
     writer.write(f"POST /direct/{opened.job_id} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nx".encode())
-    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 408")
+    assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 408")
     writer.close()
     monkeypatch.undo()
     assert SECRET in await net.read(opened)
@@ -382,11 +389,11 @@ async def test_the_operators_port_bounds_what_strangers_send(
 
 async def test_who_connects_and_says_nothing_is_cut_off(net: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aos_operator.direct_http._HEAD_S", 0.05)
-    operator = await net.operator(port=free_port())
+    operator = await net.operator(reachable=True)
     assert operator.settings.net.listen is not None
     reader, writer = await asyncio.open_connection(*operator.settings.net.listen)
     writer.write(b"POST /direct/")
-    assert await asyncio.wait_for(reader.read(), 10) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
 
 
@@ -395,9 +402,11 @@ async def _begin(net: Direct, body: Any, **headers: str) -> httpx.Response:
     return await net.network.client.post("/api/session", json=body, headers=headers)
 
 
-def _begin_within(net: Direct, seconds: float) -> None:
-    sessions = net.network.dispatcher.sessions
-    sessions._settings = sessions._settings.model_copy(update={"begin": seconds})
+def _time_is_over(operator: LocalOperator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the time be over in which clients may come to an operator, which looks at its clock once more."""
+    monkeypatch.setattr("aos_operator.direct.time", SimpleNamespace(time=lambda: time.time() + 3600))
+    for place in operator.operator._direct._places.values():
+        place.came.set()
 
 
 def _refuse_dispatches(net: Direct, operator: LocalOperator) -> None:

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 
 from aos_protocol.evidence import check_evidence, round_views
 from aos_protocol.score_document import Score
 from aos_protocol.transcript import StepProof
 from support.disputes import signed_challenge
+from support.lot import drawn
 from support.operators import ScriptedOperator
 
 BAD_STEP = 5
@@ -21,17 +21,11 @@ async def crew(network: Any, count: int) -> list[ScriptedOperator]:
 
 
 async def caught(network: Any, cheat: ScriptedOperator) -> str:
-    """Submit jobs until the cheat executes a verified one and is found out; that job's id, once the second look is over."""
+    """Have the cheat execute a verified job, in which it is found out; that job's id, once the second look is over."""
     cheat.cheats_from = BAD_STEP
-    for attempt in range(100):
-        job_id = await network.submit(tag="suspicion", user=f"{cheat.signer.address} {attempt}")
-        await network.finished(job_id)
-        rows = await network.results(job_id)
-        (executor,) = [row for row in rows if row["role"] == "executor"]
-        if executor["operator"] == cheat.signer.address:
-            await network.closed(job_id, 2)
-            return str(job_id)
-    pytest.fail("a hundred draws in a row did not make it the executor")
+    job_id = await drawn(network, lambda lot: lot.executor == cheat.signer.address, tag="suspicion")
+    await network.closed(job_id, 2)
+    return job_id
 
 
 async def standing(network: Any, operator: ScriptedOperator) -> dict[str, Any]:
@@ -158,20 +152,13 @@ async def test_a_rejected_appeal_leaves_the_suspension_and_cannot_be_repeated(ne
     assert (refused.status_code, "once" in refused.json()["message"]) == (409, True)
 
 
-async def unverified(network: Any) -> str:
-    """An untagged job that lot gave no verifier; now and then it gives one."""
-    while True:
-        job_id: str = await network.submit()
-        if (await network.finished(job_id))["verdict"] is None:
-            return job_id
-
-
 async def test_a_project_challenges_an_untagged_result(network: Any) -> None:
     """Nobody verified the cheat's answer; the project's doubt has it scored, and it is found."""
     operators = await crew(network, 5)
     for operator in operators:
         operator.cheats_from = BAD_STEP
-    job_id = await unverified(network)
+    job_id = await drawn(network, lambda lot: lot.size == 1)
+    assert (await network.finished(job_id))["verdict"] is None
     (row,) = await network.results(job_id)
     body = {"job_id": job_id, "operator": row["operator"], "reason": "it reads oddly"}
     refused = await network.post("/api/job/challenge", body)
@@ -233,6 +220,7 @@ async def test_a_challenge_is_decided_after_a_restart_half_way(network: Any) -> 
     replies = len(first.replies)
     await first.send_score(next(call for call in first.called if call.challenge))
     await first.wait(lambda: len(first.replies) > replies)
+    network.patient()
     await network.stop()
     await network.start()
     for operator in operators:

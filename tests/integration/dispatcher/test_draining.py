@@ -20,7 +20,8 @@ from integration.dispatcher.conftest import Network
 from integration.dispatcher.processes import OneDispatcher, one_dispatcher
 from support.operators import ScriptedOperator
 
-DRAIN_S = 1.5
+DRAIN_S = 60.0
+"""Longer than a test runs: the signal that comes again ends it."""
 RESTART = 1012
 
 
@@ -72,6 +73,7 @@ async def test_what_is_at_work_is_given_back_and_all_are_told(alone: OneDispatch
         await late.connect()
     assert sent_away.value.rcvd is not None
     assert sent_away.value.rcvd.code == RESTART
+    alone.signal(0, signal.SIGTERM)
     await alone.children[0].until_ended()
     log = alone.log(0)
     assert '"rounds": 1, "operators": 1, "event": "draining begins"' in log
@@ -93,6 +95,8 @@ async def test_a_request_that_is_under_way_is_answered(alone: OneDispatcher) -> 
     reader, writer = await asyncio.open_connection("127.0.0.1", int(alone.urls[0].rpartition(":")[2]))
     writer.write(b"POST /api/job/result HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
     await writer.drain()
+    alone.signal(0, signal.SIGTERM)
+    await alone.said(0, "draining: requests are served for")
     alone.signal(0, signal.SIGTERM)
     await alone.said(0, "draining ends")
     writer.write(b"{}")

@@ -10,6 +10,8 @@ from aos_dispatcher.errors import Unavailable
 from aos_dispatcher.operators import pin_model
 from aos_protocol.identity import Signer
 from aos_protocol.messages import ModelOffer
+from support.disputes import gone
+from support.lot import Lot, drawn
 from support.operators import MODEL, ScriptedOperator
 
 UNSCORED = "nobody was asked to score it"
@@ -61,6 +63,7 @@ async def test_a_job_waits_for_an_operator_that_comes_late(network: Any) -> None
     await network.operator()
     (first,) = network.operators
     await first.close()
+    await gone(network)
     job_id = await network.submit()
     assert (await network.detail(job_id))["status"] == "created"
     late = await network.operator(signer=first.signer)
@@ -84,27 +87,23 @@ async def test_a_job_without_operators_fails_at_its_deadline_and_says_why(networ
 async def committee_of_three(
     network: Any, operators: list[ScriptedOperator]
 ) -> tuple[str, list[ScriptedOperator]]:
-    """Submit until a draw seats three of the four, in whose order they are returned; now and then all four are selected.
+    """Submit a job whose draw seats three of the four; their order.
 
     The executor was called, and keeps its answer to itself.
     """
+    for operator in operators:
+        operator.answer = None
+    seated: list[str] = []
+
+    def three(lot: Lot) -> bool:
+        seated[:] = lot.ranking[: lot.size]
+        return lot.size == 3
+
+    job_id = await drawn(network, three, tag="suspicion")
     by_address = {operator.signer.address: operator for operator in operators}
-    for attempt in range(10):
-        for operator in operators:
-            operator.answer = None
-            operator.dispatched.clear()
-        job_id = await network.submit(tag="suspicion", user=f"user {attempt}")
-        async with asyncio.timeout(10):
-            while not (committee := (await network.evidence(job_id))["rounds"][0]["committee"]):
-                await asyncio.sleep(0.01)
-        members = [by_address[seat["operator"]] for seat in committee]
-        executor = members[0]
-        await executor.wait(lambda executor=executor: bool(executor.dispatched))
-        if len(members) == 3:
-            return job_id, members
-        await executor.send_result(executor.dispatched[0])
-        await network.finished(job_id)
-    pytest.fail("ten draws in a row selected all four operators")
+    members = [by_address[address] for address in seated]
+    await members[0].wait(lambda: bool(members[0].dispatched))
+    return job_id, members
 
 
 async def test_a_verifier_that_leaves_is_replaced_by_the_next_in_the_draw(network: Any) -> None:
@@ -160,6 +159,7 @@ async def test_a_returning_member_is_dispatched_to_again(network: Any) -> None:
     operator.answer = None
     job_id = await network.submit()
     await operator.wait(lambda: bool(operator.dispatched))
+    network.patient()
     await operator.close()
     back = ScriptedOperator(operator.signer, network.ws)
     network.operators.append(back)
@@ -182,6 +182,7 @@ async def test_a_restarted_dispatcher_goes_on_where_it_was(network: Any) -> None
     job_id = await network.submit()
     await operator.wait(lambda: bool(operator.dispatched))
     dispatched = operator.dispatched[0]
+    network.patient()
     await network.stop()
     await network.start()
     back = ScriptedOperator(operator.signer, network.ws)
@@ -238,6 +239,26 @@ async def test_an_operator_that_is_not_registered_is_told_what_to_do(network: An
     assert f"dispatcher operator add {stranger.signer.address}" in refusal["message"]
 
 
+async def at_work(network: Any) -> None:
+    """Wait until the dispatcher has taken a round up."""
+    async with asyncio.timeout(30):
+        while not network.dispatcher.loop._driver.active:
+            await asyncio.sleep(0.01)
+
+
+async def leases_run_out(network: Any) -> None:
+    """Wait until nobody works on a round, and let the leases run out that are still kept, now and not in some seconds."""
+    async with asyncio.timeout(30):
+        while network.dispatcher.loop.held:
+            await asyncio.sleep(0.01)
+    async with network.dispatcher.database.begin() as connection:
+        ended = await connection.execute(
+            text("update rounds set lease_until = now() where lease_owner is not null")
+        )
+    assert ended.rowcount == 1
+    network.dispatcher.loop.wake()
+
+
 async def test_a_database_that_is_away_in_the_middle_of_a_round_costs_no_job(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,9 +275,12 @@ async def test_a_database_that_is_away_in_the_middle_of_a_round_costs_no_job(
 
     monkeypatch.setattr(network.dispatcher.store, "settle", settle_later)
     job_id = await network.submit()
+    async with asyncio.timeout(30):
+        while away:
+            await asyncio.sleep(0.01)
+    await leases_run_out(network)
     # The lease runs out, the round is taken up again from what was stored, and its members are asked again.
     assert (await network.finished(job_id))["status"] == "completed"
-    assert not away
 
 
 async def test_an_answer_that_was_stored_when_the_database_went_away_is_not_waited_for_again(
@@ -273,6 +297,8 @@ async def test_an_answer_that_was_stored_when_the_database_went_away_is_not_wait
 
     monkeypatch.setattr(network.dispatcher.store, "executed", stored_but_not_told)
     job_id = await network.submit()
+    await operator.wait(lambda: bool(operator.replies))
+    await leases_run_out(network)
     assert (await network.finished(job_id))["status"] == "completed"
     assert (len(await network.results(job_id)), lost) == (1, [])
     assert operator.replies[-1]["code"] == 503
@@ -298,17 +324,16 @@ async def test_a_round_that_another_dispatcher_took_over_is_left_alone(network: 
 async def test_an_executor_lost_across_a_restart_is_replaced_and_the_evidence_says_so(network: Any) -> None:
     operators = [await network.operator() for _ in range(4)]
     job_id, (leaver, *_others) = await committee_of_three(network, operators)
+    network.patient()
     await network.stop()
-    patient = network.settings.dispatch.model_copy(
-        update={"reassign_after": 3}
-    )  # the others need time to come back
-    network.settings = network.settings.model_copy(update={"dispatch": patient})
     await network.start()
     for operator in set(operators) - {leaver}:
         back = ScriptedOperator(operator.signer, network.ws)
         back.counter = operator.counter
         network.operators.append(back)
         await back.connect()
+    await at_work(network)
+    network.patient(0.01)
     assert (await network.finished(job_id))["status"] == "completed"
     seats = (await network.evidence(job_id))["rounds"][0]["committee"]
     assert {seat["operator"]: seat["state"] for seat in seats}[leaver.signer.address] == "lost"

@@ -21,7 +21,7 @@ from aos_protocol.log_entries import operator_entry
 from aos_protocol.log_state import LogState
 from aos_protocol.typed_data import Domain
 from aos_service.database import create_engine, database_url
-from support.disputes import DOMAIN
+from support.disputes import DOMAIN, gone
 
 SIGNER = Signer(b"\x21" * 32)
 ADDRESS = "0x" + "0" * 40
@@ -36,7 +36,7 @@ class Desk:
         self.sequencers = [Sequencer(database, SIGNER, Domain(0, ADDRESS)) for database in self.databases]
 
     def _open(self) -> Database:
-        limits = {"pool_min": 1, "pool_max": 8, "connect_timeout": 5, "acquire_timeout": 5}
+        limits = {"pool_min": 1, "pool_max": 8, "connect_timeout": 20, "acquire_timeout": 20}
         return Database(create_engine(database_url(self._url), **limits))
 
     async def close(self) -> None:
@@ -303,6 +303,7 @@ async def test_evidence_in_the_middle_of_a_job_has_a_log_that_fits(network: Any)
 async def test_evidence_before_any_draw_has_a_log_that_fits(network: Any) -> None:
     operator = await network.operator()
     await operator.close()
+    await gone(network)
     job_id = await network.submit()
     assert len(await _fitting(network, job_id)) == 2
 
@@ -328,7 +329,7 @@ async def test_a_private_projects_log_holds_ids_and_digests_only(network: Any) -
     bearer = {"Authorization": f"Bearer {token}"}
     path = f"/api/job/evidence/{job_id}"
     assert (await network.client.get(path)).status_code == 401
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (document := (await network.client.get(path, headers=bearer)).json())["job"][
             "status"
         ] != "completed":
@@ -342,7 +343,7 @@ async def test_a_private_projects_log_holds_ids_and_digests_only(network: Any) -
 
 async def _dispatched(operators: list[Any], job_id: str) -> Any:
     """Wait for the first operator that is to execute this job."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             for operator in operators:
                 if any(dispatch.job_id == job_id for dispatch in operator.dispatched):
@@ -374,6 +375,7 @@ async def test_what_is_older_than_the_log_is_its_beginning(network: Any) -> None
         operator.answer = None
     under_way = await network.submit(user="somebody else")
     await _dispatched(operators, under_way)
+    network.patient()  # the job stays under way, so that the log does not grow while it is looked at
     for operator in operators:
         await operator.close()
     await network.stop()

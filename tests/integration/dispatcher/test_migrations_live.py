@@ -112,7 +112,10 @@ async def test_revisions_come_and_go_while_jobs_are_processed(network: Network, 
     traffic = Traffic(network, 3)
     await traffic.flows()
     reader, others = await connect(url), await connect(url)
-    waits = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and not granted"
+    waits = (
+        "select count(*) from pg_locks join pg_database on pg_database.oid = database "
+        "where datname = current_database() and mode = 'AccessExclusiveLock' and not granted"
+    )
     async with reader.transaction():
         await reader.execute("select count(*) from results")
         migrating = asyncio.create_task(migrate(url, "dispatcher"))

@@ -121,13 +121,13 @@ async def test_tokens_and_verdicts_follow_from_finished_jobs(unstarted: Network)
 
 async def test_jobs_are_counted_while_they_wait_and_while_they_are_worked_on(network: Network) -> None:
     waiting = await network.submit()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await shown(network)).jobs.waiting != 1:
             await asyncio.sleep(0.01)
     operator = await network.operator(connect=False)
     operator.answer = None
     await operator.connect()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await network.detail(waiting))["status"] != "dispatched":
             await asyncio.sleep(0.01)
     seen = await shown(network)
@@ -143,7 +143,7 @@ async def test_who_is_suspended_is_shown_so_and_who_has_left_is_not_shown(networ
         await connection.execute(text("update counters set value = value + 1 where name = 'registry'"))
     assert [each.standing for each in (await shown(network)).providers] == ["suspended", "good"]
     await other.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await shown(network)).connected != 1:
             await asyncio.sleep(0.01)
 
@@ -172,10 +172,11 @@ async def test_verdicts_are_counted_more_seldom(network: Network, monkeypatch: p
 
 async def test_what_takes_long_is_read_seldom(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_module, "_REST", 1e9)
-    view = network.dispatcher.front.network
+    view, clock = network.dispatcher.front.network, asyncio.get_running_loop().time
+    began = clock()
     assert await view.snapshot() is await view.snapshot()
-    rests = view._fresh_until - asyncio.get_running_loop().time()
-    assert network_module._LONGEST_REST_S - 5 < rests <= network_module._LONGEST_REST_S
+    read_again = view._fresh_until - network_module._LONGEST_REST_S
+    assert began < read_again <= clock()
 
 
 async def test_several_processes_show_the_same(new_database: Any, redis_url: str) -> None:
@@ -195,7 +196,7 @@ async def listener(network: Network) -> AsyncIterator[ClientConnection]:
 
 
 async def heard(connection: ClientConnection) -> Summary:
-    return Summary.model_validate_json(await asyncio.wait_for(connection.recv(), 10))
+    return Summary.model_validate_json(await asyncio.wait_for(connection.recv(), 30))
 
 
 async def test_listeners_are_told_at_once_and_of_every_change(network: Network) -> None:
@@ -212,9 +213,9 @@ async def test_listeners_are_told_at_once_and_of_every_change(network: Network) 
 async def test_all_are_sent_one_text_and_who_comes_late_has_it_at_once(network: Network) -> None:
     async with AsyncExitStack() as stack:
         several_ = [await stack.enter_async_context(listener(network)) for _ in range(5)]
-        texts = {await asyncio.wait_for(each.recv(), 10) for each in several_}
+        texts = {await asyncio.wait_for(each.recv(), 30) for each in several_}
         late = await stack.enter_async_context(listener(network))
-        texts.add(await asyncio.wait_for(late.recv(), 10))
+        texts.add(await asyncio.wait_for(late.recv(), 30))
         assert len(texts) == 1
         assert not {"from", "user", "prompt", "job_id", "as_of"} & set(json.loads(texts.pop()))
 
@@ -223,7 +224,7 @@ async def test_whoever_says_something_is_closed(network: Network) -> None:
     async with listener(network) as one:
         await heard(one)
         await one.send("hello")
-        await asyncio.wait_for(one.wait_closed(), 10)
+        await asyncio.wait_for(one.wait_closed(), 30)
         assert (one.close_code, one.close_reason) == (1008, "nothing is to be sent here")
 
 
@@ -242,7 +243,7 @@ async def test_there_are_only_so_many_listeners_of_one_address_and_in_all(networ
             async with listener(network):
                 pass
         assert json.loads(refused.value.response.body or b"")["limit"] == "listeners"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while stats._here:
             await asyncio.sleep(0.01)
     async with listener(network) as one:
@@ -267,7 +268,7 @@ async def test_a_slow_listener_misses_texts_and_holds_nobody_up(
         return websockets.connect(network.ws + "/stats", compression=None, **options)
 
     async def next_of(connection: ClientConnection) -> int:
-        return int((await asyncio.wait_for(connection.recv(), 10)).split()[0])
+        return int((await asyncio.wait_for(connection.recv(), 30)).split()[0])
 
     async with connect() as quick, connect(max_queue=1) as slow:
         seen = [await next_of(quick) for _ in range(60)]
@@ -295,10 +296,9 @@ async def test_while_the_database_is_away_listeners_are_kept_and_told_nothing(
 
         monkeypatch.setattr(view, "snapshot", snapshot)
         with capture_logs() as logs:
-            async with asyncio.timeout(10):
-                while not logs:
+            async with asyncio.timeout(30):
+                while "listeners are told nothing" not in {line["event"] for line in logs}:
                     await asyncio.sleep(0.01)
-        assert logs[0]["event"] == "listeners are told nothing"
         assert (await network.client.get("/api/network/providers")).status_code == 503
         away = False
         await network.operator()
@@ -309,7 +309,7 @@ async def test_nothing_is_read_while_nobody_listens(network: Network) -> None:
     async with listener(network) as one:
         await heard(one)
     stats = network.dispatcher.front.stats
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while stats._some_here.is_set():
             await asyncio.sleep(0.01)
     before = network.dispatcher.front.network._last
@@ -348,4 +348,4 @@ async def test_places_are_read_once_a_second_however_many_wait(network: Network)
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     queue = network.dispatcher.front.queue
     await asyncio.gather(*(queue.of("opml", MODEL.name, job_id) for _ in range(200)))
-    assert sum("order by job_type, model, id" in each for each in statements) == 1
+    assert sum("select job_id from rounds" in each for each in statements) == 1
