@@ -1,5 +1,7 @@
 """A calibration of made-up numbers, for scores of made-up numbers: honest distances about 0.001, others about 0.3."""
 
+from functools import cache
+
 import numpy as np
 
 from aos_protocol.calibration import Calibration, Likelihood, Sample, distance_counts, margin_counts
@@ -7,6 +9,7 @@ from aos_protocol.calibration import Calibration, Likelihood, Sample, distance_c
 _COUNT = 20_000
 
 
+@cache
 def _sample(name: str, *, honest: bool, distance: float, wrong: float) -> Sample:
     """Distances spread about `distance` by a factor of 1.5; a share `wrong` of the margins is above 0, half a logit or so."""
     random = np.random.default_rng(len(name))

@@ -22,7 +22,7 @@ from aos_dispatcher.errors import LogDamaged, NotFound
 from aos_dispatcher.evidence import EvidenceDesk
 from aos_dispatcher.log_sequencer import signed_head
 from aos_dispatcher.operators import list_models, operators_in
-from aos_dispatcher.settings import Chain
+from aos_dispatcher.settings import Chain, Verification
 from aos_dispatcher.standing import Standing
 from aos_dispatcher.tables import Base
 from aos_protocol import merkle
@@ -35,6 +35,7 @@ from aos_protocol.log_state import LogState
 from aos_protocol.tagging import check_placements
 from aos_protocol.typed_data import Domain
 from aos_service.database import create_engine, database_url
+from integration.dispatcher.conftest import Network
 from support.disputes import signed_challenge
 
 CONTRACT = "0x" + "5" * 40
@@ -239,6 +240,9 @@ OF_NO_EVIDENCE = {
 }
 
 
+of_one_world = pytest.mark.asyncio(loop_scope="module")
+
+
 class Inside:
     """Shows what a transaction sees, in place of the sequencer."""
 
@@ -270,11 +274,19 @@ class World:
                     self.jobs.append(said["job_id"])
             self.honest = await self.found(connection)
 
-    async def found(self, connection: AsyncConnection) -> set[str]:
-        """Everything that somebody finds who is shown this."""
+    async def found(self, connection: AsyncConnection, sought: str = "") -> set[str]:
+        """Everything that somebody finds who is shown this; when `sought` is found, nobody looks on."""
+        found: set[str] = set()
+        tagged = self.names["job"]  # the changed rows are its, mostly
+        of_jobs = sorted(self.jobs, key=lambda job_id: job_id != tagged)
+        for job_id in (None, *of_jobs) if sought == "log state" else (*of_jobs, None):
+            found |= await self._of_job(connection, job_id) if job_id else await self._of_state(connection)
+            if sought in found - self.honest:
+                break
+        return found - self.honest
+
+    async def _of_state(self, connection: AsyncConnection) -> set[str]:
         inside: Any = Inside(connection)
-        desk = EvidenceDesk(inside, self.signer, DOMAIN, CONTRACT)
-        found = {name for job_id in self.jobs for name in await self._of_job(desk, job_id)}
         standing = Standing(inside, None, 1)  # type: ignore[arg-type] # nobody sends a token
         listed = [{"operator": who, "number": number} for who, number in await operators_in(connection)]
         differences = self.state.differences_of_operators(listed)
@@ -285,9 +297,11 @@ class World:
             except NotFound:
                 continue  # then the list lacks it, too
             differences += self.state.differences_of_standing(shown)
-        return (found | {"log state"} if differences else found) - self.honest
+        return {"log state"} if differences else set()
 
-    async def _of_job(self, desk: EvidenceDesk, job_id: str) -> set[str]:
+    async def _of_job(self, connection: AsyncConnection, job_id: str) -> set[str]:
+        inside: Any = Inside(connection)
+        desk = EvidenceDesk(inside, self.signer, DOMAIN, CONTRACT)
         try:
             document = await desk.document(job_id)
             checks = check_evidence(document, dispatcher=self.signer.address, job_id=job_id)
@@ -299,24 +313,26 @@ class World:
             return {"unreadable"}
         return {check.id for check in checks if check.status == "FAIL"}
 
-    async def after(self, *statements: str) -> set[str]:
-        """What is found after these statements, which are rolled back then."""
+    async def after(self, statement: str, sought: str) -> set[str]:
+        """What is found after this statement, which is rolled back then; all of it, unless what is `sought` is among it."""
         async with self.engine.connect() as connection:
-            for statement in statements:
-                names = {name: value for name, value in self.names.items() if f":{name}" in statement}
-                assert (await connection.execute(text(statement), names)).rowcount, statement
-            found = await self.found(connection)
+            names = {name: value for name, value in self.names.items() if f":{name}" in statement}
+            assert (await connection.execute(text(statement), names)).rowcount, statement
+            found = await self.found(connection, sought)
             await connection.rollback()
         return found
 
 
-@pytest_asyncio.fixture
-async def world(unstarted: Any) -> AsyncIterator[World]:
-    network = unstarted
-    chain = Chain(chain_id=DOMAIN.chain_id, registry=DOMAIN.registry)
-    network.settings = network.settings.model_copy(update={"chain": chain})
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(_databases: Any) -> AsyncIterator[World]:
+    """One for all tests that look at it: what they change is rolled back."""
+    network = Network(address := await _databases.create("dispatcher"))
+    update = {
+        "chain": Chain(chain_id=DOMAIN.chain_id, registry=DOMAIN.registry),
+        "verification": Verification(audit_share=0, suspend_after=1),
+    }
+    network.settings = network.settings.model_copy(update=update)
     await network.start()
-    await network.restart(suspend_after=1)
     await network.calibrate()
     await network.project()
     names = await _busy_day(network)
@@ -324,11 +340,7 @@ async def world(unstarted: Any) -> AsyncIterator[World]:
         await operator.close()
     await network.stop()
     engine = create_engine(
-        database_url(network.settings.database.url.get_secret_value()),
-        pool_min=1,
-        pool_max=2,
-        connect_timeout=5,
-        acquire_timeout=5,
+        database_url(address), pool_min=1, pool_max=2, connect_timeout=20, acquire_timeout=20
     )
     async with engine.begin() as connection:
         await _without_constraints(connection)
@@ -338,9 +350,10 @@ async def world(unstarted: Any) -> AsyncIterator[World]:
     await world.read()
     yield world
     await engine.dispose()
+    await _databases.drop(address)
 
 
-async def _busy_day(network: Any) -> dict[str, Any]:
+async def _busy_day(network: Network) -> dict[str, Any]:
     """Jobs of every kind: an untagged one, a tagged one that is found out and appealed for, one under the tag, and a cancelled one."""
     operators = [await network.operator() for _ in range(6)]
     for operator in operators:
@@ -398,6 +411,7 @@ def test_every_table_and_column_is_either_found_or_says_why_not() -> None:
     assert set(OF_NO_EVIDENCE) | {table for table, _ in changed} == set(Base.metadata.tables)
 
 
+@of_one_world
 async def test_every_change_of_a_row_is_found(world: World) -> None:
     assert world.honest == {"AOS-MATCH-1"}  # the cheats' answers, rightly
     missed = []
@@ -405,7 +419,7 @@ async def test_every_change_of_a_row_is_found(world: World) -> None:
         statement = f"update {table} set {column} = {becomes.format(column)} where {ROWS[table]}"
         if table == "log_anchors":
             statement = statement.replace(column, f'"{column}"')
-        found = await world.after(statement)
+        found = await world.after(statement, finds)
         if finds not in found:
             missed.append((table, column, finds, found))
     assert missed == [], missed
@@ -433,23 +447,25 @@ ADDED = {
 }
 
 
+@of_one_world
 async def test_every_row_that_is_deleted_or_added_is_found(world: World) -> None:
     missed = []
     for table, finds in DELETED.items():
-        found = await world.after(f"delete from {table} where {ROWS[table]}")
+        found = await world.after(f"delete from {table} where {ROWS[table]}", finds)
         if finds not in found:
             missed.append(("deleted", table, finds, found))
     for table, (changes, finds) in ADDED.items():
         names = [column.name for column in Base.metadata.tables[table].columns]
         values = ", ".join(changes.get(name, f'"{name}"') for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
-        found = await world.after(_COPY.format(table, columns, values, ROWS[table]))
+        found = await world.after(_COPY.format(table, columns, values, ROWS[table]), finds)
         if finds not in found:
             missed.append(("added", table, finds, found))
     assert missed == [], missed
     assert DELETED.keys() | {"log_head", "log_anchors"} == ROWS.keys()
 
 
+@of_one_world
 async def test_a_job_that_was_never_logged_has_no_evidence_that_passes(world: World) -> None:
     """A whole job is added: its copy under another id and number, with a round."""
     columns = [column.name for column in Base.metadata.tables["jobs"].columns]
@@ -467,6 +483,7 @@ async def test_a_job_that_was_never_logged_has_no_evidence_that_passes(world: Wo
     assert {"AOS-JOB-1", "AOS-LOG-1"} <= failed
 
 
+@of_one_world
 async def test_a_log_that_is_written_anew_with_the_dispatchers_own_key_is_a_fork(world: World) -> None:
     """Row, entry, tree and head fit each other again, so the evidence passes; whoever kept a head, or the chain, finds it."""
     async with world.engine.connect() as connection:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest_asyncio
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from aos_protocol.messages import Dispatch, ServedModel
 from integration.dispatcher.conftest import Network
@@ -20,7 +20,10 @@ class Door:
         self.network = network
         self.operator = operator
         self.base = str(network.client.base_url).rstrip("/") + "/v1"
-        self.openai = AsyncOpenAI(base_url=self.base, api_key=network.token, max_retries=0, timeout=20)
+        http = DefaultAsyncHttpxClient(verify=False)
+        self.openai = AsyncOpenAI(
+            base_url=self.base, api_key=network.token, max_retries=0, timeout=20, http_client=http
+        )
         self.model = MODEL.name
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest_asyncio
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from aos_dispatcher.operators import register_operator
 from aos_operator.backends.images import PATHS, ImagesBackend
@@ -31,8 +31,9 @@ class Gallery:
         self.signer = Signer.generate()
         self.store, self.queue = MemoryStore(), MemoryQueue()
         self.base = str(network.client.base_url).rstrip("/")
+        http = DefaultAsyncHttpxClient(verify=False)
         self.openai = AsyncOpenAI(
-            base_url=f"{self.base}/v1", api_key=network.token, max_retries=0, timeout=20
+            base_url=f"{self.base}/v1", api_key=network.token, max_retries=0, timeout=20, http_client=http
         )
 
     @property
@@ -45,7 +46,7 @@ class Gallery:
 
     async def read(self, url: str, *, token: str | None = None) -> httpx.Response:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=False) as client:
             return await client.get(url, headers=headers)
 
     @asynccontextmanager
