@@ -1,7 +1,6 @@
 """Verified jobs on a real dispatcher: who executes and who scores, the verdict, what the API shows, and the evidence of it."""
 
 import asyncio
-import itertools
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.operators import pin_model
 from aos_protocol import fingerprint
 from support.calibration import calibration
+from support.lot import drawn
 from support.operators import MODEL, TOKENS, ScriptedOperator
 
 
@@ -137,16 +137,15 @@ async def test_a_verifier_that_cannot_score_is_replaced(network: Any) -> None:
     operators = await crew(network, 5)
     cannot = next(iter(operators.values()))
     cannot.score_reason = "the worker is out of memory"
-    for attempt in itertools.count():
-        await network.finished(job_id := await network.submit(tag="suspicion", user=f"user {attempt}"))
-        (round_,) = (await network.evidence(job_id))["rounds"]
-        seat = {seat["operator"]: seat for seat in round_["committee"]}.get(cannot.signer.address)
-        if seat is not None and seat["role"] == "verifier":
-            assert (seat["state"], seat["reason"]) == ("refused", "the worker is out of memory")
-            answered = [seat for seat in round_["committee"] if seat["state"] == "answered"]
-            assert len(answered) >= 3
-            assert await network.unpassed(job_id) == []
-            break
+    job_id = await drawn(network, lambda lot: cannot.signer.address in lot.verifiers, tag="suspicion")
+    await network.finished(job_id)
+    (round_,) = (await network.evidence(job_id))["rounds"]
+    seat = {seat["operator"]: seat for seat in round_["committee"]}[cannot.signer.address]
+    assert (seat["role"], seat["state"]) == ("verifier", "refused")
+    assert seat["reason"] == "the worker is out of memory"
+    answered = [seat for seat in round_["committee"] if seat["state"] == "answered"]
+    assert len(answered) >= 3
+    assert await network.unpassed(job_id) == []
 
 
 async def test_a_job_is_not_lost_when_nobody_can_score_it(network: Any) -> None:
@@ -193,11 +192,9 @@ async def test_what_was_judged_by_an_older_calibration_stays_so(network: Any) ->
 async def test_rounds_before_are_answered_and_verified_afresh(network: Any) -> None:
     """A tagged job has the earlier one of its user looked at again: in causal order after it, by an answer of its own."""
     await crew(network, 4)
-    for attempt in itertools.count():  # now and then lot gives an untagged job a verifier
-        early = await network.submit(user=f"device {attempt}")
-        if (await network.finished(early))["verdict"] is None:
-            break
-    await network.finished(tagged := await network.submit(user=f"device {attempt}", tag="suspicion"))
+    early = await drawn(network, lambda lot: not lot.verifiers)
+    user = (await network.finished(early))["user"]
+    await network.finished(tagged := await network.submit(user=user, tag="suspicion"))
     detail = await network.closed(early, 2)
     own, again = detail["rounds"]
     assert (own["purpose"], own["verdict"]) == ("job", None)
