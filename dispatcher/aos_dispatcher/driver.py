@@ -17,7 +17,7 @@ from aos_dispatcher.metrics import JOBS_ENDED, VERDICTS
 from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.operators import Operators, RegistrySnapshot
 from aos_dispatcher.round import ActiveRound, Author, restore
-from aos_dispatcher.rounds_store import Claimed, Drawn, RoundsStore
+from aos_dispatcher.rounds_store import Claimed, Current, Drawn, RoundsStore
 from aos_dispatcher.sessions import Sessions
 from aos_dispatcher.settings import Dispatch
 from aos_dispatcher.tables import JsonObject
@@ -81,7 +81,7 @@ class RoundDriver:
         if claimed.row.status == "dispatched":
             round_ = restore(facts, claimed, patience, self._author)
         else:
-            drawn = await self._draw(facts, patience, claimed.registry_version)
+            drawn = await self._draw(facts, patience, claimed.current)
             if drawn is None:
                 return
             round_ = drawn
@@ -98,7 +98,7 @@ class RoundDriver:
         await self._end(facts, End("failed", reason, clock, verified=False))
 
     async def _draw(
-        self, facts: RoundFacts, patience: Patience, registry_version: int | None
+        self, facts: RoundFacts, patience: Patience, current: Current | None
     ) -> ActiveRound | None:
         peers = self._hub.serving(facts.request.job.tag, facts.model, facts.request.job.kind)
         if time.monotonic() >= facts.deadline:
@@ -111,7 +111,7 @@ class RoundDriver:
             await self._end(facts, End("failed", why, clock, verified=False, seats=()))
             return None
         try:
-            snapshot = await self._operators.snapshot(registry_version)
+            snapshot = await self._operators.snapshot(current.registry if current else None)
         except RegistryStale as error:
             self._warn(facts, error)
             await self._store.release(facts.round_id, _PAUSE_S)
@@ -122,16 +122,14 @@ class RoundDriver:
         asked = electorate(peers, facts, snapshot, barred)
         draw_clock = await self._clock.tick(facts.clock)
         with span("draw") as drawing:
-            draw, calibration = await asyncio.gather(
-                hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout),
-                self._store.calibration_of(facts.model.sha256),
-            )
+            draw = await hold_draw(asked, facts, snapshot, draw_clock, self._settings.draw_timeout)
             drawing.note(asked=len(draw.answers), members=len(draw.members))
         if not draw.members:
             why = "; ".join(answer.reason for answer in draw.answers) or "nobody serves the model"
             log.warning("draw without a committee, held again soon", job_id=facts.job_id, why=why)
             await self._store.release(facts.round_id, _PAUSE_S)
             return None
+        calibration = current.calibration if current else await self._store.calibration_of(facts.model.sha256)
         return await self._seat(facts, patience, snapshot, draw_clock, draw, judged_by=calibration)
 
     def _warn(self, facts: RoundFacts, error: RegistryStale) -> None:

@@ -42,7 +42,11 @@ _NEEDED = text(
         array(
             select json_build_array(project_id, user_id, tag, cause, remaining) from user_tags
             where (project_id, user_id) in (select * from unnest(cast(:projects as text[]), cast(:users as text[])))
-        ) as tags
+        ) as tags,
+        array(
+            select json_build_array(sha256, max(calibration)) from models
+            where sha256 = any(cast(:models as text[])) and calibration is not null group by sha256
+        ) as calibrations
     """
 )
 _INSERT = text(
@@ -57,21 +61,33 @@ _INSERT = text(
 
 @dataclass(frozen=True)
 class Needed:
-    """What placing a batch takes: ticks of the clock, ids of rounds, tags of users, and the number of the registry's version."""
+    """What placing a batch takes: ticks of the clock, ids of rounds, tags of users; and what its draws go by.
+
+    That is the number of the registry's version, and the digests of the calibrations that models have, by their SHA-256.
+    """
 
     ticks: list[int]
     round_ids: list[int]
     registry: int
     tags: dict[User, ActiveTag]
+    calibrations: dict[str, str]
 
 
-async def needed(connection: AsyncConnection, users: Collection[User], *, ticks: int, rounds: int) -> Needed:
-    """Take so many ticks and ids, and read the tags that these users, one or more, have. The caller holds the lock of the job sequence."""
+async def needed(
+    connection: AsyncConnection, users: Collection[User], models: Collection[str], *, ticks: int, rounds: int
+) -> Needed:
+    """Take so many ticks and ids, and read what there is of these users, one or more, and models. The caller holds the lock of the job sequence."""
     projects, ids = zip(*users, strict=True)
-    asked = {"ticks": ticks, "rounds": rounds, "projects": list(projects), "users": list(ids)}
+    asked = {
+        "ticks": ticks,
+        "rounds": rounds,
+        "projects": list(projects),
+        "users": list(ids),
+        "models": list(models),
+    }
     row = (await connection.execute(_NEEDED, asked)).one()
     tags = {(project, user): ActiveTag(*tag) for project, user, *tag in row.tags}
-    return Needed(row.ticks, row.round_ids, row.registry, tags)
+    return Needed(row.ticks, row.round_ids, row.registry, tags, dict(row.calibrations))
 
 
 async def store(

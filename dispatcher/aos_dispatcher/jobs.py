@@ -29,7 +29,7 @@ from aos_dispatcher.metrics import JOBS_ENDED
 from aos_dispatcher.newsroom import Newsroom
 from aos_dispatcher.quotas import Standing
 from aos_dispatcher.rounds import RoundLoop
-from aos_dispatcher.rounds_store import Claimed
+from aos_dispatcher.rounds_store import Claimed, Current
 from aos_dispatcher.tables import Counter, Job, JsonObject, Round
 from aos_dispatcher.tags import Tagging, User, open_before, store_tags
 from aos_protocol import sortition, vrf
@@ -215,7 +215,8 @@ class Jobs:
         if not submissions:
             return placed
         users, count = {submission.user for submission in submissions}, len(submissions)
-        known = await job_writes.needed(connection, users, ticks=count * TICKS_OF_JOB, rounds=count)
+        models = {submission.model_sha256 for submission in submissions}
+        known = await job_writes.needed(connection, users, models, ticks=count * TICKS_OF_JOB, rounds=count)
         active = dict(known.tags)
         for submission, tick in zip(submissions, self._clock.spread(known.ticks, count), strict=True):
             placed.outcomes.append(self._placed(submission, last, tick, active, placed))
@@ -238,7 +239,8 @@ class Jobs:
             round_["fencing_token"] = int(mine)
             round_["lease_until"] = now + timedelta(seconds=self._lease.seconds) if mine else None
             if mine:
-                placed.leased.append(Claimed.fresh(job, round_, known.registry))
+                current = Current(known.registry, known.calibrations.get(round_["model_sha256"]))
+                placed.leased.append(Claimed.fresh(job, round_, current))
 
     def _placed(
         self, submission: Submission, last: int, tick: int, active: dict[User, ActiveTag], placed: "_Placed"

@@ -78,8 +78,19 @@ _RELEASE_ALL = text(
 
 
 @dataclass(frozen=True)
+class Current:
+    """What a draw goes by, as it was read when its job was stored: the number of the registry's version, the digest of the model's calibration."""
+
+    registry: int
+    calibration: str | None
+
+
+@dataclass(frozen=True)
 class Claimed:
-    """A leased round; `row` is joined with its job. The rest is there once it was drawn; answers and scores are signed frames."""
+    """A leased round; `row` is joined with its job. The rest is there once it was drawn; answers and scores are signed frames.
+
+    `current` is there for one that was leased as its job was stored.
+    """
 
     row: Any
     seats: Sequence[Row[Any]] = ()
@@ -87,21 +98,18 @@ class Claimed:
     calibration: Calibration | None = None
     answers: Sequence[str] = ()
     scores: Sequence[str] = ()
-    registry_version: int | None = None
+    current: Current | None = None
 
     @classmethod
-    def fresh(cls, job: JsonObject, round_: JsonObject, registry_version: int) -> Self:
-        """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id.
-
-        `registry_version` is the number that the registry had then.
-        """
+    def fresh(cls, job: JsonObject, round_: JsonObject, current: Current) -> Self:
+        """Return a round that was leased as it was stored: rows of `jobs` and `rounds` as they were inserted, with the round's id."""
         own = {"challenge": 0, "session": None}
         own |= dict.fromkeys(("subject", "subject_frame", "seed", "seed_proof"))
         names = ("request", "sequence", "request_digest", "receipt", "clock", "least_evidence")
         of_job = {name: job[name] for name in names}
         seeds = {"job_seed": job["seed"], "job_seed_proof": job["seed_proof"]}
         row = SimpleNamespace(**own, **of_job, **seeds, **round_)
-        return cls(row, registry_version=registry_version)
+        return cls(row, current=current)
 
 
 @dataclass(frozen=True)
