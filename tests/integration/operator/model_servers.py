@@ -109,7 +109,8 @@ class FakeServer:
 
 
 def _send(writer: asyncio.StreamWriter, status: int, said: bytes) -> None:
-    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n"
+    kind = "Content-Type: application/json"
+    head = f"HTTP/1.1 {status} X\r\n{kind}\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + said)
 
 
