@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aos_dispatcher.database import Database
 from aos_dispatcher.desk import NEVER, NOT_NOW
 from aos_dispatcher.errors import NotFound, Refused, StoreFull, Unavailable, Unprocessable
+from aos_dispatcher.metrics import IMAGE_BYTES_KEPT, IMAGES_KEPT
 from aos_dispatcher.settings import Limits
 from aos_dispatcher.tables import Assignment, Blob, BlobChunk, Job, Project, Round
 from aos_protocol.errors import InvalidMessage
@@ -226,9 +227,18 @@ class Blobs:
             try:
                 while await self.sweep() == _SWEPT_AT_ONCE:
                     await asyncio.sleep(0)
+                await self.count()
             except Unavailable as error:
                 log.error("database away; expired images are forgotten later", why=str(error))
             await asyncio.sleep(_SWEEP_S)
+
+    async def count(self) -> None:
+        """Count the images that are kept, whole or not, and their bytes, for `/metrics`. Raises `Unavailable`."""
+        there = select(func.count(Blob.id), func.coalesce(func.sum(Blob.size), 0))
+        async with self._database.connect() as connection:
+            number, size = (await connection.execute(there)).one()
+        IMAGES_KEPT.set(number)
+        IMAGE_BYTES_KEPT.set(int(size))
 
     async def sweep(self) -> int:
         """Forget some of what has expired, and return how many images that were."""
