@@ -40,7 +40,7 @@ class Watch:
     def until(self, **members: Any) -> dict[str, Any]:
         """The next line that has these members."""
         while True:
-            line = self._lines.get(timeout=30)
+            line = self._lines.get(timeout=50)
             if members.items() <= line.items():
                 return line
 
@@ -53,7 +53,7 @@ class Watch:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=50)
 
 
 @pytest.fixture
@@ -99,6 +99,7 @@ def test_it_follows_through_an_outage_and_reports_a_fork(
     assert str(proof) in found["what"]
 
 
+@pytest.mark.timeout(180)
 def test_once_is_for_cron(shown: LoggedDispatcher, tmp_path: Path) -> None:
     state = tmp_path / "monitor.json"
     with serving(shown) as url:

@@ -88,7 +88,6 @@ class Members:
                 "node": {
                     "signer_key": "0x" + key.hex(),
                     "dispatcher_address": self.network.signer.address,
-                    "heartbeat_interval": 0.5,
                 },
             }
         )
@@ -117,7 +116,7 @@ async def members(
 ) -> AsyncIterator[Members]:
     """Honest operators on a dispatcher that has the demo model's calibration."""
     document = json.loads(demo_model.with_suffix(".calibration.json").read_text())
-    network = Network(await new_database("dispatcher"))
+    network = Network(await new_database("dispatcher"), member_timeout=60, job_timeout=100)
     running = Members(network, new_database, redis_url)
     worker = running.keep(HttpWorker(workers["true"], TIMEOUT_S))
     async with AsyncExitStack() as stack:

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from aos_dispatcher.operators import pin_model
@@ -34,19 +35,33 @@ class Both(TextBackend):
         return await self._worker.score(job, subject)
 
 
-@pytest_asyncio.fixture
-async def members(
-    new_database: Databases, redis_url: str, demo_model: Path, tmp_path: Path
-) -> AsyncIterator[Members]:
-    network = Network(await new_database("dispatcher"))
-    running = Members(network, new_database, redis_url)
+@pytest.fixture
+def scoring(demo_model: Path, tmp_path: Path) -> Iterator[str]:
+    """The URL of a worker on the demo model. It is waited for where no event loop waits with it."""
     program = Path(sys.executable).parent / "inference-worker"
     command = [str(program), "--model", str(demo_model), "--port", "0", "--threads", "1", "--name", MODEL]
-    scoring = RunningWorker(command, {"PATH": str(program.parent), "XDG_CACHE_HOME": str(tmp_path)})
+    running = RunningWorker(command, {"PATH": str(program.parent), "XDG_CACHE_HOME": str(tmp_path)})
+    try:
+        yield running.address
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def llama(demo_model: Path, tmp_path: Path) -> Iterator[str]:
+    """The URL of llama.cpp's own server on the same file."""
+    with llama_server(demo_model, tmp_path) as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def members(
+    new_database: Databases, redis_url: str, demo_model: Path, scoring: str, llama: str
+) -> AsyncIterator[Members]:
+    network = Network(await new_database("dispatcher"), member_timeout=60, job_timeout=100)
+    running = Members(network, new_database, redis_url)
     async with AsyncExitStack() as stack:
-        stack.callback(scoring.close)
-        worker = running.keep(HttpWorker(scoring.address, TIMEOUT_S))
-        url = stack.enter_context(llama_server(demo_model, tmp_path))
+        worker = running.keep(HttpWorker(scoring, TIMEOUT_S))
         await network.start()
         stack.push_async_callback(network.stop)
         await network.restart(least_evidence="token_ids")
@@ -56,7 +71,7 @@ async def members(
         await pin_model(network.dispatcher.database, "opml", offer, Calibration.from_json(document))
         stack.push_async_callback(running.close)
         for _ in range(3):
-            await running.add(running.keep(Both(url, demo_model, worker)))
+            await running.add(running.keep(Both(llama, demo_model, worker)))
         yield running
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,13 +42,15 @@ async def run_command(
 
 
 class OperatorProcess:
-    """An operator that can be started, killed and started again."""
+    """An operator that can be started, killed and started again; `program` takes the arguments of `operator-runner`."""
 
-    def __init__(self, folder: Path, configuration: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, configuration: dict[str, Any], program: Sequence[str] = (str(RUNNER),)
+    ) -> None:
         self.file = folder / "config.yaml"
         self.file.write_text(yaml.safe_dump(configuration))
         self.file.chmod(0o600)
-        self._child = Child("operator", [str(RUNNER), "-c", str(self.file)], log=folder / "operator.log")
+        self._child = Child("operator", [*program, "-c", str(self.file)], log=folder / "operator.log")
 
     @property
     def child(self) -> Child:

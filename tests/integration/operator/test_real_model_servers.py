@@ -24,6 +24,8 @@ from aos_protocol.record import Record, named_model_digest
 from integration.operator.model_servers import FakeOllama
 from support.model_servers import PROXY_KEY, litellm_proxy, llama_server, python_server
 
+# Most of it is for LiteLLM's proxy to start.
+pytestmark = pytest.mark.timeout(180)
 SEED, PROVER = "ab" * 32, "0x" + "11" * 20
 QUESTION = "What is AI?"
 LONG = "a b " * 2000

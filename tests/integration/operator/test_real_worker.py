@@ -1,20 +1,19 @@
 """Executor and verifier on the real worker and the demo model: what the one answers, the other confirms or finds out."""
 
-import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from aos_operator.backends.dialects import Source
 from aos_operator.backends.text import TextBackend
 from aos_operator.backends.worker import HttpWorker
-from aos_operator.errors import WorkerUnavailable
 from aos_operator.statements import Author, statement
 from aos_operator.subjects import check_subject
 from aos_operator.tasks import Outcome, Scored
@@ -30,7 +29,7 @@ from aos_protocol.score_document import Score
 from aos_protocol.transcript import Transcript
 from aos_protocol.typed_data import Domain
 from aos_protocol.verdict import Verdict, judge
-from aos_service.child import Child
+from integration.worker.conftest import RunningWorker
 from support.model_servers import llama_server
 from unit.operator.world import EXECUTOR, MODEL, OPERATOR, World
 
@@ -82,30 +81,32 @@ class Network:
         return judge(parse_message(Score, scored.score), self.calibration)
 
 
-@pytest_asyncio.fixture
-async def network(demo_model: Path, tmp_path: Path) -> AsyncIterator[Network]:
-    program = Path(sys.executable).with_name("inference-worker")
-    socket = tmp_path / "worker.sock"
+@pytest.fixture(scope="module")
+def worker_url(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One worker process for all of these tests."""
+    folder, program = tmp_path_factory.mktemp("worker"), Path(sys.executable).with_name("inference-worker")
+    socket = folder / "worker.sock"
     arguments = ["--model", str(demo_model), "--uds", str(socket), "--name", MODEL.name, "--threads", "1"]
     arguments += ["--fim", "custom:<|system|>{prefix}\n{suffix}<|user|>"]
-    child = Child("worker", [str(program), *arguments], log=tmp_path / "worker.log")
-    child.start()
-    worker = HttpWorker(f"unix://{socket}", timeout=30)
+    environment = {"PATH": str(program.parent), "XDG_CACHE_HOME": str(folder)}
+    running = RunningWorker([str(program), *arguments], environment)
     try:
-        model = MODEL.model_copy(update={"sha256": hashlib.sha256(demo_model.read_bytes()).hexdigest()})
-        while True:
-            try:
-                [served] = await worker.models()
-                assert (served.name, served.sha256) == (model.name, model.sha256)
-                assert (served.evidence, set(served.able)) == ("fingerprints", {"chat", "fim", "logprobs"})
-                break
-            except WorkerUnavailable:
-                await asyncio.sleep(0.05)
-        measured = demo_model.with_suffix(".calibration.json")
-        yield Network(worker, model, Calibration.from_json(json.loads(measured.read_text())))
+        assert running.address == f"unix:{socket}"
+        yield f"unix://{socket}"
     finally:
-        await worker.close()
-        await child.stop()
+        running.close()
+
+
+@pytest_asyncio.fixture
+async def network(worker_url: str, demo_model: Path) -> AsyncIterator[Network]:
+    worker = HttpWorker(worker_url, timeout=30)
+    model = MODEL.model_copy(update={"sha256": hashlib.sha256(demo_model.read_bytes()).hexdigest()})
+    [served] = await worker.models()
+    assert (served.name, served.sha256) == (model.name, model.sha256)
+    assert (served.evidence, set(served.able)) == ("fingerprints", {"chat", "fim", "logprobs"})
+    measured = demo_model.with_suffix(".calibration.json")
+    yield Network(worker, model, Calibration.from_json(json.loads(measured.read_text())))
+    await worker.close()
 
 
 async def test_an_honest_answer_matches(network: Network) -> None:
@@ -150,46 +151,50 @@ async def test_tokens_of_another_server_are_scored_as_likely_or_not(network: Net
         assert verdict.outcome in outcomes, verdict
 
 
+@pytest.fixture
+def llama(demo_model: Path, tmp_path: Path) -> Iterator[str]:
+    """The URL of llama.cpp's own server. It is waited for where no event loop waits with it."""
+    with llama_server(demo_model, tmp_path) as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def theirs(llama: str, demo_model: Path) -> AsyncIterator[TextBackend]:
+    names = {"models": {MODEL.name: demo_model.name}, "files": {MODEL.name: demo_model}}
+    backend = TextBackend(Source(kind="llamacpp", url=llama, timeout=30, **names))
+    yield backend
+    await backend.close()
+
+
 async def test_llama_cpp_s_own_server_is_believed_as_far_as_its_tokens_go(
-    network: Network, demo_model: Path, tmp_path: Path
+    network: Network, theirs: TextBackend
 ) -> None:
     """Its own sampler draws, so nothing is forced: what it says is likely, greedy is greedy, and other parameters than the job's show."""
-    with llama_server(demo_model, tmp_path) as url:
-        theirs = TextBackend(
-            Source(
-                kind="llamacpp",
-                url=url,
-                models={MODEL.name: demo_model.name},
-                files={MODEL.name: demo_model},
-                timeout=30,
-            )
-        )
-        try:
-            for asked, ran, outcomes in (
-                (Params(max_tokens=200, top_p=0.5), None, {"match", "inconclusive"}),
-                (Params(max_tokens=200, temperature=0), None, {"match", "inconclusive"}),
-                (
-                    Params(max_tokens=200, temperature=0.2),
-                    Params(max_tokens=200, temperature=3.0),
-                    {"mismatch"},
-                ),
-            ):
-                job = network.job("What is AI?", params=asked)
-                run = job if ran is None else network.job("What is AI?", params=ran)
-                answer = await theirs.generate(run.job, job.seed, EXECUTOR.address)
-                record = parse_message(Record, answer["record"])
-                assert record.level == "token_ids"
-                shown = Outcome(answer["text"], "", None, record.digest(), record=record.to_json())
-                verdict = await network.verdict(network.call(job, shown))
-                assert verdict.outcome in outcomes, verdict
-                assert verdict.level == ("greedy" if asked.temperature == 0 else "likelihood")
-        finally:
-            await theirs.close()
+    for asked, ran, outcomes in (
+        (Params(max_tokens=200, top_p=0.5), None, {"match", "inconclusive"}),
+        (Params(max_tokens=200, temperature=0), None, {"match", "inconclusive"}),
+        (
+            Params(max_tokens=200, temperature=0.2),
+            Params(max_tokens=200, temperature=3.0),
+            {"mismatch"},
+        ),
+    ):
+        least = 32 if outcomes == {"mismatch"} else 0  # of fewer tokens, nothing follows
+        record = None
+        while record is None or len(record.output_tokens or ()) < least:
+            job = network.job("What is AI?", params=asked)
+            run = job if ran is None else network.job("What is AI?", params=ran)
+            answer = await theirs.generate(run.job, job.seed, EXECUTOR.address)
+            record = parse_message(Record, answer["record"])
+        assert record.level == "token_ids"
+        shown = Outcome(answer["text"], "", None, record.digest(), record=record.to_json())
+        verdict = await network.verdict(network.call(job, shown))
+        assert verdict.outcome in outcomes, verdict
+        assert verdict.level == ("greedy" if asked.temperature == 0 else "likelihood")
 
 
 async def test_what_was_changed_afterwards_does_not(network: Network) -> None:
-    job = network.job()
-    honest = await network.answer(job)
+    job, honest = await network.answered()
     transcript = Transcript.from_json(honest.transcript)
     tokens = list(transcript.output_tokens)
     tokens[4] = tokens[4] + 1

@@ -24,7 +24,7 @@ async def url(configuration: dict[str, Any]) -> AsyncIterator[str]:
 
 async def announced(dispatcher: FakeDispatcher, *names: str) -> None:
     """Wait until the operator is connected with exactly these models."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(50):
         while not dispatcher.connected.is_set() or _names(dispatcher) != sorted(names):
             await asyncio.sleep(0.02)
 

@@ -27,6 +27,8 @@ SIGNER = derive(SECRET)
 PROVIDER = SIGNER.address
 KEY = "sk-never-leaves-this-machine-0123456789"
 AOS = f"{get_path('scripts')}/aos"
+PATIENCE_S = 50
+"""How long a busy machine may take for anything; a little less than a test has."""
 
 
 class ProviderProcess:
@@ -62,7 +64,7 @@ class ProviderProcess:
         async def seen() -> bool:
             return self.log().count(event) >= times
 
-        await self.child.until_ready(seen, timeout_s=30)
+        await self.child.until_ready(seen, timeout_s=PATIENCE_S)
 
     async def failed(self) -> str:
         """Wait until it gives up; what it said last."""
@@ -126,7 +128,7 @@ async def ask(network: Network, model: str = "llama3:8b", **job: Any) -> dict[st
     submitted = await network.client.post("/api/job/submit", json=request)
     assert submitted.status_code == 200, submitted.text
     job_id = submitted.json()["result"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             detail = (await network.client.post("/api/job/detail", json={"job_id": job_id})).json()["result"]
             if detail["status"] in {"completed", "failed", "cancelled"}:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from integration.dispatcher.conftest import Network
-from integration.provider.conftest import KEY, PROVIDER, ProviderProcess, ask, result_of
+from integration.provider.conftest import KEY, PATIENCE_S, PROVIDER, ProviderProcess, ask, result_of
 from integration.provider.fake_model_server import FakeModelServer
 from integration.provider.tap import Tap
 
+pytestmark = pytest.mark.timeout(180)  # each of its processes takes seconds to start
 STEPS = [
     "reading the settings",
     "initialized",
@@ -90,7 +93,7 @@ async def test_a_provider_that_is_killed_while_the_model_runs_answers_after_its_
         server.go.clear()
         before = len(server.asked)
         asking = asyncio.create_task(ask(network))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(server.asked) == before:
                 await asyncio.sleep(0.02)
         await provider.kill()

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 
 from aos_cli import ports
 from aos_service.child import Child
 from integration.dispatcher.conftest import Network
-from integration.provider.conftest import KEY, PROVIDER, ProviderProcess, result_of
+from integration.provider.conftest import KEY, PATIENCE_S, PROVIDER, ProviderProcess, result_of
 
+pytestmark = pytest.mark.timeout(180)  # each of its processes takes seconds to start
 MODEL = "llama3:8b"
 """The name under which the demo model is served here: names are all that is known of such a model."""
 
@@ -45,7 +47,7 @@ async def llama_server(demo_model: Path, tmp_path: Path) -> AsyncIterator[str]:
                     return False
 
         try:
-            await child.until_ready(answers, timeout_s=40)
+            await child.until_ready(answers, timeout_s=PATIENCE_S)
             yield origin
         finally:
             await child.stop()
@@ -92,7 +94,7 @@ async def _streamed(network: Network, body: dict[str, Any]) -> list[dict[str, An
     chunks = []
     headers = {"authorization": f"Bearer {network.token}"}
     async with network.client.stream(
-        "POST", "/v1/chat/completions", json=body, headers=headers, timeout=40
+        "POST", "/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE_S
     ) as answer:
         lines = [line async for line in answer.aiter_lines() if line.startswith("data: ")]
     assert answer.status_code == 200, lines

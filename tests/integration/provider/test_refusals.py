@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,12 @@ async def speaking(
         yield f"{'ws' if tls is None else 'wss'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/ws"
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody can."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 class TestDispatcher:
@@ -112,9 +113,9 @@ class TestDispatcher:
             with pytest.raises(DispatcherAway, match=r"certificate is not believed.*aos --ca FILE provider"):
                 await meet(url, ServerKey(POINT), client_context(stranger.file))
 
-    async def test_nobody_is_no_dispatcher(self) -> None:
+    async def test_nobody_is_no_dispatcher(self, closed_port: int) -> None:
         with pytest.raises(DispatcherAway, match="`aos up`"):
-            await meet(f"ws://127.0.0.1:{closed_port()}/ws", ServerKey(POINT), None)
+            await meet(f"ws://127.0.0.1:{closed_port}/ws", ServerKey(POINT), None)
 
 
 async def failing(
@@ -150,8 +151,8 @@ class TestModelServer:
                 "userSecret": "correct horse battery staple",
             }
 
-    async def test_one_that_is_not_there(self, settings: dict[str, Any]) -> None:
-        settings["apiPort"] = closed_port()
+    async def test_one_that_is_not_there(self, settings: dict[str, Any], closed_port: int) -> None:
+        settings["apiPort"] = closed_port
         said, steps = await failing(settings, ModelServerFailed)
         assert "start your model server" in said
         assert f"http://127.0.0.1:{settings['apiPort']}" in said

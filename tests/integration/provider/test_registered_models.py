@@ -10,11 +10,12 @@ import pytest
 
 from aos_cli import ports
 from integration.dispatcher.conftest import Network
-from integration.provider.conftest import ProviderProcess, ask
+from integration.provider.conftest import PATIENCE_S, ProviderProcess, ask
 from integration.provider.fake_model_server import FakeModelServer
 from support.fake_image_server import FakeImageServer
 from support.pictures import png
 
+pytestmark = pytest.mark.timeout(180)  # each of its processes takes seconds to start
 OK = {"code": 0, "message": "ok"}
 
 
@@ -27,7 +28,7 @@ async def models(network: Network) -> dict[str, dict[str, Any]]:
 
 async def until_served(network: Network, *names: str) -> None:
     """Wait until the dispatcher serves exactly these."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while set(await models(network)) != set(names):
             await asyncio.sleep(0.02)
 
@@ -67,7 +68,7 @@ async def test_containers_of_a_model_register_share_its_jobs_and_unregister(
         for number, server in enumerate(servers):
             await node.register(server, "Llama3-70B", f"cid{number}")
         await until_served(network, "llama3:8b", "Llama3-70B")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while await _cids(network, "Llama3-70B") != ["cid0", "cid1"]:
                 await asyncio.sleep(0.05)
         for _ in range(4):
@@ -87,13 +88,21 @@ async def test_a_model_that_ends_is_gone_without_a_word_and_a_restarted_provider
 ) -> None:
     other = FakeModelServer(models=["Llama3-70B"])
     provider = ProviderProcess(tmp_path, settings, "--registration-port", str(node.number))
+    with ports.reserve(0) as holder:
+        port = ports.number(holder)
+        await _ends_and_comes_back(network, provider, other, port, node)
+
+
+async def _ends_and_comes_back(
+    network: Network, provider: ProviderProcess, other: FakeModelServer, port: int, node: Port
+) -> None:
     async with provider.running():
         await provider.said('"serving"')
-        async with other.serving():
+        async with other.serving(port):
             await node.register(other, "Llama3-70B")
             await until_served(network, "llama3:8b", "Llama3-70B")
         await until_served(network, "llama3:8b")
-        async with other.serving(other.port):
+        async with other.serving(port):
             await until_served(network, "llama3:8b", "Llama3-70B")
             await provider.kill()
             await until_served(network)
@@ -125,7 +134,7 @@ async def test_a_model_that_paints_and_edits_registers_for_both(
                 "model/register", project="SuperImage", model=name, api=api, type=kind, cid=path
             )
             assert said == OK
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (await models(network)).get(name, {}).get("kinds") != [1, 2]:
                 await asyncio.sleep(0.02)
         made = await network.client.post("/v1/images/generations", json=asked, headers=headers)

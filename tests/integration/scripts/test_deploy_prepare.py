@@ -22,6 +22,9 @@ def prepare(folder: Path, path: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+pytestmark = pytest.mark.timeout(180)  # each key is derived as slowly as it should be
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder, and what the script said."""

@@ -101,6 +101,7 @@ async def test_a_program_of_the_revision_before_goes_on(
     assert fixed.keys() <= before.columns.keys()
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("program", "metadata", "fixed"), PROGRAMS)
 async def test_every_revision_can_be_undone_and_done_again_without_loss(
     new_database: Any, program: Program, metadata: MetaData, fixed: dict[str, Any]

@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
+PATIENCE_S = 50.0
+"""How long a busy machine may take for anything; a little less than a test has."""
+
 
 class RunningWorker:
     """A worker process and what it has logged."""
@@ -40,7 +43,7 @@ class RunningWorker:
         """Wait until the event has been logged `number` times; give the latest."""
         with self._news:
             self._news.wait_for(
-                lambda: len(self.events(name)) >= number or self.process.poll() is not None, 30
+                lambda: len(self.events(name)) >= number or self.process.poll() is not None, PATIENCE_S
             )
             found = self.events(name)
         assert len(found) >= number, "".join(self.lines)
@@ -55,12 +58,12 @@ class RunningWorker:
         """A client of it, over whichever kind of socket."""
         if self.address.startswith("unix:"):
             transport = httpx.HTTPTransport(uds=self.address.removeprefix("unix:"))
-            return httpx.Client(transport=transport, base_url="http://worker", timeout=30, **options)
-        return httpx.Client(base_url=self.address, timeout=30, **options)
+            return httpx.Client(transport=transport, base_url="http://worker", timeout=PATIENCE_S, **options)
+        return httpx.Client(base_url=self.address, timeout=PATIENCE_S, **options)
 
     def exit_code(self) -> int:
         """Wait for the process to end by itself."""
-        code = self.process.wait(30)
+        code = self.process.wait(PATIENCE_S)
         self._reader.join()
         return code
 
@@ -129,6 +132,7 @@ class Model(ByteModel):
         {decode}
 
 configure_logs("worker")
+server.GRACE = 0.5
 model = Model(endless=True)
 engine = Engine(model, model, 10**6, Limits(1, requests=2, tokens=10**6))
 card = ModelCard(name="demo", sha256="0" * 64, size=1, context=10**6, vocabulary=260, engine="stand-in")

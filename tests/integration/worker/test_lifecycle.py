@@ -40,7 +40,7 @@ def test_a_running_job_may_finish(start_worker: StartWorker) -> None:
     worker = start_worker("--port", "0", "--name", "demo")
     with worker.client() as client, ThreadPoolExecutor(1) as pool:
         with worker.client() as other:
-            post = at_work(lambda: pool.submit(generate, client, temperature=5.0, max_tokens=600), other)
+            post = at_work(lambda: pool.submit(generate, client, temperature=5.0, max_tokens=150), other)
         worker.process.terminate()
         assert post.result().status_code == 200
     assert worker.exit_code() == 0
