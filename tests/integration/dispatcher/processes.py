@@ -36,7 +36,7 @@ class OneDispatcher:
     """Its processes by number, from 0 on."""
 
     def __init__(
-        self, folder: Path, database: str, redis_url: str | None, ports_: Sequence[int], drain: float
+        self, folder: Path, database: str, redis_url: str | None, ports_: Sequence[int], **waits: float
     ) -> None:
         self.signer = Signer.generate()
         self.urls = [f"http://{ports.LOOPBACK}:{port}" for port in ports_]
@@ -49,7 +49,7 @@ class OneDispatcher:
             )
         )
         self.children = [
-            self._child(folder, number, _settings(database, redis_url, port, drain))
+            self._child(folder, number, _settings(database, redis_url, port, **waits))
             for number, port in enumerate(ports_)
         ]
 
@@ -134,12 +134,26 @@ class OneDispatcher:
 
 @asynccontextmanager
 async def one_dispatcher(
-    folder: Path, database: str, redis_url: str | None, *, count: int = 2, drain: float = 0
+    folder: Path,
+    database: str,
+    redis_url: str | None,
+    *,
+    count: int = 2,
+    drain: float = 0,
+    away: float = 1,
+    heartbeat: float = HEARTBEAT_S,
 ) -> AsyncIterator[OneDispatcher]:
-    """Run a dispatcher as so many processes, with a project and a calibrated model; stop them on leaving."""
+    """Run a dispatcher as so many processes, with a project and a calibrated model; stop them on leaving.
+
+    They wait `away` seconds for a member to come back, and serve for `drain` seconds more when they are told to stop. They miss each other
+    after some heartbeats, with short ones also when the machine is busy.
+    """
     async with AsyncExitStack() as stack:
         held = [stack.enter_context(ports.reserve(0)) for _ in range(count)]
-        running = OneDispatcher(folder, database, redis_url, list(map(ports.number, held)), drain)
+        numbers = list(map(ports.number, held))
+        running = OneDispatcher(
+            folder, database, redis_url, numbers, drain=drain, away=away, heartbeat=heartbeat
+        )
         stack.push_async_callback(running.database.close)
         stack.push_async_callback(running.client.aclose)
         for child in running.children:
@@ -152,9 +166,18 @@ async def one_dispatcher(
 
 @asynccontextmanager
 async def operator(
-    dispatcher: OneDispatcher, database: str, redis_url: str, *, at: int = 0, worker: Backend | None = None
+    dispatcher: OneDispatcher,
+    database: str,
+    redis_url: str,
+    *,
+    at: int = 0,
+    worker: Backend | None = None,
+    heartbeat: float = 0.5,
 ) -> AsyncIterator[str]:
-    """Run an operator that connects to process `at` first, and knows the others; its address."""
+    """Run an operator that connects to process `at` first, and knows the others; its address.
+
+    It leaves a process that says nothing for three heartbeats.
+    """
     signer = Signer.generate()
     await register_operator(dispatcher.database, signer.address)
     first = dispatcher.sockets[at:] + dispatcher.sockets[:at]
@@ -166,7 +189,7 @@ async def operator(
             "node": {
                 "signer_key": "0x" + signer.secret.hex(),
                 "dispatcher_address": dispatcher.signer.address,
-                "heartbeat_interval": 0.5,
+                "heartbeat_interval": heartbeat,
             },
         }
     )
@@ -180,9 +203,11 @@ async def operator(
             stop.set()
 
 
-def _settings(database: str, redis_url: str | None, port: int, drain: float) -> dict[str, Any]:
-    patience = {"draw_timeout": 2, "reassign_after": 1, "member_timeout": 10, "job_timeout": 60}
-    cluster = {} if redis_url is None else {"redis_url": redis_url, "heartbeat": HEARTBEAT_S}
+def _settings(
+    database: str, redis_url: str | None, port: int, *, drain: float, away: float, heartbeat: float
+) -> dict[str, Any]:
+    patience = {"draw_timeout": 10, "reassign_after": away, "member_timeout": 10, "job_timeout": 60}
+    cluster = {} if redis_url is None else {"redis_url": redis_url, "heartbeat": heartbeat}
     return {
         "database": {"url": database, "min_connect_pool": 1, "max_connect_pool": 6},
         "identity": {"signer_key": "${AOS_DISPATCHER_KEY}"},

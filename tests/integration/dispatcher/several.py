@@ -65,7 +65,7 @@ class Several:
 
     async def until(self, true: Any) -> None:
         """Wait for what another process brings about, which sets no event of ours."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while not true():
                 await asyncio.sleep(0.01)
 

@@ -53,13 +53,13 @@ class Reader:
 
     async def has(self, said: str) -> None:
         """Wait until so much was given out, and nothing else."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while self.text != said:
                 self.some.clear()
                 await self.some.wait()
 
     async def ended(self) -> News:
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, 45)
         return self.end
 
 
@@ -72,7 +72,7 @@ async def begin(
     answer = await network.client.post("/api/job/submit", json=streamed_body(network, **job))
     assert answer.status_code == 200, answer.text
     reader = Reader(network, answer.json()["result"])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while not (asked := [one for one in operators if _has(one, reader.job_id)]):
             await asyncio.sleep(0.01)
     return reader, asked[0]
@@ -90,7 +90,7 @@ async def answer(operator: ScriptedOperator, said: str = ANSWER) -> None:
 async def test_text_comes_as_it_is_told_and_all_of_it_is_the_answer(network: Network) -> None:
     reader, operator = await begin(network, await network.operator())
     await operator.send(told(operator, {"position": 2}).text)
-    await asyncio.wait_for(reader.some.wait(), 10)
+    await asyncio.wait_for(reader.some.wait(), 45)
     await operator.send(told(operator, {"start": 0, "text": "one"}).text)
     await reader.has("one")
     await operator.send(told(operator, {"start": 3, "text": " two"}).text)

@@ -20,6 +20,8 @@ from support.operators import MODEL
 PROMPT = "What is AI?"
 DRAIN_S = 600
 """As long as a test is patient; it ends that time itself."""
+CALM_S = 5
+"""A heartbeat by which nobody is missed who is only slow: the gateway refuses a model that nobody serves at the moment."""
 
 
 class SteppingWorker(StubWorker):
@@ -97,7 +99,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Any]:
 @pytest_asyncio.fixture
 async def dispatcher(tmp_path: Path, new_database: Any, redis_url: str) -> AsyncIterator[OneDispatcher]:
     async with one_dispatcher(
-        tmp_path, await new_database("dispatcher"), redis_url, drain=DRAIN_S
+        tmp_path, await new_database("dispatcher"), redis_url, drain=DRAIN_S, heartbeat=CALM_S
     ) as running:
         yield running
         for number, child in enumerate(running.children):
@@ -113,7 +115,9 @@ async def test_a_stream_outlives_the_draining_of_its_process_or_says_that_it_doe
     worker = SteppingWorker()
     async with (
         AsyncExitStack() as stack,
-        operator(dispatcher, await new_database("operator"), redis_url, at=0, worker=worker),
+        operator(
+            dispatcher, await new_database("operator"), redis_url, at=0, worker=worker, heartbeat=CALM_S
+        ),
     ):
         await dispatcher.operators_known(0, 1)
         await dispatcher.operators_known(1, 1)
@@ -147,7 +151,9 @@ async def test_a_client_that_leaves_stops_the_worker(
 ) -> None:
     """Asked at one process, its operator at the other."""
     worker = SteppingWorker()
-    async with operator(dispatcher, await new_database("operator"), redis_url, at=1, worker=worker):
+    async with operator(
+        dispatcher, await new_database("operator"), redis_url, at=1, worker=worker, heartbeat=CALM_S
+    ):
         await dispatcher.operators_known(0, 1)
         async with AsyncExitStack() as stack:
             streaming = Streaming(dispatcher, 0, stack)

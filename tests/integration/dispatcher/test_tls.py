@@ -81,7 +81,7 @@ async def operator(
             "node": {
                 "signer_key": signer.secret.hex(),
                 "dispatcher_address": network.signer.address,
-                "heartbeat_interval": 1,
+                "heartbeat_interval": 10,
             },
         }
     )

@@ -22,7 +22,7 @@ class Door:
         self.base = str(network.client.base_url).rstrip("/") + "/v1"
         http = DefaultAsyncHttpxClient(verify=False)
         self.openai = AsyncOpenAI(
-            base_url=self.base, api_key=network.token, max_retries=0, timeout=20, http_client=http
+            base_url=self.base, api_key=network.token, max_retries=0, timeout=60, http_client=http
         )
         self.model = MODEL.name
 

@@ -219,7 +219,7 @@ async def test_the_synchronous_client_sees_the_same(door: Door) -> None:
 
     def ask() -> tuple[str | None, str, list[str]]:
         with openai.OpenAI(
-            base_url=door.base, api_key=door.network.token, max_retries=0, timeout=20
+            base_url=door.base, api_key=door.network.token, max_retries=0, timeout=60
         ) as client:
             whole = client.chat.completions.create(model=door.model, messages=HELLO)
             stream = client.chat.completions.create(model=door.model, messages=HELLO, stream=True)

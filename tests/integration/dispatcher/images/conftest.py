@@ -33,7 +33,7 @@ class Gallery:
         self.base = str(network.client.base_url).rstrip("/")
         http = DefaultAsyncHttpxClient(verify=False)
         self.openai = AsyncOpenAI(
-            base_url=f"{self.base}/v1", api_key=network.token, max_retries=0, timeout=20, http_client=http
+            base_url=f"{self.base}/v1", api_key=network.token, max_retries=0, timeout=60, http_client=http
         )
 
     @property
@@ -53,18 +53,18 @@ class Gallery:
     async def operator(self) -> AsyncIterator[None]:
         """Run the operator meanwhile."""
         endpoints = {kind: self.painter.url + path for kind, path in PATHS.items()}
-        backend = ImagesBackend(endpoints, {MODEL: "sd-fake"}, _secret(KEY), timeout=20)
+        backend = ImagesBackend(endpoints, {MODEL: "sd-fake"}, _secret(KEY), timeout=60)
         settings = NodeSettings.model_validate(
             {
                 "net": {"dispatcher_url": self.network.ws},
-                "node": {"dispatcher_address": self.network.signer.address, "heartbeat_interval": 0.2},
+                "node": {"dispatcher_address": self.network.signer.address, "heartbeat_interval": 10},
             }
         )
         stop = asyncio.Event()
         operator = Operator(settings, self.signer, self.store, self.queue, backend, registry=None)
         running = asyncio.create_task(operator.run(stop))
         hub = self.network.dispatcher.hub
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             while self.signer.address not in hub.connected():
                 await asyncio.sleep(0.01)
         try:
