@@ -1,11 +1,13 @@
 """From a project's job to its signed result: a dispatcher, and an operator whose models run on servers that are not ours."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from aos_dispatcher.operators import register_operator
@@ -108,3 +110,43 @@ async def test_what_the_server_refuses_becomes_the_reason_in_its_words(served: S
     detail = await served.network.finished(job_id)
     assert detail["status"] == "failed"
     assert "the input length exceeds the context length" in detail["reason"]
+
+
+OTHERS = "# File: a.py\nx = 1\n\n"
+EDITORS = {
+    "twinny, lmstudio": {
+        "prompt": f"<PRE> {OTHERS}def f( <SUF> ): pass <MID>",
+        "temperature": 0.2,
+        "max_tokens": 16,
+        "stop": ["<EOT>"],
+    },
+    "twinny, openai-compatible": {
+        "prompt": f"<PRE> {OTHERS}def f( <SUF> ): pass <MID>",
+        "keep_alive": "5m",
+        "options": {"temperature": 0.2, "num_predict": 16, "stop": ["<EOT>"]},
+    },
+    "continue": {
+        "prompt": f"<PRE> {OTHERS}def f( <SUF>): pass <MID>",
+        "temperature": 0.01,
+        "max_tokens": 16,
+        "stop": ["<PRE>", "<SUF>", "<MID>", "<EOT>", "\n\n", "\r\n\r\n", "/src/", "#- coding: utf-8", "```"],
+    },
+}
+"""What they ask for a gap between `def f(` and `): pass`, by the template of Code Llama; Twinny has a space more."""
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+async def test_what_an_editor_has_rendered_reaches_the_model_as_its_template(
+    served: Served, editor: str
+) -> None:
+    asked = EDITORS[editor] | {"model": MODEL, "stream": True}
+    bearer = {"Authorization": f"Bearer {served.network.token}"}
+    answer = await served.network.client.post("/v1/completions", json=asked, headers=bearer)
+    *chunks, last = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert last == "[DONE]", answer.text
+    assert "".join(json.loads(chunk)["choices"][0]["text"] for chunk in chunks) == "Fire is hot."
+    (sent,) = served.ollama.posts()
+    space = " " if editor.startswith("twinny") else ""
+    assert (sent["prompt"], sent["raw"]) == (f"<PRE> {OTHERS}def f( <SUF>{space}): pass <MID>", True)
+    job = (await served.network.finished(json.loads(chunks[-1])["aos"]["job_id"]))["job"]
+    assert (job["prompt"], job["suffix"]) == (f"{OTHERS}def f(", f"{space}): pass")
