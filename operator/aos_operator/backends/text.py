@@ -65,7 +65,12 @@ class TextBackend:
             self._served = dict(sorted(served.items())[:_MOST_MODELS])
             offers = [await self._offer(name, its) for name, its in self._served.items()]
         except WorkerRefused as error:
-            raise WorkerUnavailable(f"{self._source.base} does not list its models: {error}") from error
+            advice = (
+                " (`aos doctor --backend` tells which kind that is)" if isinstance(error, NotThere) else ""
+            )
+            raise WorkerUnavailable(
+                f"{self._source.base} does not list its models: {error}{advice}"
+            ) from error
         self._offers = [offer for offer in offers if offer is not None]
         return self._offers
 
@@ -128,7 +133,9 @@ class TextBackend:
                 raise
             return dict(wanted)
         if not wanted:
-            return {_public(name): name for name in there}
+            served = {_public(name): name for name in there}
+            self._tell_missing(set(self._source.files) - set(served), there)
+            return served
         known = {_public(name): name for name in there} | {name: name for name in there}
         self._tell_missing({its for its in wanted.values() if its not in known}, there)
         return {name: known[its] for name, its in wanted.items() if its in known}
@@ -136,7 +143,7 @@ class TextBackend:
     def _tell_missing(self, missing: set[str], there: Sequence[str]) -> None:
         if missing - self._missing:
             _log.warning(
-                "the server does not have what settings name: these models are not offered",
+                "the server does not have what settings name",
                 url=self._source.base,
                 models=sorted(missing),
                 it_has=[_public(name) for name in there[:_MOST_SHOWN]],

@@ -151,6 +151,21 @@ async def test_a_name_that_the_server_does_not_have_is_told_once() -> None:
     assert (told["models"], told["it_has"]) == (["gpt-of-somebody"], [FakeOpenAi.model])
 
 
+async def test_a_file_of_a_model_that_is_not_served_is_told(tmp_path: Path) -> None:
+    async with backend_on(FakeOpenAi(), files={"filler": tmp_path / "filler.gguf"}) as backend:
+        with capture_logs() as logs:
+            assert [model.name for model in await backend.models()] == [FakeOpenAi.model]
+    assert [log["models"] for log in logs if "does not have what settings name" in log["event"]] == [
+        ["filler"]
+    ]
+
+
+async def test_a_server_of_another_kind_than_settings_say_is_to_be_looked_at() -> None:
+    async with backend_on(FakeOpenAi(), "ollama") as backend:
+        with pytest.raises(WorkerUnavailable, match="`aos doctor --backend` tells which kind that is"):
+            await backend.models()
+
+
 async def test_a_server_that_wants_a_key_is_not_said_to_refuse_one() -> None:
     server = FakeOpenAi()
     server.key = "sk-needed"
