@@ -17,7 +17,7 @@ from aos_cli import ports
 ROOT = Path(__file__).parents[2]
 LITELLM = ROOT / ".aos" / "peers" / "bin" / "litellm"
 PROXY_KEY = "sk-of-the-proxy"
-_START_S = 50.0
+_START_S = 150.0
 
 _LLAMA_SERVER = """
 import sys, threading, xllamacpp
