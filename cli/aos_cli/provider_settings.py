@@ -18,7 +18,6 @@ from pydantic import (
 )
 
 from aos_cli.provider_secret import check_secret
-from aos_operator.settings import dispatcher_url
 from aos_protocol.errors import InvalidAddress
 from aos_protocol.fields import storable
 from aos_protocol.identity import address_of, checksum_address
@@ -96,6 +95,13 @@ def _addresses(text: str) -> frozenset[str]:
         raise ValueError("is no point of secp256k1: copy it again from the dispatcher's owner") from None
 
 
+def _dispatcher_url(text: str) -> str:
+    # Late, since an operator's settings bring a database's libraries, half of what any `aos` command would otherwise load.
+    from aos_operator.settings import dispatcher_url
+
+    return dispatcher_url(text)
+
+
 def _server_key(text: str) -> str:
     ServerKey(text)
     return text
@@ -125,7 +131,7 @@ class ProviderSettings(BaseModel):
     model: Text = Field(alias="modelName")
     name: Text
     server_key: Annotated[str, BeforeValidator(_text), AfterValidator(_server_key)] = Field(alias="serverKey")
-    server_url: Annotated[str, AfterValidator(dispatcher_url)] = Field(
+    server_url: Annotated[str, AfterValidator(_dispatcher_url)] = Field(
         "ws://127.0.0.1:8000/ws", alias="serverUrl"
     )
     system_message: Message | None = Field(None, alias="systemMessage")
