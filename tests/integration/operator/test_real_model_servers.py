@@ -103,9 +103,10 @@ async def test_it_answers_and_streams(there: dict[str, Any], asked: dict[str, An
 @pytest.mark.parametrize("there", KINDS, indirect=True)
 async def test_the_draw_hangs_on_the_jobs_seed(there: dict[str, Any]) -> None:
     async with backend_on(**there) as backend:
-        said = [(await answer_of(backend, seed=seed * 32))[0]["text"] for seed in ("01", "01", "02", "03")]
-    assert said[0] == said[1]
-    assert len(set(said)) > 1
+        seeds = ("01", "01", "01", "02", "03")
+        said = [(await answer_of(backend, seed=seed * 32))[0]["text"] for seed in seeds]
+    assert said[1] == said[2]  # not the first: what a server remembers of a prompt may turn a token
+    assert len(set(said[1:])) > 1
 
 
 @pytest.mark.parametrize("there", KINDS, indirect=True)

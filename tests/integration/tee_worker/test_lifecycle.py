@@ -167,13 +167,15 @@ def test_tcp(start_enclave: StartEnclave) -> None:
 def test_vsock_as_far_as_this_kernel_goes(start_enclave: StartEnclave) -> None:
     """It has no way to connect to itself, so this is as far as listening."""
     try:
-        socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as free:
+            free.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+            port = free.getsockname()[1]
     except OSError as error:
         pytest.skip(f"this kernel has no vsock: {error}")
-    enclave = start_enclave("--vsock", "59125")
-    assert enclave.wait_for("listening")["address"] == "vsock port 59125"
-    second = start_enclave("--vsock", "59125")
+    enclave = start_enclave("--vsock", str(port))
+    assert enclave.wait_for("listening")["address"] == f"vsock port {port}"
+    second = start_enclave("--vsock", str(port))
     assert second.exit_code() == 1
-    assert "Cannot listen on vsock port 59125: Address already in use" in second.lines[-1]
+    assert f"Cannot listen on vsock port {port}: Address already in use" in second.lines[-1]
     enclave.process.terminate()
     assert enclave.exit_code() == 0
