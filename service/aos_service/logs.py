@@ -14,7 +14,14 @@ from aos_service.redaction import redact
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 # These log every statement or request at level info: more than the reader of a service's log wants.
-_CHATTY = ("alembic.runtime.plugins", "sqlalchemy.engine", "sqlalchemy.pool", "httpx", "httpcore", "websockets")
+_CHATTY = (
+    "alembic.runtime.plugins",
+    "sqlalchemy.engine",
+    "sqlalchemy.pool",
+    "httpx",
+    "httpcore",
+    "websockets",
+)
 
 
 def configure_logs(program: str, *, level: str = "info", json: bool | None = None) -> None:
