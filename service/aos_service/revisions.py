@@ -1,8 +1,9 @@
 """Brings a database's tables to the revision that a program needs, by alembic, one process at a time, while others work on them.
 
 Programs of the revision before go on meanwhile and afterwards: a revision only adds (docs/runbook.md). Each runs in its own
-transaction, which waits for the lock of a table for a second at most, because whoever comes behind it waits as long; then it is
-tried again from its beginning.
+transaction, which waits for the lock of a table for half a second at most, because whoever comes behind it waits as long; then it is
+tried again from its beginning. So it is, too, where it and a program wait for each other: half a second is less than the one after
+which PostgreSQL would end either of them.
 """
 
 import asyncio
@@ -29,9 +30,9 @@ from aos_service.postgres import connect_arguments, describe, reported
 Program: TypeAlias = Literal["dispatcher", "operator"]
 
 _PATIENCE_S = 60.0
-_LOCK_TIMEOUT_S = 1.0
+_LOCK_TIMEOUT_S = 0.5
 _AGAIN_S = 0.2
-_LOCK_NOT_AVAILABLE = "55P03"
+_IN_THE_WAY = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 _alembic = asyncio.Lock()  # alembic keeps its context in one global for the process
 
 
@@ -117,7 +118,7 @@ async def _moved(engine: AsyncEngine, move: Any, ends: float) -> bool:  # noqa: 
         try:
             await connection.run_sync(move)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or monotonic() >= ends:
+            if getattr(error.orig, "sqlstate", None) not in _IN_THE_WAY or monotonic() >= ends:
                 raise
             return False
         except PendingRollbackError as error:  # alembic's own clean-up hides what ended the connection

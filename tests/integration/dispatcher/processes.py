@@ -22,6 +22,7 @@ from aos_operator.stub import StubWorker
 from aos_protocol.identity import Signer
 from aos_service.child import Child
 from aos_service.database import create_engine, database_url
+from integration.dispatcher.conftest import BRIEFLY
 from integration.operator.processes import RUNNER
 from support.calibration import calibration
 from support.operators import MODEL
@@ -42,7 +43,7 @@ class OneDispatcher:
         self.urls = [f"http://{ports.LOOPBACK}:{port}" for port in ports_]
         self.sockets = [f"ws://{ports.LOOPBACK}:{port}/ws" for port in ports_]
         self.token = ""
-        self.client = httpx.AsyncClient(timeout=20, trust_env=False)
+        self.client = httpx.AsyncClient(timeout=30, trust_env=False, verify=False, limits=BRIEFLY)
         self.database = Database(
             create_engine(
                 database_url(database), pool_min=1, pool_max=2, connect_timeout=10, acquire_timeout=10

@@ -18,6 +18,12 @@ async def execute(network: Any, statement: str, **values: Any) -> None:
         await connection.execute(text(statement), values)
 
 
+async def time_is_over(network: Any) -> None:
+    """Let the time for a challenge be over, which the dispatcher looks at now, not within a second."""
+    await execute(network, "update rounds set deadline = now() where challenge > 0")
+    network.dispatcher.loop.wake()
+
+
 async def registered(network: Any) -> Signer:
     """An operator that could challenge; it is not connected."""
     return (await network.operator(connect=False)).signer
@@ -69,7 +75,7 @@ async def test_a_challenge_that_nobody_could_decide_gives_the_window_back(
     """Its deadline passes: nobody but whoever made the result serves the model."""
     before = await network.detail(dispute.job_id)
     await dispute.by_project()
-    await execute(network, "update rounds set deadline = now() where challenge > 0")
+    await time_is_over(network)
     detail = await network.closed(dispute.job_id, 2)
     assert (detail["rounds"][1]["status"], detail["rounds"][1]["verdict"]) == ("failed", None)
     assert "may be asked" in detail["rounds"][1]["reason"]
@@ -207,7 +213,7 @@ async def test_an_appeal_that_nobody_could_decide_may_be_made_again(network: Any
     await execute(network, "insert into frauds (operator, job_id, result, verdict) values (:a, :j, :r, '{}')",
                   a=address, j=dispute.job_id, r=dispute.result)  # fmt: skip
     await dispute.appeal()
-    await execute(network, "update rounds set deadline = now() where challenge > 0")
+    await time_is_over(network)
     await network.closed(dispute.job_id, 2)
     assert (await dispute.standing())["appeal"] == "available"
     assert (await dispute.appeal()).status_code == 200

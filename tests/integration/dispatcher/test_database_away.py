@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,9 +20,11 @@ from sqlalchemy import text
 
 from aos_cli.embedded import EmbeddedPostgres
 from aos_dispatcher.console import open_database
+from aos_dispatcher.database import Database as Store
 from aos_dispatcher.errors import Unavailable
 from aos_dispatcher.operators import pin_model, register_operator
 from aos_dispatcher.projects import create_project
+from aos_dispatcher.settings import Database
 from aos_protocol.evidence import check_evidence
 from aos_protocol.identity import Signer
 from aos_service.database import database_url, ensure_database, migrate
@@ -72,38 +74,43 @@ async def run(server: EmbeddedPostgres, *statements: str) -> None:
         await connection.close()
 
 
+@asynccontextmanager
+async def patiently(network: Network) -> AsyncIterator[Store]:
+    """A network's database, which is waited for; the dispatcher itself waits for nothing for long."""
+    patience = {"connect_timeout": PATIENCE_S, "acquire_timeout": PATIENCE_S, "statement_timeout": PATIENCE_S}
+    database = network.settings.database.model_copy(update=patience)
+    store = open_database(network.settings.model_copy(update={"database": database}))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def patient(server: EmbeddedPostgres, make_network: Any) -> AsyncIterator[Network]:
-    """A network on a database of that server, not started yet, whose `kept` reaches the database and waits for it."""
+async def network(server: EmbeddedPostgres, make_network: Any) -> AsyncIterator[Network]:
+    """A dispatcher on that server that waits for nothing for long, and an operator."""
     name = f"away_{secrets.token_hex(4)}"
     await run(server, f"CREATE DATABASE {name} TEMPLATE template")
-    network = make_network(server.url(name))
-    network.kept = open_database(network.settings)
-    yield network
-    await network.kept.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def network(patient: Network) -> AsyncIterator[Network]:
-    """A dispatcher on that server that waits for nothing for long, and an operator."""
-    patient.token = await create_project(patient.kept, "shop", private=False)
-    await pin_model(patient.kept, "opml", MODEL, calibration(MODEL.sha256))
+    running = make_network(server.url(name))
+    database = Database.model_validate({"url": server.url(name)} | WAITS | POOL)
+    running.settings = running.settings.model_copy(update={"database": database})
     operator = ScriptedOperator(Signer.generate(), "")
-    await register_operator(patient.kept, operator.signer.address)
-    tight = patient.settings.database.model_copy(update=WAITS | POOL)
-    patient.settings = patient.settings.model_copy(update={"database": tight})
-    await patient.start()
-    patient.client.timeout = httpx.Timeout(PATIENCE_S)
-    operator.url = patient.ws
+    async with patiently(running) as store:
+        running.token = await create_project(store, "shop", private=False)
+        await pin_model(store, "opml", MODEL, calibration(MODEL.sha256))
+        await register_operator(store, operator.signer.address)
+    await running.start()
+    running.client.timeout = httpx.Timeout(PATIENCE_S)
+    operator.url = running.ws
     while (await operator.connect())["code"] != 200:  # a slow machine may take the database for away
         await operator.close()
-    yield patient
+    yield running
     await operator.close()
-    await patient.stop()
+    await running.stop()
 
 
 async def answered(network: Network, path: str) -> httpx.Response:
-    """Ask until the database is there, also for so short a patience."""
+    """Ask until the database answers so impatient a dispatcher."""
     while (answer := await network.client.get(path)).status_code == 503:
         await asyncio.sleep(0.02)
     assert answer.status_code == 200, answer.text
@@ -163,7 +170,7 @@ async def assert_whole(network: Network, job_ids: list[str]) -> None:
     assert len(set(job_ids)) == len(job_ids)
     for job_id in job_ids:
         assert await ended(network, job_id) == "completed"
-    async with network.kept.connect() as connection:
+    async with patiently(network) as store, store.connect() as connection:
         jobs = (await connection.execute(text("select id from jobs order by sequence"))).scalars().all()
         numbers = (await connection.execute(text("select sequence from jobs order by 1"))).scalars().all()
         rounds = (await connection.execute(text("select job_id from rounds order by 1"))).scalars().all()
@@ -310,5 +317,5 @@ async def test_a_disk_that_is_full_stores_a_job_wholly_or_not_at_all(
 
 async def move(network: Network, tablespace: str) -> None:
     """Move the jobs to another disk, as somebody who makes room does."""
-    async with network.kept.begin() as connection:
+    async with patiently(network) as store, store.begin() as connection:
         await connection.execute(text(f"alter table jobs set tablespace {tablespace}"))

@@ -48,7 +48,7 @@ class Apart:
 
 @pytest_asyncio.fixture
 async def apart(new_database: Any, redis_url: str) -> AsyncIterator[Apart]:
-    async with several(await new_database("dispatcher"), redis_url, reassign_after=5.0) as cluster:
+    async with several(await new_database("dispatcher"), redis_url, reassign_after=60.0) as cluster:
         running = Apart(cluster)
         await running.start()
         yield running
@@ -93,6 +93,8 @@ async def test_an_operator_that_is_lost_while_it_answers_breaks_the_stream_and_t
         await apart.operator.crash()
         with pytest.raises(CliError, match="cut short"):
             await anext(texts)
+    for network in apart.cluster.networks:
+        network.patient(0.05)
     detail = await apart.cluster.a.finished(opened.job_id)
     assert detail["status"] == "failed"
     assert "lost while it answered" in detail["reason"]

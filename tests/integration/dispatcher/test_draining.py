@@ -29,9 +29,11 @@ RESTART = 1012
 async def alone(tmp_path: Path, new_database: Any) -> AsyncIterator[OneDispatcher]:
     """A dispatcher of one process, without Redis."""
     async with one_dispatcher(
-        tmp_path, await new_database("dispatcher"), None, count=1, drain=DRAIN_S
+        tmp_path, await new_database("dispatcher"), None, count=1, drain=DRAIN_S, away=60
     ) as running:
         yield running
+        if running.children[0].returncode is None:
+            await running.kill(0)  # it would drain
 
 
 async def connected(dispatcher: OneDispatcher, signer: Signer | None = None) -> ScriptedOperator:
@@ -115,8 +117,8 @@ async def test_a_database_that_hangs_does_not_keep_it_from_ending(
         database_url(unstarted.settings.database.url.get_secret_value()),
         pool_min=1,
         pool_max=1,
-        connect_timeout=5,
-        acquire_timeout=5,
+        connect_timeout=20,
+        acquire_timeout=20,
     )
     with capture_logs() as logs:
         async with engine.begin() as connection:

@@ -28,7 +28,13 @@ revision = "next_1"
 down_revision = {newest!r}
 
 
+# All its locks at once: a reader who has one of these tables already, and wants another that is locked, would wait for one who
+# takes them one by one, who waits for that reader.
+LOCK = "lock table jobs, rounds, results, assignments, log_pending in access exclusive mode"
+
+
 def upgrade() -> None:
+    op.execute(LOCK)
     for table in ("jobs", "rounds", "results", "assignments", "log_pending"):
         op.add_column(table, sa.Column("weight", sa.BigInteger(), server_default="1", nullable=False))
         op.add_column(table, sa.Column("hint", sa.Text()))
@@ -36,6 +42,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(LOCK)
     op.drop_table("weights")
     for table in ("jobs", "rounds", "results", "assignments", "log_pending"):
         op.drop_column(table, "hint")

@@ -138,6 +138,43 @@ async def test_a_table_in_use_is_not_waited_for_for_ever(
     assert await current_revision(url) == "2"
 
 
+async def test_of_a_revision_and_a_reader_that_wait_for_each_other_the_revision_is_tried_again(
+    url: URL, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "_LOCK_TIMEOUT_S", 30)
+    await migrate(url, "operator")
+    both = "ALTER TABLE results ADD a text; PERFORM pg_advisory_xact_lock(7); ALTER TABLE jobs ADD b text;"
+    add(folder, "3", "2", f"DO $$ BEGIN {both} END $$")
+    reader, others = await connect(url), await connect(url)
+    try:  # it is never the reader who finds that they wait for each other
+        await reader.execute("SET deadlock_timeout = '1h'")
+        await others.execute(f"ALTER DATABASE {url.database} SET deadlock_timeout = '10ms'")
+    except asyncpg.InsufficientPrivilegeError:
+        pytest.skip("who finds a deadlock first is a superuser's to say")
+    await others.execute("SELECT pg_advisory_lock(7)")
+    async with reader.transaction():
+        await reader.execute("SELECT * FROM jobs")
+        migrating = asyncio.create_task(migrate(url, "operator"))
+        await until_waited_for(others, "locktype = 'advisory' AND objid = 7")
+        reading = asyncio.create_task(reader.execute("SELECT * FROM results"))
+        await until_waited_for(others, "relation = 'results'::regclass")
+        await others.execute("SELECT pg_advisory_unlock(7)")
+        await reading
+    await migrating
+    assert await current_revision(url) == "3"
+    await reader.close()
+    await others.close()
+
+
+async def until_waited_for(connection: asyncpg.Connection, lock: str) -> None:
+    """Wait until somebody waits for a lock of this connection's database."""
+    mine = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    while not await connection.fetchval(
+        f"SELECT count(*) FROM pg_locks WHERE NOT granted AND {mine} AND {lock}"
+    ):
+        await asyncio.sleep(0.01)
+
+
 async def test_it_goes_back_to_an_older_revision_and_on_again(url: URL, folder: Path) -> None:
     await migrate(url, "operator")
     await migrate(url, "operator", "1")
