@@ -37,6 +37,8 @@ _CONNECTIONS = {
     "acquire_timeout": 20,
     "statement_timeout": 20,
 }
+BRIEFLY = httpx.Limits(keepalive_expiry=1)
+"""Servers keep a connection for five seconds; a client that does so as well meets its end now and then."""
 ENDS_S = 45
 """What has not ended by then never will."""
 
@@ -98,7 +100,9 @@ class Network:
         while not self._server.started:
             await asyncio.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False)
+        self.client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False, limits=BRIEFLY
+        )
         self.ws = f"ws://127.0.0.1:{port}/ws"
 
     async def stop(self) -> None:

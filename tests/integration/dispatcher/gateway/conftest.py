@@ -7,7 +7,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from aos_protocol.messages import Dispatch, ServedModel
-from integration.dispatcher.conftest import Network
+from integration.dispatcher.conftest import BRIEFLY, Network
 from support.operators import MODEL, ScriptedOperator
 
 ANSWER = "one two three"
@@ -20,7 +20,7 @@ class Door:
         self.network = network
         self.operator = operator
         self.base = str(network.client.base_url).rstrip("/") + "/v1"
-        http = DefaultAsyncHttpxClient(verify=False)
+        http = DefaultAsyncHttpxClient(verify=False, limits=BRIEFLY)
         self.openai = AsyncOpenAI(
             base_url=self.base, api_key=network.token, max_retries=0, timeout=60, http_client=http
         )

@@ -15,7 +15,7 @@ from aos_operator.memory import MemoryQueue, MemoryStore
 from aos_operator.runner import Operator
 from aos_operator.settings import NodeSettings
 from aos_protocol.identity import Signer
-from integration.dispatcher.conftest import Network
+from integration.dispatcher.conftest import BRIEFLY, Network
 from support.fake_image_server import FakeImageServer
 
 MODEL = "SuperImage"
@@ -31,7 +31,7 @@ class Gallery:
         self.signer = Signer.generate()
         self.store, self.queue = MemoryStore(), MemoryQueue()
         self.base = str(network.client.base_url).rstrip("/")
-        http = DefaultAsyncHttpxClient(verify=False)
+        http = DefaultAsyncHttpxClient(verify=False, limits=BRIEFLY)
         self.openai = AsyncOpenAI(
             base_url=f"{self.base}/v1", api_key=network.token, max_retries=0, timeout=60, http_client=http
         )
