@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -23,30 +24,40 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: dispatcher\r\n"
 SUBMIT = b"POST /api/job/submit HTTP/1.1\r\nHost: dispatcher\r\n"
 
 
-async def restarted(network: Network, **limits: float) -> Network:
-    """The dispatcher with other limits."""
-    await network.stop()
-    network.settings = network.settings.model_copy(update={"limits": Limits.model_validate(limits)})
-    await network.start()
-    return network
+@pytest_asyncio.fixture
+async def limited(unstarted: Network) -> AsyncIterator[Callable[..., Any]]:
+    """Starts the dispatcher with these limits."""
+
+    async def start(**limits: float) -> Network:
+        update = {"limits": Limits.model_validate(limits)}
+        unstarted.settings = unstarted.settings.model_copy(update=update)
+        await unstarted.start()
+        await unstarted.calibrate()
+        await unstarted.project()
+        return unstarted
+
+    yield start
+    for operator in unstarted.operators:
+        await operator.close()
+    await unstarted.stop()
 
 
 @pytest_asyncio.fixture
-async def bounded(network: Network) -> Network:
+async def bounded(limited: Callable[..., Any]) -> Network:
     """A dispatcher that waits for the head of a request for a moment only: hardly any request of a test's is sure to be in time."""
-    return await restarted(network, head_timeout=0.3)
+    return await limited(head_timeout=0.3)
 
 
 @pytest_asyncio.fixture
-async def small(network: Network) -> Network:
+async def small(limited: Callable[..., Any]) -> Network:
     """A dispatcher that takes little."""
-    return await restarted(network, head_bytes=2048, body_bytes=4096)
+    return await limited(head_bytes=2048, body_bytes=4096)
 
 
 @pytest_asyncio.fixture
-async def crowded(network: Network) -> Network:
+async def crowded(limited: Callable[..., Any]) -> Network:
     """A dispatcher with room for few."""
-    return await restarted(network, connections=6, requests=2, head_timeout=60, body_timeout=60)
+    return await limited(connections=6, requests=2, head_timeout=60, body_timeout=60)
 
 
 class Client:
@@ -116,8 +127,10 @@ async def test_a_head_that_is_dribbled_gains_no_time_by_each_byte(bounded: Netwo
     assert (await answered)[0] == 408
 
 
-async def test_the_second_request_of_a_connection_is_bounded_like_the_first(network: Network) -> None:
-    client = await connect(await restarted(network, head_timeout=READY_S))
+async def test_the_second_request_of_a_connection_is_bounded_like_the_first(
+    limited: Callable[..., Any],
+) -> None:
+    client = await connect(await limited(head_timeout=READY_S))
     await client.send(GET + b"\r\n" + GET)
     answers = await client.answers()
     assert [status for status, _, _ in answers] == [200, 408]
@@ -134,16 +147,16 @@ async def test_a_head_without_an_end(small: Network, endless: bytes) -> None:
     assert json.loads(body)["message"] == "the request's head is larger than 2048 bytes"
 
 
-async def test_a_body_that_is_never_complete(network: Network) -> None:
-    client = await connect(await restarted(network, body_timeout=0.3))
+async def test_a_body_that_is_never_complete(limited: Callable[..., Any]) -> None:
+    client = await connect(await limited(body_timeout=0.3))
     await client.send(SUBMIT + b"Content-Length: 100\r\n\r\n{")
     status, fields, body = await client.answer()
     assert (status, fields["connection"]) == (408, "close")
     assert json.loads(body) == {"code": 408, "message": "the body was not complete within 0.3 seconds"}
 
 
-async def test_a_body_that_nobody_reads_any_more_ends_the_connection(network: Network) -> None:
-    client = await connect(await restarted(network, body_bytes=4096, head_timeout=READY_S))
+async def test_a_body_that_nobody_reads_any_more_ends_the_connection(limited: Callable[..., Any]) -> None:
+    client = await connect(await limited(body_bytes=4096, head_timeout=READY_S))
     await client.send(SUBMIT + b"Content-Length: 10000000\r\n\r\n" + b" " * 5000)
     await client.send(b" " * 50_000)
     status, _, body = await client.answer()
@@ -189,8 +202,8 @@ async def test_one_request_too_many_is_told_to_come_again(crowded: Network) -> N
     assert (await crowded.post("/api/job/submit", crowded.body())).status_code == 200
 
 
-async def test_operators_stay_connected_longer_than_a_head_may_take(network: Network) -> None:
-    operator = await (await restarted(network, head_timeout=READY_S)).operator()
+async def test_operators_stay_connected_longer_than_a_head_may_take(limited: Callable[..., Any]) -> None:
+    operator = await (network := await limited(head_timeout=READY_S)).operator()
     slow = await connect(network)
     assert (await slow.answer())[0] == 408
     network._server.config.http_protocol_class.limits = Limits()  # for the requests that follow
