@@ -341,7 +341,7 @@ async def test_a_result_sent_again_and_a_restart_appraise_nothing_again(
     for operator in (first, second):
         operator.scores = False
     job_id = await enclaved.submit(job=JOB, tag="suspicion")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not (first.called or second.called):
             await asyncio.sleep(0.01)
     executor = second if first.called else first
@@ -350,6 +350,7 @@ async def test_a_result_sent_again_and_a_restart_appraise_nothing_again(
     await executor.send_result(executor.dispatched[0])
     await executor.wait(lambda: len(executor.replies) > 1)
     assert executor.replies[-1]["code"] == 200
+    enclaved.patient()
     await enclaved.rule(enclaved.policy)
     for operator in (first, second):
         operator.url, operator.scores = enclaved.ws, True
