@@ -27,10 +27,11 @@ section() {
   fi
 }
 
-# Files are run side by side, each process with servers of its own; a Redis that was named is flushed, so there it is one at a time.
+# Files are run side by side, each process with servers of its own. Integration tests flush a Redis that was named: there it is one at a time.
 processors=$(nproc)
 side_by_side=(-n $((processors < 4 ? processors : 4)) --dist loadfile)
-[[ -z "${AOS_TEST_REDIS_URL:-}" ]] || side_by_side=()
+on_servers=("${side_by_side[@]}")
+[[ -z "${AOS_TEST_REDIS_URL:-}" ]] || on_servers=()
 
 scripts/setup.sh dev
 export PATH="$PWD/.venv/bin:$PATH"
@@ -47,8 +48,8 @@ else
   section audit scripts/audit.sh
   section peers scripts/peers.sh
   section unit python -m pytest "${side_by_side[@]}" tests/unit
-  section integration python -m pytest "${side_by_side[@]}" tests/integration
-  section acceptance python -m pytest tests/acceptance
+  section integration python -m pytest "${on_servers[@]}" tests/integration
+  section acceptance python -m pytest "${side_by_side[@]}" --no-loadscope-reorder tests/acceptance
 fi
 
 total=$((SECONDS - started))

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.processes import Network, Program, left_of
+from acceptance.processes import HANG_S, Network, Program, left_of
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bound every hang here later than elsewhere: whole networks start within a test, on processors that others use as well."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(HANG_S))
 
 
 @pytest.fixture(scope="session", autouse=True)

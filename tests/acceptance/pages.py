@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from acceptance.processes import SCRIPTS, Network
+from acceptance.processes import COMMAND_S, SCRIPTS, Network
 
 DOCS = Path(__file__).parents[2] / "docs"
 _END = "\x1e"
@@ -51,7 +51,7 @@ def run_page(page: Path, network: Network, folder: Path) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=COMMAND_S,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout.split(_END)

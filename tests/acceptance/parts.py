@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from acceptance.processes import command
+from acceptance.processes import ANSWER_S, COMMAND_S, command
 from acceptance.wire import Recorder
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_protocol.attestation.policy import AttestationPolicy
@@ -85,7 +85,7 @@ class Parts:
         return PUBLISHED["job"] | ({"tag": "tee"} if self.tee else {})
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20)
+        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=ANSWER_S)
 
     def start(self, name: str, *arguments: str, **environment: str) -> None:
         child = Child(
@@ -100,7 +100,7 @@ class Parts:
             "database": {"url": self.database},
             "identity": {"signer_key": "${AOS_DISPATCHER_KEY}"},
             "listen": {"port": httpx.URL(self.url).port},
-            "dispatch": {"reassign_after": reassign_after, "lease": 2},
+            "dispatch": {"reassign_after": reassign_after, "lease": 2, "draw_timeout": ANSWER_S},
             "verification": {"audit_share": 1},
             "telemetry": {"otlp_endpoint": self.telemetry},
         } | ({"attestation": {"policy": self.policy.name}} if self.tee else {})
@@ -162,12 +162,12 @@ class Parts:
                 return False
 
         async with self.client() as client:
-            await self.children["dispatcher"].until_ready(connected, timeout_s=40)
+            await self.children["dispatcher"].until_ready(connected, timeout_s=COMMAND_S)
 
     def worker(self, number: int) -> httpx.AsyncClient:
         """Ask a worker itself."""
         transport = httpx.AsyncHTTPTransport(uds=str(_socket(self, number)))
-        return httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=20)
+        return httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=ANSWER_S)
 
     async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         async with self.client() as client:
@@ -333,6 +333,8 @@ async def _start_operator(parts: Parts, number: int) -> None:
             "signer_key": "${AOS_SIGNER_KEY}",
             "dispatcher_address": parts.dispatcher_key.address,
             "node_type": parts.job["tag"],
+            # Seldom: an operator that looks at its worker while a test holds that would take it for gone, and decline draws.
+            "heartbeat_interval": 10 if parts.tee else ANSWER_S,
         },
         "telemetry": {"otlp_endpoint": parts.telemetry},
     }

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,16 @@ from typing import Any, Self
 import httpx
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-_GONE_S = 20.0
+HANG_S = 240
+"""How long a test may take. Nothing here shows how quick anything is, so all times are bounds on hangs."""
+
+COMMAND_S = 180.0
+"""How long one of its commands may take."""
+
+ANSWER_S = 60.0
+"""How long a server may take to answer one request."""
+
+_GONE_S = 60.0
 _ENDED = {"completed", "failed", "cancelled"}
 
 
@@ -120,9 +130,18 @@ def left_of(family: dict[int, str]) -> list[str]:
     deadline = time.monotonic() + _GONE_S
     while left := [pid for pid, fields in _processes() if family.get(pid) == fields[19] and fields[0] != "Z"]:
         if time.monotonic() > deadline:
-            return [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in left]
+            return [said.replace(b"\0", b" ").decode() for said in shown(left, "cmdline").values()]
         time.sleep(0.02)  # a process that is no child of ours tells nobody of its end
     return []
+
+
+def shown(pids: Iterable[int], what: str) -> dict[int, bytes]:
+    """A file of /proc of each of these processes; none of one that has ended meanwhile, as PostgreSQL's helpers do at any time."""
+    said = {}
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            said[pid] = Path(f"/proc/{pid}/{what}").read_bytes()
+    return said
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:
@@ -157,7 +176,9 @@ class Network:
         """What the dispatcher's API answers to the project: a POST if there is a body."""
         token = {"Authorization": f"Bearer {self.token}"}
         method = "GET" if body is None else "POST"
-        answer = httpx.request(method, self.url + path, json=body, headers=token, trust_env=False, timeout=20)
+        answer = httpx.request(
+            method, self.url + path, json=body, headers=token, trust_env=False, timeout=ANSWER_S
+        )
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -178,6 +199,6 @@ def run_aos(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=COMMAND_S,
         env=os.environ | (environment or {}),
     )

@@ -15,7 +15,7 @@ import httpx
 import yaml
 
 from acceptance.parts import PUBLISHED
-from acceptance.processes import SCRIPTS, command
+from acceptance.processes import ANSWER_S, COMMAND_S, SCRIPTS, command
 from aos_cli.embedded import EmbeddedPostgres, EmbeddedValkey
 from aos_dispatcher.database import Database
 from aos_dispatcher.operators import pin_model
@@ -124,14 +124,14 @@ class Site:
 
     async def submit(self, count: int) -> None:
         """Have the log grow: jobs wait, since there is no operator."""
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=ANSWER_S) as client:
             for _ in range(count):
                 answer = await client.post("/api/job/submit", json=PUBLISHED | {"verify": self.token})
                 assert answer.status_code == 200, answer.text
 
     async def may_submit(self, project: str, token: str) -> int:
         """Submit a job for a project by this token; the answer's status."""
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=ANSWER_S) as client:
             body = PUBLISHED | {"from": project, "verify": token}
             return (await client.post("/api/job/submit", json=body)).status_code
 
@@ -145,7 +145,7 @@ class Site:
         child = Child(unit, run_it, log=self.folder / f"{unit}.log", environment=self.environment)
         self.processes[unit] = child
         child.start()
-        await child.until_ready(lambda: self._ready(unit), timeout_s=40)
+        await child.until_ready(lambda: self._ready(unit), timeout_s=COMMAND_S)
 
     async def stop(self, unit: str) -> None:
         if unit == "postgresql":
@@ -155,7 +155,7 @@ class Site:
 
     async def _ready(self, unit: str) -> bool:
         try:
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as client:
                 return (await client.get(f"http://127.0.0.1:{self.ports[unit]}/readyz")).is_success
         except httpx.TransportError:
             return False
@@ -215,8 +215,8 @@ async def _furnish(site: Site, units: list[str]) -> None:
         database_url(site.names["DISPATCHER_DB"]),
         pool_min=1,
         pool_max=1,
-        connect_timeout=5,
-        acquire_timeout=5,
+        connect_timeout=ANSWER_S,
+        acquire_timeout=ANSWER_S,
     )
     database = Database(engine)
     site.token = await create_project(database, PUBLISHED["from"], private=False)

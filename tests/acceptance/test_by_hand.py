@@ -120,7 +120,8 @@ def names(spans: Iterable[Received]) -> set[tuple[str, str]]:
 
 async def test_no_trace_holds_what_was_asked_or_by_whom(parts: Parts, receiver: Receiver) -> None:
     prompt, user = "What does the fox say to the postman?", "somebody nobody knows"
-    job_id = await parts.submit(job=parts.job | {"prompt": prompt}, user=user)
+    greedy = {"params": {"temperature": 0, "max_tokens": 64}}
+    job_id = await parts.submit(job=parts.job | greedy | {"prompt": prompt}, user=user)
     await parts.completed(job_id)
     await receiver.until(lambda: "end" in {one.name for one in receiver.of(job_id)})
     for secret in (prompt, user, parts.token, job_id):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.processes import CHECKS, Network, Program, command, left_of, run_aos
+from acceptance.processes import CHECKS, COMMAND_S, Network, Program, command, left_of, run_aos
 from support.anvil import anvil_program
 
 CHAIN_CHECKS = [*CHECKS]
@@ -18,8 +18,6 @@ DEMO_CHECKS = [
     CHAIN_CHECKS[0], "AOS-REQUEST-1", *CHAIN_CHECKS[1:], "AOS-FILE-1", "AOS-CALIBRATION-1", "AOS-REGISTRY-1", "AOS-ANCHOR-2",
 ]  # fmt: skip
 AUDITED_BESIDES = {"AOS-CHAIN-1", "AOS-FRESH-1", "AOS-DETAIL-1", "AOS-REGISTRY-1", "AOS-ANCHOR-2"}
-
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def test_a_network_goes_on_with_its_chain(demo: Program, kept: Path) -> None:
         family, network = up.family(), Network(up, kept)
         assert f"contracts in {kept}/config/chain.json" in up.output
         assert json.loads((kept / "config" / "chain.json").read_text()) == contracts
-        job = network.aos("submit", "What is AI?", "--wait").stdout.split()[0]
+        job = network.aos("submit", "What is AI?", "--top-p", "0.5", "--wait").stdout.split()[0]
         for job_id in (before, job):
             _audit(network, job_id)
         _status(network, contracts)
@@ -85,7 +83,7 @@ def _audit(network: Network, job_id: str) -> None:
                 "--token-file", str(network.data / "token"),
                 "--rpc", running["rpc"], "--deployment", str(network.data / "config" / "chain.json"),
             ),
-            capture_output=True, text=True, check=False, timeout=50,
+            capture_output=True, text=True, check=False, timeout=COMMAND_S,
         )  # fmt: skip
         checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
         # The dispatcher anchors every few seconds, and tells nobody.

@@ -17,7 +17,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-@pytest.mark.timeout(240)  # 40 s where nothing else runs; what is to be shown is no speed
+@pytest.mark.timeout(480)  # 40 s where nothing else runs; what is to be shown is no speed
 async def test_nothing_accepted_is_lost(folder: Path) -> None:
     options = Options(
         jobs=100, seed=11, operators=3, real_operators=0, faults=17, clients=8, waiting=40, pace=0.4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.processes import CHECKS, Program, left_of, run_aos
+from acceptance.processes import CHECKS, Program, left_of, run_aos, shown
 
 DEMO_CHECKS = [CHECKS[0], "AOS-REQUEST-1", *CHECKS[1:], "AOS-FILE-1", "AOS-CALIBRATION-1"]
 
@@ -104,10 +104,8 @@ def test_up_goes_on_with_kept_data_until_a_part_ends(kept: Path) -> None:
 
 
 def pid_of(argument: str, family: dict[int, str]) -> int:
-    for pid in family:
-        if argument.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    raise AssertionError(f"nobody runs with {argument}")
+    [pid] = [pid for pid, said in shown(family, "cmdline").items() if argument.encode() in said]
+    return pid
 
 
 def test_a_signal_in_the_middle_leaves_nothing(demo: Program, temporary: Path) -> None:

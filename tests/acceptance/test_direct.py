@@ -6,7 +6,7 @@ import subprocess
 from typing import Any
 
 from acceptance.processes import Network, command
-from acceptance.traces import files, forms, found
+from acceptance.traces import below, files, forms, found
 
 SECRET = "Käthe keeps the key under the third flowerpot"
 OPEN = "everybody may know that the shop opens at nine"
@@ -14,7 +14,7 @@ OPEN = "everybody may know that the shop opens at nine"
 
 def kept(network: Network, text: str) -> dict[str, set[str]]:
     """Where a text stands in anything that the network has written: databases and their logs, Redis, configurations, logs."""
-    written = {str(path): files([path]) for path in network.data.rglob("*") if path.is_file()}
+    written = {str(path): files([path]) for path in below(network.data) if path.is_file()}
     assert any(b"committee drawn" in said for said in written.values())
     return found(written, forms(text))
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from acceptance.pages import DOCS, examples, form, run_page
-from acceptance.processes import CHECKS, Network, command
+from acceptance.processes import ANSWER_S, CHECKS, COMMAND_S, Network, command
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".aos" / "peers" / "bin" / "python"
@@ -24,7 +24,7 @@ GREEDY: Any = {"max_tokens": 12, "temperature": 0}
 @pytest.fixture
 def client(network: Network) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{network.url}/v1", api_key=network.token, max_retries=0, timeout=30
+        base_url=f"{network.url}/v1", api_key=network.token, max_retries=0, timeout=ANSWER_S
     ) as made:
         yield made
 
@@ -37,7 +37,7 @@ def audit(network: Network, job_id: str) -> dict[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=COMMAND_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {check["id"]: check["status"] for check in json.loads(done.stdout)["checks"]}
@@ -61,8 +61,14 @@ def test_what_openai_s_client_streams_is_the_signed_answer_and_passes_the_audit(
 
 
 def test_each_choice_can_be_audited(network: Network, client: openai.OpenAI) -> None:
-    answer: Any = client.completions.create(model=network.model, prompt="AI is", n=2, max_tokens=8)
-    assert len({choice.text for choice in answer.choices}) == len(answer.choices) == 2
+    """Each is drawn with a seed of its own, by which two are the same once in some thousand times."""
+    for _ in range(5):
+        answer: Any = client.completions.create(model=network.model, prompt="AI is", n=2, max_tokens=8)
+        texts = {choice.text for choice in answer.choices}
+        if len(texts) > 1:
+            break
+    assert len(texts) == len(answer.choices) == 2
+    assert len({facts["job_id"] for facts in answer.aos["jobs"]}) == 2
     for facts in answer.aos["jobs"]:
         assert "FAIL" not in audit(network, facts["job_id"]).values()
 
@@ -99,7 +105,7 @@ def test_litellm_is_a_client(network: Network) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=COMMAND_S,
         env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
     assert done.returncode == 0, done.stderr
@@ -107,6 +113,7 @@ def test_litellm_is_a_client(network: Network) -> None:
     assert got["whole"] == got["streamed"] == got["later"]
     assert (got["finish_reason"], got["usage"], got["streamed_usage"]) == ("length", 23, 23)
     assert got["text"]
+    assert got["then"] > 2 * 11  # what was said, and asked again, behind it
     assert "there is no model 'nowhere' here" in got["refused"]
     assert "FAIL" not in audit(network, got["id"].removeprefix("chatcmpl-")).values()
 

@@ -21,9 +21,9 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from acceptance.parts import DATABASE_PASSWORD, PUBLISHED, Parts, started
-from acceptance.processes import command
+from acceptance.processes import ANSWER_S, command
 from acceptance.test_secrets import key_forms
-from acceptance.traces import commands, digests, files, forms, found, tables, values
+from acceptance.traces import below, commands, digests, files, forms, found, tables, values
 from acceptance.wire import Recorder
 from aos_cli.private import read_key
 from aos_protocol.attestation.statement import Keyset
@@ -32,7 +32,7 @@ from aos_protocol.fields import parse_message
 from aos_protocol.job import Params, Sealed
 from aos_protocol.sealing import SealingKey, open_answer, seal_prompt
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECRET = "the vault on Alder Street opens at 7:41"
 MARKER = f'Käthe whispered: "{SECRET}"'
@@ -93,7 +93,7 @@ class Place:
         finally:
             await client.aclose()
         logs = sorted(folder.glob("*.log*"))
-        rest = [path for path in folder.rglob("*") if path.is_file() and path.name != "reply-key"]
+        rest = [path for path in below(folder) if path.is_file() and path.name != "reply-key"]
         return await asyncio.to_thread(self.recorder.read) | {
             "the dispatcher's tables": await tables(self.parts.database),
             "the operators' tables": await tables(self.parts.operators_database),
@@ -224,7 +224,7 @@ async def test_keys_passwords_and_tokens_are_nowhere(place: Place, public: Job) 
     assert hits.keys() == {"project and dispatcher", "all files"}
     assert {name.partition(",")[0] for name in hits["project and dispatcher"]} == {"token"}
     assert {name.partition(",")[0] for name in hits["all files"]} == {"password"}
-    holders = [path for path in parts.folder.rglob("*") if path.is_file() and path.suffix != ".yaml"]
+    holders = [path for path in below(parts.folder) if path.is_file() and path.suffix != ".yaml"]
     assert DATABASE_PASSWORD.encode() not in await asyncio.to_thread(files, holders)
 
 
@@ -243,7 +243,7 @@ async def asked_itself(place: Place, job_id: str, sealed: dict[str, Any] | None 
     }
     worker = place.parts.folder / f"worker-{place.parts.operators[result['operator']]}.sock"
     transport = httpx.AsyncHTTPTransport(uds=str(worker))
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=20) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=ANSWER_S) as client:
         return await client.post("/v1/generate", json=body)
 
 

@@ -17,12 +17,10 @@ from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from acceptance.processes import Network
-from acceptance.traces import files, forms, found, tables, values
+from acceptance.processes import ANSWER_S, Network, shown
+from acceptance.traces import below, files, forms, found, tables, values
 from aos_protocol.identity import Signer
 from aos_service.keys import open_keystore
-
-pytestmark = pytest.mark.timeout(180)
 
 GUESSED = "aos_4fzNqS0bX9aT_" + "w" * 49
 """A token that nobody has; what is sent wrongly may be the right one somewhere else, so it is a secret, too."""
@@ -71,7 +69,7 @@ def provoke(network: Network) -> bytes:
     job_id = submitted.stdout.split("\n", 1)[0]
     operator = network.ask("/api/job/result", {"job_id": job_id})["result"][0]["operator"]
     answers = [submitted.stdout, submitted.stderr]
-    with httpx.Client(base_url=network.url, trust_env=False, timeout=20) as client:
+    with httpx.Client(base_url=network.url, trust_env=False, timeout=ANSWER_S) as client:
         reads = (f"job/evidence/{job_id}", f"operator/standing/{operator}", "log/head", "operators", "models")
         answers += [client.get(f"/api/{path}").text for path in reads]
         for token in (network.token, GUESSED):
@@ -101,7 +99,7 @@ def provoke(network: Network) -> bytes:
         answers.append(str(socket.recv()))
         socket.send(json.dumps({"id": "1", "method": "connect", "params": [{"token": GUESSED}]}))
         try:
-            answers += [str(socket.recv(timeout=10)), str(socket.recv(timeout=10))]
+            answers += [str(socket.recv(timeout=ANSWER_S)), str(socket.recv(timeout=ANSWER_S))]
         except ConnectionClosed as closed:
             answers.append(str(closed))
     return "\n".join(answers).encode()
@@ -126,7 +124,7 @@ async def kept(network: Network) -> dict[str, bytes]:
 def written(network: Network) -> dict[str, bytes]:
     """What stands in its files, but for those that are there to hold secrets."""
     own = {network.data / "token", *(network.data / "keys").iterdir()}
-    all_ = [path for path in network.data.rglob("*") if path.is_file() and path not in own]
+    all_ = [path for path in below(network.data) if path.is_file() and path not in own]
     logs = [path for path in all_ if path.parent == network.data / "logs"]
     assert len(logs) > 4
     return {"logs": files(logs), "all other files": files(sorted(set(all_) - set(logs)))}
@@ -135,11 +133,10 @@ def written(network: Network) -> dict[str, bytes]:
 def core_limits(family: dict[int, str]) -> dict[str, str]:
     """How large a core file each of our servers may leave: the soft and the hard limit, by program and process id."""
     limits = {}
-    for pid in family:
-        process = Path(f"/proc/{pid}")
-        programs = {Path(part).name for part in (process / "cmdline").read_bytes().decode().split("\0")[:2]}
+    for pid, line in shown(family, "cmdline").items():
+        programs = {Path(part).name for part in line.decode().split("\0")[:2]}
         for name in programs & {"dispatcher", "operator-runner", "inference-worker"}:
-            said = (process / "limits").read_text().partition("core file size")[2]
+            said = shown([pid], "limits")[pid].decode().partition("core file size")[2]
             limits[f"{name} {pid}"] = " ".join(said.split()[:2])
     return limits
 
@@ -147,11 +144,9 @@ def core_limits(family: dict[int, str]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def run(network: Network) -> Run:
     answers, family = provoke(network), network.program.family()
-
-    def shown(what: str) -> bytes:
-        return b"\n".join(Path(f"/proc/{pid}/{what}").read_bytes() for pid in family)
-
-    traces = {"answers": answers, "command lines": shown("cmdline"), "environments": shown("environ")}
+    processes = {"command lines": "cmdline", "environments": "environ"}
+    traces = {"answers": answers}
+    traces |= {name: b"\n".join(shown(family, what).values()) for name, what in processes.items()}
     traces |= written(network) | asyncio.run(kept(network))
     return Run(secrets_of(network), traces, core_limits(family))
 

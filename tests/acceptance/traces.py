@@ -4,8 +4,9 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -101,6 +102,15 @@ async def commands(client: Redis) -> AsyncIterator[list[bytes]]:
         await asyncio.gather(listening, return_exceptions=True)
 
 
+def below(folder: Path) -> list[Path]:
+    """All files under a folder; what PostgreSQL and Valkey put away meanwhile is left out."""
+    return sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names)
+
+
 def files(paths: Iterable[Path]) -> bytes:
-    """What these files hold."""
-    return b"\n".join(path.read_bytes() for path in paths)
+    """What these files hold that are still there."""
+    said = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            said.append(path.read_bytes())
+    return b"\n".join(said)
