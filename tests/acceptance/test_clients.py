@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from acceptance.pages import DOCS
-from acceptance.processes import SCRIPTS, Network
+from acceptance.processes import ANSWER_S, COMMAND_S, SCRIPTS, Network
 from aos_cli import ports
 from integration.operator.model_servers import FakeOllama
 
@@ -56,13 +56,13 @@ def run(program: Path, *arguments: str, home: Path, **environment: str) -> subpr
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=COMMAND_S,
     )
 
 
 def submitted(network: Network) -> float:
     """How many jobs the dispatcher has taken."""
-    said = httpx.get(f"{network.url}/metrics", trust_env=False).text
+    said = httpx.get(f"{network.url}/metrics", trust_env=False, timeout=ANSWER_S).text
     found = re.search(r"^aos_jobs_submitted_total (\S+)$", said, re.MULTILINE)
     assert found
     return float(found[1])

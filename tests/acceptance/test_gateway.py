@@ -49,6 +49,8 @@ def test_what_openai_s_client_streams_is_the_signed_answer_and_passes_the_audit(
     stream = client.chat.completions.create(model=network.model, messages=ASK, stream=True, **GREEDY)
     chunks: list[Any] = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    whole: Any = client.chat.completions.create(model=network.model, messages=ASK, **GREEDY)
+    assert whole.choices[0].message.content == text
     facts = chunks[-1].aos
     checks = audit(network, facts["job_id"])
     assert {name for name in CHECKS if checks.get(name) != "PASS"} == {"AOS-PIN-1", "AOS-ANSWER-1"}
@@ -56,8 +58,6 @@ def test_what_openai_s_client_streams_is_the_signed_answer_and_passes_the_audit(
     executor = next(row for row in rows if row["role"] == "executor")
     assert (executor["result"], executor["operator"]) == (text, facts["operator"])
     assert network.settled(facts["job_id"])["job"]["stream"] is True
-    whole: Any = client.chat.completions.create(model=network.model, messages=ASK, **GREEDY)
-    assert whole.choices[0].message.content == text
 
 
 def test_each_choice_can_be_audited(network: Network, client: openai.OpenAI) -> None:
