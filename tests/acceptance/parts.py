@@ -100,7 +100,7 @@ class Parts:
             "database": {"url": self.database},
             "identity": {"signer_key": "${AOS_DISPATCHER_KEY}"},
             "listen": {"port": httpx.URL(self.url).port},
-            "dispatch": {"reassign_after": reassign_after, "lease": 2, "draw_timeout": ANSWER_S},
+            "dispatch": {"reassign_after": reassign_after, "lease": 5, "draw_timeout": ANSWER_S},
             "verification": {"audit_share": 1},
             "telemetry": {"otlp_endpoint": self.telemetry},
         } | ({"attestation": {"policy": self.policy.name}} if self.tee else {})

@@ -32,7 +32,10 @@ def job_of(said: str) -> str:
 
 def test_what_is_said_to_an_operator_alone_is_written_down_nowhere(network: Network) -> None:
     """The same search finds what is said to everybody, or it would prove nothing."""
-    said = chat(network, "--direct", SECRET)
+    for _ in range(5):
+        said = chat(network, "--direct", SECRET)
+        if "straight to http://127.0.0.1:" in said:
+            break  # not where the operator took longer than the two seconds after which a relay is asked
     assert "straight to http://127.0.0.1:" in said
     assert re.search(r"signed by the operator: \d+ checks pass, 2 cannot be made", said)
     chat(network, OPEN)

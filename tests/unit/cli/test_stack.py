@@ -183,6 +183,7 @@ def test_the_dispatcher_s_settings_are_ones_it_reads(data: DataFolder) -> None:
     assert settings.identity.keystore_password_file == password
     assert settings.database.url.get_secret_value().endswith(f"host={data.root}/run")
     assert (settings.listen.host, settings.listen.port) == ("127.0.0.1", 8123)
+    assert settings.dispatch.draw_timeout == 10
     assert settings.verification.audit_ppm == 1_000_000
     assert settings.verification.least_evidence == "fingerprints"
     assert mode(file) == 0o600
