@@ -24,16 +24,21 @@ _ALWAYS_SERVED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _SPARE_FILES: Final = 256
 _RETRY_S: Final = 1
 
+IDLE_S: Final = 75
+"""How long a connection may be idle after an answer: longer than clients and balancers keep one (httpx 5, aiohttp 15, nginx and others 60 seconds),
+since a request that crosses our end of it is lost."""
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol for one connection, for peers who send the head of a request slowly, or without an end, or never.
 
-    uvicorn itself ends a connection that is idle after an answer, and waits for anything else for ever.
+    uvicorn itself ends a connection that is idle after an answer (`IDLE_S`), and waits for anything else for ever.
     """
 
     limits: ClassVar[Limits]
 
     _head_bytes = 0
+    _in_head = False
     _in_body = False
     _deadline: asyncio.TimerHandle | None = None
 
@@ -62,9 +67,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes = received
         self._watch()
 
+    def on_message_begin(self) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
-        self._in_body = True
+        self._in_head, self._in_body = False, True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -83,8 +93,12 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         return self.cycle is None or self.cycle.response_complete
 
+    def _is_idle(self) -> bool:
+        """Whether nothing has come since the last answer."""
+        return self.cycle is not None and not (self._in_head or self._in_body)
+
     def _watch(self) -> None:
-        if not self._waits():
+        if not self._waits() or self._is_idle():
             self._stop_watching()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self.limits.head_timeout, self._late)

@@ -15,7 +15,7 @@ from aos_dispatcher.console import Config, open_database, said_plainly, with_dat
 from aos_dispatcher.draining import Draining
 from aos_dispatcher.errors import DispatcherError
 from aos_dispatcher.extras import chain_extra
-from aos_dispatcher.http_bounds import allow_connections, bounded_protocol
+from aos_dispatcher.http_bounds import IDLE_S, allow_connections, bounded_protocol
 from aos_dispatcher.operators import list_operators, pin_model, register_operator
 from aos_dispatcher.projects import create_project
 from aos_dispatcher.quota_commands import limit as project_limit
@@ -100,6 +100,7 @@ def run(
         ws_max_size=2 * settings.limits.frame_bytes,
         # Frames are mostly hex digits of hashes and proofs; deflating them costs more than it saves.
         ws_per_message_deflate=False,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     with ExitStack() as stack:

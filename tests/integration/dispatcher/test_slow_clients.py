@@ -136,6 +136,18 @@ async def test_the_second_request_of_a_connection_is_bounded_like_the_first(
     assert [status for status, _, _ in answers] == [200, 408]
 
 
+async def test_a_connection_may_be_idle_between_requests_for_longer_than_a_head_may_take(
+    bounded: Network,
+) -> None:
+    client = await connect(bounded)
+    for _ in range(2):
+        await client.send(GET + b"\r\n")
+        assert (await client.reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 OK")
+        await asyncio.sleep(2 * 0.3)  # nothing happens then: that is what is shown
+    await client.send(GET)
+    assert (await client.answer())[0] == 408
+
+
 @pytest.mark.parametrize(
     "endless", [b"GET /" + b"a" * 5000, GET + b"x-long: " + b"1" * 5000, GET + b"x: y\r\n" * 800]
 )
