@@ -230,7 +230,7 @@ class Desk:
         members = {"job_id": seat.job_id, "role": seat.role, "tag": seat.tag, "position": seat.position}
         members |= {"registry_block": seat.registry_block, "seat": signature}
         engine = create_engine(
-            database_url(self.url), pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5
+            database_url(self.url), pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20
         )
         await PostgresStore(engine, seat.operator).take(World().job(**members | changes))
         await engine.dispose()

@@ -58,12 +58,12 @@ def enclave(tmp_path_factory: pytest.TempPathFactory) -> SimulatedEnclave:
 
 @pytest.fixture
 def _watchful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operators of this process ask their workers for their models all the time, and not at each heartbeat only."""
+    """Operators of this process ask their workers for their models often, and not at each heartbeat only."""
 
     def watch(
         worker: Backend, worker_type: WorkerType, wanted: Sequence[str], _interval: float
     ) -> WorkerWatch:
-        return WorkerWatch(worker, worker_type, wanted, 0.02)
+        return WorkerWatch(worker, worker_type, wanted, 0.2)
 
     monkeypatch.setattr(runner, "WorkerWatch", watch)
 

@@ -238,7 +238,7 @@ def said(process: OperatorProcess, event: str) -> dict[str, Any]:
 async def stored(configuration: dict[str, Any], what: str) -> str:
     """What the operator's PostgreSQL has of its task; nothing before there is an outcome."""
     url = database_url(configuration["db"]["pg_db_url"])
-    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20)
     async with engine.connect() as connection:
         found = await connection.execute(text(f"select {what} from tasks where outcome is not null"))
         said = found.scalar_one_or_none()

@@ -266,7 +266,7 @@ async def at_work(worker: FakeWorker, requests: int) -> None:
 async def outcome_stored(configuration: dict[str, Any], job_id: str) -> None:
     """Return when the operator's PostgreSQL has the job's outcome."""
     url = database_url(configuration["db"]["pg_db_url"])
-    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20)
     query = text("select count(*) from tasks where job_id = :job and outcome is not null")
     async with engine.connect() as connection:
         while not (await connection.execute(query, {"job": job_id})).scalar_one():

@@ -73,7 +73,7 @@ class Servers:
 
     def backend(self, kind: str, server: FakeServer, **more: Any) -> TextBackend:
         key = SecretStr(server.key) if server.key else None
-        backend = TextBackend(Source(kind=kind, url=server.url, key=key, timeout=5, **more))
+        backend = TextBackend(Source(kind=kind, url=server.url, key=key, timeout=30, **more))
         self._stack.push_async_callback(backend.close)
         return backend
 

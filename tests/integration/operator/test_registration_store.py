@@ -24,7 +24,7 @@ async def postgres(
     new_database: Callable[[Literal["operator"]], Awaitable[str]],
 ) -> AsyncIterator[PostgresInstances]:
     url = database_url(await new_database("operator"))
-    engine = create_engine(url, pool_min=1, pool_max=2, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=2, connect_timeout=20, acquire_timeout=20)
     other = PostgresInstances(engine, "0x" + "99" * 20)
     await other.keep_instances([ONE])
     yield PostgresInstances(engine, OPERATOR.address)
@@ -65,7 +65,7 @@ async def test_what_was_dropped_is_gone_and_nothing_else(store: InstanceStore) -
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     url = database_url("postgres://nobody@127.0.0.1:1/none")
-    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20)
     store = PostgresInstances(engine, OPERATOR.address)
     for attempt in (store.instances(), store.keep_instances([ONE]), store.drop_instances([KEY])):
         with pytest.raises(StoreUnavailable):

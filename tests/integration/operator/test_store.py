@@ -37,7 +37,7 @@ ANSWER = Outcome('an answer with \0 and "quotes" and é', "", {"rule": 1, "outpu
 @pytest_asyncio.fixture
 async def engine(new_database: Callable[[Literal["operator"]], Awaitable[str]]) -> AsyncIterator[AsyncEngine]:
     url = database_url(await new_database("operator"))
-    engine = create_engine(url, pool_min=1, pool_max=4, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=4, connect_timeout=20, acquire_timeout=20)
     yield engine
     await engine.dispose()
 
@@ -254,7 +254,7 @@ async def test_operators_that_share_a_database_do_not_meet(engine: AsyncEngine) 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     url = database_url("postgres://nobody@127.0.0.1:1/none")
-    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20)
     with pytest.raises(StoreUnavailable, match="check its service"):
         await PostgresStore(engine, OPERATOR.address).reserve(1)
 
@@ -265,7 +265,7 @@ async def test_tasks_of_an_older_version_are_dispatches(
     """An operator that is updated with open tasks works on them."""
     url = database_url(await new_database(None))
     await migrate(url, "operator", "operator_0001")
-    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20)
     dispatch = WORLD.job()
     old = {
         "operator": OPERATOR.address,

@@ -22,7 +22,7 @@ OUTCOMES = [Outcome("an answer", "", {"rule": 1}, f"{number:064x}") for number i
 @pytest_asyncio.fixture
 async def engine(new_database: Callable[[Literal["operator"]], Awaitable[str]]) -> AsyncIterator[AsyncEngine]:
     url = database_url(await new_database("operator"))
-    engine = create_engine(url, pool_min=1, pool_max=4, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=4, connect_timeout=20, acquire_timeout=20)
     yield engine
     await engine.dispose()
 
@@ -105,7 +105,7 @@ async def test_the_first_of_two_ends_counts(store: PostgresStore) -> None:
 
 async def test_a_server_that_is_away_says_so_to_everybody_at_once() -> None:
     url = database_url("postgres://nobody@127.0.0.1:1/none")
-    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5)
+    engine = create_engine(url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20)
     store = PostgresStore(engine, OPERATOR.address)
     outcomes = await asyncio.gather(
         *(store.take(WORLD.job()) for _ in range(100)),

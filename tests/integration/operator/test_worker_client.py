@@ -36,7 +36,7 @@ async def worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @pytest_asyncio.fixture
 async def client(worker: FakeWorker) -> AsyncIterator[HttpWorker]:
-    client = HttpWorker(worker.url, timeout=5)
+    client = HttpWorker(worker.url, timeout=30)
     yield client
     await client.close()
 

@@ -32,7 +32,7 @@ async def worker() -> AsyncIterator[FakeWorker]:
 
 @pytest_asyncio.fixture
 async def client(worker: FakeWorker) -> AsyncIterator[HttpWorker]:
-    client = HttpWorker(worker.url, timeout=5)
+    client = HttpWorker(worker.url, timeout=30)
     yield client
     await client.close()
 

@@ -91,7 +91,7 @@ async def test_busy_connections_are_not_pinged(url: URL) -> None:
 async def test_a_statement_without_an_answer_in_time_costs_its_connection_at_once(url: URL) -> None:
     """No rollback is sent after it: the server that did not answer would not answer that either."""
     engine = create_engine(
-        url, pool_min=1, pool_max=1, connect_timeout=5, acquire_timeout=5, statement_timeout=1.0
+        url, pool_min=1, pool_max=1, connect_timeout=20, acquire_timeout=20, statement_timeout=1.0
     )
     async with engine.connect() as connection:
         await connection.execute(text("SET statement_timeout = 0"))  # the server is silent, then

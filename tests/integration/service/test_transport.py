@@ -117,7 +117,7 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         listening(server, request.param, tmp_path) as transport,
-        httpx.AsyncClient(transport=transport, base_url=transport.base_url, timeout=5) as client,
+        httpx.AsyncClient(transport=transport, base_url=transport.base_url, timeout=30) as client,
     ):
         yield client
 
