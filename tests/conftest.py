@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 
 
 _BLOCKED_CPU_S = 0.5
-_BLOCKED_WALL_S = 5.0
+_BLOCKED_WALL_S = 20.0
 
 
 @pytest.fixture(scope="session")
