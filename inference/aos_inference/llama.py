@@ -32,6 +32,9 @@ _CACHE_TYPES: Final[dict[CacheType, int]] = {
 _OUTPUT_BYTES: Final = 64 * 2**20
 """What logits may take in memory, unless the slots alone need more."""
 
+ROWS: Final = 128
+"""Rows of a batch, unless told otherwise."""
+
 Row: TypeAlias = tuple[int, int, int, bool]
 """A row of a batch: slot, token, position, and whether the logits after it are wanted."""
 
@@ -169,6 +172,11 @@ class Model:
         layers: int = llama_cpp.llama_model_n_layer(self.handle)
         return int(2 * int(width) * layers * context * slots * BITS[cache_type] / 8)
 
+    def attention_bytes(self, context: int, slots: int) -> int:
+        """About how much memory attention takes beside caches of F16: a number for each head, row of a batch and cell."""
+        heads: int = llama_cpp.llama_model_n_head(self.handle)
+        return 4 * heads * max(ROWS, slots) * context * slots
+
     def close(self) -> None:
         """Free the model; its contexts must be closed before."""
         llama_cpp.llama_model_free(self.handle)
@@ -178,7 +186,9 @@ class Context:
     """The caches of `slots` sequences of at most `length` tokens each, and the batch that feeds them.
 
     A batch takes `rows` rows, of which `outputs` may want logits (by default what 64 MiB hold, at least one a slot). Caches
-    that are not F16 need flash attention. Raises ContextTooLarge when llama.cpp cannot allocate them, or refuses the options.
+    that are not F16 need flash attention, others do without unless it is asked for: on CPUs llama.cpp sums the values of an F16 cache in
+    half precision then, cell by cell, and what a long answer loses by that depends on which cells it was given.
+    Raises ContextTooLarge when llama.cpp cannot allocate them, or refuses the options.
     """
 
     def __init__(
@@ -189,8 +199,8 @@ class Context:
         threads: int,
         *,
         cache_type: CacheType = "F16",
-        flash_attention: bool = True,
-        rows: int = 128,
+        flash_attention: bool | None = None,
+        rows: int = ROWS,
         outputs: int | None = None,
     ) -> None:
         self._vocabulary = model.vocabulary
@@ -203,7 +213,7 @@ class Context:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-            if flash_attention
+            if (cache_type != "F16" if flash_attention is None else flash_attention)
             else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         params.type_k = params.type_v = _CACHE_TYPES[cache_type]

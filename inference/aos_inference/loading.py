@@ -100,7 +100,8 @@ def opened(
     slots, cache_type = options.slots, options.cache_type
     model = llama.Model(options.path, progress)
     length = _context_length(options.context, model.trained_context)
-    _check_memory(model.cache_bytes(length, slots, cache_type), length, slots)
+    attention = model.attention_bytes(length, slots) if cache_type == "F16" else 0
+    _check_memory(model.cache_bytes(length, slots, cache_type) + attention, length, slots)
     threads = options.threads or _threads(options.path)
     try:
         backend = llama.Context(model, length, slots, threads, cache_type=cache_type)

@@ -41,7 +41,7 @@ class Run:
     """
 
     threads: int = 1
-    flash_attention: bool = True
+    flash_attention: bool | None = None
     cache_type: CacheType = "F16"
     repack: bool = True
     neighbours: int = 0
@@ -63,7 +63,7 @@ CASES: Final = {
     "100 tokens reused, that were a prompt": replace(BASE, reused=100),
     "100 tokens reused, 40 of an answer": replace(BASE, reused=100, written=40),
     "scored in one pass": replace(BASE, scored=True),
-    "flash attention off": replace(BASE, flash_attention=False),
+    "flash attention on": replace(BASE, flash_attention=True),
     "repacking off": replace(BASE, repack=False),
     "Q8_0 cache (no honest setting)": replace(BASE, cache_type="Q8_0"),
 }

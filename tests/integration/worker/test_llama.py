@@ -128,6 +128,10 @@ class TestContext:
         assert (difference == 0) == (kind == "F16")
         assert model.cache_bytes(64, 8, kind) == model.cache_bytes(64, 8) * bits / 16
 
+    def test_what_attention_needs_beside_caches(self, model: llama.Model) -> None:
+        assert model.attention_bytes(64, 8) == 4 * 4 * 128 * 64 * 8  # 4 bytes for each of 4 heads
+        assert model.attention_bytes(64, 256) == 4 * 4 * 256 * 64 * 256  # a batch has a row for each slot
+
     def test_a_quantised_cache_needs_flash_attention(self, make_context: MakeContext) -> None:
         with pytest.raises(ContextTooLarge, match=r"llama\.cpp cannot make 1 contexts of 64 tokens: .*"):
             make_context(1, cache_type="Q8_0", flash_attention=False)
