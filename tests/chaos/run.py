@@ -21,7 +21,8 @@ from chaos.plan import Options
 log = structlog.get_logger()
 
 _LOOK_S = 0.3
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_LOOK_BOUND_S = 10.0
+_AWAY = (OSError, EOFError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ async def run(options: Options, folder: Path) -> Report:
 async def _load(net: Network, ledger: Ledger, conductor: Conductor) -> None:
     options = net.options
     todo = iter(plan.jobs(options))
-    observer = asyncio.create_task(_observe(net, ledger))
     clients = [
         Client(
             net.urls[number % len(net.urls) :] + net.urls[: number % len(net.urls)],
@@ -86,31 +86,36 @@ async def _load(net: Network, ledger: Ledger, conductor: Conductor) -> None:
         )
         for number in range(options.clients)
     ]
-    try:
+    async with asyncio.TaskGroup() as observers:
+        observer = observers.create_task(_observe(net, ledger))
         async with asyncio.TaskGroup() as group:
             group.create_task(conductor.run(plan.faults(options), ledger.until_accepted))
             for client in clients:
                 group.create_task(client.run(todo))
         await _all_ended(net)
-    finally:
         observer.cancel()
-        await asyncio.gather(observer, return_exceptions=True)
 
 
 async def _observe(net: Network, ledger: Ledger) -> None:
-    """Count the ended jobs, past all proxies, whenever the database can be asked."""
+    """Count the ended jobs, past all proxies, whenever the database can be asked.
+
+    Each look has a connection and a bound of its own: clients wait for what it sees, so nothing may end it or hold it up.
+    """
     while True:
         with suppress(*_AWAY):
-            connection = await net.database()
-            try:
-                while True:
-                    ended = "select count(*) from jobs where status in ('completed', 'failed', 'cancelled')"
-                    ledger.ended = await connection.fetchval(ended, timeout=10)
-                    ledger.grow()
-                    await asyncio.sleep(_LOOK_S)
-            finally:
-                connection.terminate()
+            async with asyncio.timeout(_LOOK_BOUND_S):
+                ledger.ended = await _ended(net)
+            ledger.grow()
         await asyncio.sleep(_LOOK_S)
+
+
+async def _ended(net: Network) -> int:
+    connection = await net.database()
+    try:
+        ended = "select count(*) from jobs where status in ('completed', 'failed', 'cancelled')"
+        return int(await connection.fetchval(ended))
+    finally:
+        connection.terminate()
 
 
 async def _all_ended(net: Network) -> None:
