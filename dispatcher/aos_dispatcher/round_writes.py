@@ -30,8 +30,9 @@ _HOLD = text(
 class Change:
     """What one step of a round writes, under the lease with this fencing token.
 
-    `drawn`, `ended` and `session` are columns of the round, and of the job where it is its `own` round; `seats` whole rows of its committee, new ones or those that have changed, and `answered`
-    the operators whose seats are done. `heard` are operators' clock counters, `entries` what the log is told.
+    `drawn`, `ended` and `session` are columns of the round, the first two of its job, too, where it is that one's `own` round; `seats` are
+    whole rows of its committee, new ones or those that have changed, and `answered` the operators whose seats are done. `heard` are
+    operators' clock counters, `entries` what the log is told.
     """
 
     round_id: int
